@@ -1,0 +1,8 @@
+from . import datasets as datasets
+from . import get as get
+from . import pl as pl
+from . import pp as pp
+from . import tl as tl
+from ._core.settings import settings as settings
+
+__version__: str

@@ -1,0 +1,67 @@
+"""Every slot name that the package reads or writes."""
+
+from __future__ import annotations
+
+
+class Key:
+    """Slot names, grouped by the part of the AnnData that holds them."""
+
+    class layers:
+        counts = "counts"
+        log2tpm = "log2tpm"
+        detected = "detected"
+        median = "median"
+        spackle = "spackle"
+        rate = "rate"
+
+    class obs:
+        array_row = "array_row"
+        array_col = "array_col"
+        in_tissue = "in_tissue"
+        keep = "spared_keep"
+        split = "split"
+
+    class var:
+        keep = "spared_keep"
+        selected = "spared_selected"
+        expressed_fraction = "expressed_fraction"
+        min_expressed_fraction = "min_expressed_fraction"
+        moran_i = "moran_i"
+        gene_length = "gene_length"
+        gene_ids = "gene_ids"
+
+    class obsm:
+        spatial = "spatial"
+
+    class uns:
+        records = "spared_sc"
+        spatial = "spatial"
+
+    # Columns that usually tell sections apart, most telling first: named in errors, never used silently.
+    library_columns = (
+        "library_id",
+        "library",
+        "section_id",
+        "section",
+        "slide_id",
+        "slide",
+        "sample_id",
+        "sample",
+        "batch",
+    )
+    splits = ("train", "val", "test")
+
+    @staticmethod
+    def connectivities(key_added: str) -> str:
+        """Name in `obsp` of the graph's weights, squidpy's convention."""
+        return f"{key_added}_connectivities"
+
+    @staticmethod
+    def distances(key_added: str) -> str:
+        """Name in `obsp` of the graph's distances, squidpy's convention."""
+        return f"{key_added}_distances"
+
+    @staticmethod
+    def neighbors(key_added: str) -> str:
+        """Name in `uns` of the graph's description, squidpy's convention."""
+        return f"{key_added}_neighbors"

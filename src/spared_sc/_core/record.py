@@ -1,0 +1,117 @@
+"""The only writer into an AnnData: the slot, and beside it a record of how it came about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc import __version__
+from spared_sc._core.keys import Key
+from spared_sc._core.report import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+_GUARDED = ("layers", "obsm")  # where a name may hold values that somebody cannot get back
+
+
+def _plain(value: Any) -> Any:
+    """A form of `value` that h5ad and zarr files can hold."""
+    if value is None:
+        return "None"
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic | str | bool | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        items = sorted(value) if isinstance(value, set | frozenset) else list(value)
+        return np.asarray([str(v) for v in items], dtype=object) if _mixed(items) else np.asarray(items)
+    return str(value)
+
+
+def _mixed(items: list[Any]) -> bool:
+    return not all(isinstance(v, bool | int | float | np.number) for v in items)
+
+
+def check_key(adata: AnnData, key: str, *, attr: str = "layers") -> None:
+    """Refuse, before any work is done, a name that files cannot hold or that holds somebody else's values."""
+    if not isinstance(key, str) or not key or "/" in key:
+        raise ValueError(
+            f"key_added={key!r} cannot be used: give a non-empty name without '/', "
+            "which h5ad and zarr files would read as a folder."
+        )
+    if attr in _GUARDED and key in getattr(adata, attr) and f'{attr}["{key}"]' not in _written_slots(adata):
+        raise ValueError(
+            f'{attr}["{key}"] exists and was not written by spared_sc: pass another key_added, '
+            f'or remove it first with `del adata.{attr}["{key}"]`.'
+        )
+
+
+def _written_slots(adata: AnnData) -> set[str]:
+    records = adata.uns.get(Key.uns.records, {})
+    return {str(slot) for past in records.values() for slot in np.atleast_1d(past.get("slots", []))}
+
+
+def record(
+    adata: AnnData,
+    *,
+    key: str,
+    function: str,
+    params: Mapping[str, Any],
+    slots: Mapping[str, Mapping[str, Any]],
+    **details: Any,
+) -> None:
+    """Write `slots` and the record `uns["spared_sc"][key]` of how they were made.
+
+    Parameters
+    ----------
+    adata
+        Object to write into.
+    key
+        Name of the record, the function's `key_added` as a rule.
+    function
+        Public name of the caller, such as `"pp.moran"`.
+    params
+        Parameters as resolved.
+    slots
+        Attribute -> name -> value, such as `{"layers": {"median": matrix}}`.
+    details
+        What else is worth keeping: summaries, training curves, device, model.
+    """
+    for attr, values in slots.items():
+        for name in values:
+            check_key(adata, name, attr=attr)
+    actualise(adata)
+    written = []
+    for attr, values in slots.items():
+        for name, value in values.items():
+            getattr(adata, attr)[name] = value
+            written.append(f'{attr}["{name}"]')
+            logger.info("added %s", written[-1])
+    records = adata.uns.get(Key.uns.records, {})
+    # A new dictionary: a shallow copy of the AnnData must not share its records with the original.
+    adata.uns[Key.uns.records] = {
+        **records,
+        key: _plain(
+            {
+                "function": function,
+                "params": dict(params),
+                "slots": written,
+                "version": __version__,
+                **details,
+            }
+        ),
+    }
+
+
+def actualise(adata: AnnData) -> None:
+    """Turn a view into an object of its own, as scanpy does before it writes."""
+    if adata.is_view:
+        logger.info("the AnnData is a view of another one; it becomes a copy of its own")
+        adata._init_as_actual(adata.copy())

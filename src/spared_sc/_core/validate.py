@@ -1,0 +1,289 @@
+"""Find what a public function needs in an AnnData, or say what is missing and which call repairs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sps
+
+from spared_sc._core.keys import Key
+from spared_sc._core.report import logger
+from spared_sc._core.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anndata import AnnData
+
+    from spared_sc._kernels.lattice import Lattice
+
+
+def listing(names: Iterable[Any], most: int = 10) -> str:
+    """Names for an error message, cut short when there are many."""
+    names = [str(name) for name in names]
+    text = ", ".join(repr(name) for name in names[:most]) or "nothing"
+    return text + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def check_adata(adata: Any) -> AnnData:
+    """The object itself, once it is an AnnData in memory with unique names, at least one spot and one gene."""
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        raise TypeError(
+            f"expected an AnnData, found {type(adata).__name__}. "
+            "Of a SpatialData object pass the table, such as `sdata.tables['table']`."
+        )
+    if adata.isbacked:
+        raise ValueError("the AnnData is backed by a file: load it with `adata = adata.to_memory()` first.")
+    if 0 in adata.shape:
+        raise ValueError(f"the AnnData is empty: {adata.n_obs} spots x {adata.n_vars} genes.")
+    for names, what, remedy in (
+        (adata.obs_names, "spot", "adata.obs_names_make_unique()"),
+        (adata.var_names, "gene", "adata.var_names_make_unique()"),
+    ):
+        if not names.is_unique:
+            twice = names[names.duplicated()].unique()
+            raise ValueError(f"{len(twice)} {what} names occur twice ({listing(twice, 5)}): call `{remedy}` first.")
+    return adata
+
+
+def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
+    """A numpy array or a CSR matrix (without copying where it is one already)."""
+    if sps.issparse(matrix):
+        return matrix if matrix.format == "csr" else matrix.tocsr()
+    if isinstance(matrix, np.ndarray):
+        return matrix
+    raise TypeError(f"{where} is a {type(matrix).__name__}: only numpy arrays and scipy sparse matrices are read.")
+
+
+def _stored(matrix: np.ndarray | sps.csr_matrix) -> np.ndarray:
+    return matrix.data if sps.issparse(matrix) else matrix
+
+
+def get_layer(adata: AnnData, layer: str) -> np.ndarray | sps.csr_matrix:
+    """`adata.layers[layer]` as an array or a CSR matrix, all finite."""
+    if layer not in adata.layers:
+        remedy = (
+            "run `sp.pp.normalize_tpm(adata)` or `sp.pp.recipe_spared(adata)` first"
+            if layer == Key.layers.log2tpm
+            else "pass the name of one that is there as `layer=`"
+        )
+        raise KeyError(f"there is no layer {layer!r} (layers: {listing(adata.layers)}): {remedy}.")
+    matrix = _matrix(adata.layers[layer], f"layers[{layer!r}]")
+    if not np.isfinite(_stored(matrix)).all():
+        raise ValueError(f"layers[{layer!r}] holds NaN or infinite values: repair or recompute the layer first.")
+    return matrix
+
+
+def get_counts(adata: AnnData, *, layer: str | None = None) -> tuple[np.ndarray | sps.csr_matrix, str]:
+    """Raw counts and the name of the slot they came from: `layer`, else `layers["counts"]`, else `X`."""
+    if layer is None and Key.layers.counts in adata.layers:
+        layer = Key.layers.counts
+    if layer is None:
+        where, matrix = "X", adata.X
+        if matrix is None:
+            raise ValueError('there are no counts: adata.X is None and there is no layers["counts"].')
+    else:
+        where, matrix = f"layers[{layer!r}]", get_layer(adata, layer)
+    matrix = _matrix(matrix, where)
+    values = _stored(matrix)
+    remedy = f'raw counts are needed: put them into adata.X or adata.layers["{Key.layers.counts}"].'
+    if values.dtype.kind not in "buif":
+        raise TypeError(f"{where} has the type {values.dtype}; {remedy}")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(f"{where} holds NaN or infinite values; {remedy}")
+    if values.dtype.kind in "if" and values.size and values.min() < 0:
+        raise ValueError(f"{where} holds negative values; {remedy}")
+    if values.dtype.kind == "f" and not (values == np.rint(values)).all():
+        example = values[values != np.rint(values)].flat[0]
+        raise ValueError(f"{where} holds values that are no integers (such as {example:.4g}); {remedy}")
+    return matrix, where
+
+
+def get_detected(adata: AnnData) -> sps.csr_matrix:
+    """Sparse boolean matrix, spots x genes: count above zero."""
+    if Key.layers.detected in adata.layers:
+        detected = _matrix(adata.layers[Key.layers.detected], f'layers["{Key.layers.detected}"]')
+        return sps.csr_matrix(detected, dtype=bool)
+    counts, _ = get_counts(adata)
+    return detected_from_counts(counts)
+
+
+def detected_from_counts(counts: np.ndarray | sps.csr_matrix) -> sps.csr_matrix:
+    """Counts above zero as a sparse boolean matrix; shares its indices with sparse counts."""
+    if not sps.issparse(counts):
+        return sps.csr_matrix(counts > 0)
+    if (counts.data == 0).any():
+        counts = counts.copy()
+        counts.eliminate_zeros()
+    return sps.csr_matrix((np.ones(counts.nnz, dtype=bool), counts.indices, counts.indptr), shape=counts.shape)
+
+
+def gene_mask(adata: AnnData, mask_var: str | None, *, optional: str) -> np.ndarray:
+    """Boolean mask of the genes to model; all genes where the `optional` column is asked for and absent."""
+    if mask_var is None or (mask_var == optional and mask_var not in adata.var):
+        return np.ones(adata.n_vars, dtype=bool)
+    if mask_var not in adata.var:
+        raise KeyError(f"there is no column {mask_var!r} in adata.var (columns: {listing(adata.var.columns)}).")
+    column = adata.var[mask_var]
+    if column.dtype != bool:
+        raise TypeError(f"adata.var[{mask_var!r}] must be boolean, found {column.dtype}.")
+    if not column.any():
+        raise ValueError(f"adata.var[{mask_var!r}] selects no gene: pass another `mask_var`, or None for all genes.")
+    return column.to_numpy()
+
+
+@dataclass(frozen=True)
+class Libraries:
+    """Which library every spot belongs to."""
+
+    codes: np.ndarray  # (n_spots,) index into names
+    names: list[str]  # sorted, so that nothing depends on the order of the rows
+
+    def rows(self) -> list[np.ndarray]:
+        """The spots of every library."""
+        return [np.flatnonzero(self.codes == code) for code in range(len(self.names))]
+
+
+def get_libraries(adata: AnnData, library_key: str | None) -> Libraries:
+    """Libraries from `adata.obs[library_key]`; without a key there must be one library only."""
+    if library_key is not None:
+        if library_key not in adata.obs:
+            raise KeyError(
+                f"there is no column {library_key!r} in adata.obs; columns that may tell libraries apart: "
+                f"{listing(_library_columns(adata))}."
+            )
+        column = adata.obs[library_key]
+        if column.isna().any():
+            raise ValueError(
+                f"{int(column.isna().sum())} spots have no value in adata.obs[{library_key!r}]: "
+                "give every spot its library, or drop those spots."
+            )
+        names, codes = np.unique(column.astype(str).to_numpy(dtype=str), return_inverse=True)
+        return Libraries(codes=codes, names=names.tolist())
+    reason = _several_libraries(adata)
+    if reason:
+        raise ValueError(
+            f"{reason}: name the column of adata.obs that tells the libraries apart with `library_key=`; "
+            f"plausible columns: {listing(_library_columns(adata))}."
+        )
+    images = adata.uns.get(Key.uns.spatial, {})
+    name = next(iter(images)) if isinstance(images, dict) and len(images) == 1 else "library"
+    return Libraries(codes=np.zeros(adata.n_obs, dtype=int), names=[str(name)])
+
+
+def _library_columns(adata: AnnData) -> list[str]:
+    named = [c for c in Key.library_columns if c in adata.obs and adata.obs[c].nunique() > 1]
+    images = adata.uns.get(Key.uns.spatial, {})
+    known = {str(name) for name in images} if isinstance(images, dict) else set()
+    by_image = [
+        c
+        for c in adata.obs
+        if c not in named and len(known) > 1 and set(adata.obs[c].astype(str).unique()) <= known
+    ]
+    return named + by_image
+
+
+def _several_libraries(adata: AnnData) -> str | None:
+    """Why the object seems to hold several libraries, if it does."""
+    images = adata.uns.get(Key.uns.spatial, {})
+    if isinstance(images, dict) and len(images) > 1:
+        return f'uns["spatial"] holds {len(images)} libraries'
+    columns = _library_columns(adata)
+    if columns:
+        return f"adata.obs[{columns[0]!r}] has {adata.obs[columns[0]].nunique()} values"
+    if {Key.obs.array_row, Key.obs.array_col} <= set(adata.obs):
+        if adata.obs.duplicated([Key.obs.array_row, Key.obs.array_col]).any():
+            return "several spots share one place on the array"
+    return None
+
+
+def get_split(adata: AnnData, split_key: str | None, libraries: Libraries) -> np.ndarray | None:
+    """`train`, `val` or `test` for every library, or `None` where there is no split.
+
+    The default column name is used when it is there; any other name must exist.
+    """
+    if split_key is None or (split_key == Key.obs.split and split_key not in adata.obs):
+        return None
+    if split_key not in adata.obs:
+        raise KeyError(f"there is no column {split_key!r} in adata.obs (columns: {listing(adata.obs.columns)}).")
+    column = adata.obs[split_key].astype(str).to_numpy()
+    unknown = sorted(set(column) - set(Key.splits))
+    if unknown:
+        raise ValueError(
+            f"adata.obs[{split_key!r}] holds {listing(unknown)}; expected only {listing(Key.splits)}. "
+            "Rename the values, or pass split_key=None to use every library."
+        )
+    result = []
+    for name, rows in zip(libraries.names, libraries.rows(), strict=True):
+        values = sorted(set(column[rows]))
+        if len(values) > 1:
+            raise ValueError(f"library {name!r} is in several splits ({listing(values)}): a library is in one only.")
+        result.append(values[0])
+    if "train" not in result:
+        raise ValueError(f"adata.obs[{split_key!r}] puts no library into 'train'.")
+    return np.asarray(result)
+
+
+def train_libraries(adata: AnnData, split_key: str | None, libraries: Libraries) -> np.ndarray:
+    """Boolean mask of the libraries that statistics may be learned from."""
+    split = get_split(adata, split_key, libraries)
+    return np.ones(len(libraries.names), dtype=bool) if split is None else split == "train"
+
+
+def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind: str = "auto") -> Lattice:
+    """The spots' lattice: from `array_row`/`array_col` where they exist, from pixel positions otherwise."""
+    from spared_sc._kernels import lattice
+
+    row_col = [Key.obs.array_row, Key.obs.array_col]
+    if set(row_col) <= set(adata.obs):
+        position = adata.obs[row_col].to_numpy(dtype=float)
+        if not (np.isfinite(position).all() and (position == np.rint(position)).all()):
+            raise ValueError(
+                "adata.obs['array_row'] and adata.obs['array_col'] must be integers without gaps in the column: "
+                "give every spot its place on the array, or remove both columns to use pixel positions."
+            )
+        position = position.astype(np.int64)
+        _check_places(position, adata, libraries, "place on the array (array_row, array_col)")
+        graph = lattice.from_array(position, libraries.codes, kind=kind)
+    elif spatial_key in adata.obsm:
+        position = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
+        if not np.isfinite(position).all():
+            raise ValueError(f"adata.obsm[{spatial_key!r}] holds NaN or infinite positions: drop those spots first.")
+        _check_places(position, adata, libraries, f"position in obsm[{spatial_key!r}]")
+        graph = lattice.from_pixels(position, libraries.codes)
+        logger.info("no array_row/array_col in adata.obs: neighbours come from the distances in obsm[%r]", spatial_key)
+    else:
+        raise KeyError(
+            "the spots have no positions: neither array_row and array_col in adata.obs, "
+            f"nor adata.obsm[{spatial_key!r}]. `sp.datasets.read_visium` reads both."
+        )
+    return graph
+
+
+def _check_places(position: np.ndarray, adata: AnnData, libraries: Libraries, what: str) -> None:
+    place = np.column_stack([libraries.codes, position])
+    _, first, count = np.unique(place, axis=0, return_index=True, return_counts=True)
+    if (count > 1).any():
+        spot = first[count > 1][0]
+        raise ValueError(
+            f"{int((count - 1).sum())} spots share their {what} with another spot of library "
+            f"{libraries.names[libraries.codes[spot]]!r} (such as {adata.obs_names[spot]!r}): "
+            "drop the repeated spots, or check `library_key`."
+        )
+
+
+def n_threads(n_jobs: int | None) -> int:
+    """Threads to use: the argument, else the setting, else all cores of this process."""
+    import numba
+
+    n_jobs = settings.n_jobs if n_jobs is None else n_jobs
+    most = numba.config.NUMBA_NUM_THREADS
+    if n_jobs is None:
+        return most
+    if n_jobs < 1:
+        raise ValueError(f"n_jobs={n_jobs} cannot be used: give a positive number of threads, or None for all.")
+    return min(n_jobs, most)

@@ -1,0 +1,162 @@
+"""Neighbours on the capture array: exact hexagonal and square lattices, and hops through them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from scipy.spatial import cKDTree
+
+# Steps (row, column) to the neighbouring places. On Visium's array, columns of one row are two apart.
+_STEPS = {
+    "hex": ((0, -2), (0, 2), (-1, -1), (-1, 1), (1, -1), (1, 1)),
+    "grid": ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)),
+    "grid4": ((-1, 0), (0, -1), (0, 1), (1, 0)),
+}
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Which spots touch, as a graph in CSR form over all spots; libraries are never joined."""
+
+    indptr: np.ndarray  # (n_spots + 1,)
+    indices: np.ndarray  # (n_edges,), each edge in both directions, sorted within a spot
+    kind: str  # "hex", "grid", "grid4" or "pixels"
+
+    @property
+    def n_spots(self) -> int:
+        """Number of spots."""
+        return self.indptr.size - 1
+
+    def hops(self, n_rings: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Spots within `n_rings` hops of every spot.
+
+        A hop goes from a spot to a present neighbour, so a gap in the tissue is walked around.
+
+        Returns
+        -------
+        indptr, indices, hops
+            CSR form without the spot itself; sorted by hops, then by index, within a spot.
+        """
+        return _hops(self.indptr, self.indices, n_rings)
+
+    def table(self, n_rings: int) -> np.ndarray:
+        """Spots within `n_rings` hops as an int64 table (n_spots, k), padded with `n_spots`."""
+        indptr, indices, _ = self.hops(n_rings)
+        size = np.diff(indptr)
+        table = np.full((self.n_spots, int(size.max(initial=0))), self.n_spots, dtype=np.int64)
+        row = np.repeat(np.arange(self.n_spots), size)
+        table[row, np.arange(indices.size) - indptr[row]] = indices
+        return table
+
+
+def guess_kind(position: np.ndarray, library: np.ndarray) -> str:
+    """`"hex"` where row + column has one parity in every library, as on Visium's array; `"grid"` otherwise."""
+    parity = position.sum(axis=1) % 2
+    odd = np.bincount(library, weights=parity)
+    n = np.bincount(library)
+    return "hex" if np.all((odd == 0) | (odd == n)) else "grid"
+
+
+def from_array(position: np.ndarray, library: np.ndarray, *, kind: str = "auto") -> Lattice:
+    """Lattice from integer places on the array.
+
+    Parameters
+    ----------
+    position
+        (n_spots, 2) integers: row, column. No place occurs twice within a library.
+    library
+        (n_spots,) library of each spot as 0, 1, ...
+    kind
+        `"hex"` (six neighbours), `"grid"` (eight), `"grid4"` (four) or `"auto"`.
+    """
+    if kind == "auto":
+        kind = guess_kind(position, library)
+    if kind not in _STEPS:
+        raise ValueError(f"lattice kind {kind!r} is unknown; choose 'auto', {', '.join(map(repr, _STEPS))}.")
+    n = position.shape[0]
+    row, col = (position - position.min(axis=0)).T.astype(np.int64)
+    # One number for every place of every library; the margin keeps steps over the border from wrapping around.
+    width, height = col.max() + 5, row.max() + 3
+    place = (library.astype(np.int64) * height + row + 1) * width + col + 2
+    order = np.argsort(place, kind="stable")
+    sorted_place = place[order]
+    source, target = [], []
+    for d_row, d_col in _STEPS[kind]:
+        wanted = place + d_row * width + d_col
+        found = np.minimum(np.searchsorted(sorted_place, wanted), n - 1)
+        hit = np.flatnonzero(sorted_place[found] == wanted)
+        source.append(hit)
+        target.append(order[found[hit]])
+    return _from_edges(np.concatenate(source), np.concatenate(target), n, kind)
+
+
+def from_pixels(position: np.ndarray, library: np.ndarray) -> Lattice:
+    """Lattice from positions alone: spots within 1.2 times the library's pitch touch.
+
+    The pitch is the lower quartile of the distances to the nearest spot. The reach of 1.2 lies between the
+    first and the second ring of both lattices (hexagonal: 1 and 1.73; square: 1 and 1.41, so four neighbours).
+    """
+    source, target = [], []
+    for code in np.unique(library):
+        rows = np.flatnonzero(library == code)
+        if rows.size < 2:
+            continue
+        tree = cKDTree(position[rows])
+        nearest = tree.query(position[rows], k=2)[0][:, 1]
+        pairs = tree.query_pairs(1.2 * np.quantile(nearest, 0.25), output_type="ndarray")
+        source += [rows[pairs[:, 0]], rows[pairs[:, 1]]]
+        target += [rows[pairs[:, 1]], rows[pairs[:, 0]]]
+    empty = np.zeros(0, dtype=np.int64)
+    return _from_edges(np.concatenate([empty, *source]), np.concatenate([empty, *target]), len(position), "pixels")
+
+
+def _from_edges(source: np.ndarray, target: np.ndarray, n: int, kind: str) -> Lattice:
+    order = np.lexsort((target, source))
+    indptr = np.zeros(n + 1, dtype=np.int64)
+    np.cumsum(np.bincount(source, minlength=n), out=indptr[1:])
+    return Lattice(indptr=indptr, indices=target[order].astype(np.int64), kind=kind)
+
+
+@numba.njit(cache=True)
+def _hops(indptr, indices, n_rings):
+    """Breadth-first search from every spot, as far as `n_rings`."""
+    n = indptr.size - 1
+    seen = np.full(n, -1, dtype=np.int64)
+    reached = np.empty(n, dtype=np.int64)
+    out_ptr = np.zeros(n + 1, dtype=np.int64)
+    out_idx = np.empty(max(16, indices.size), dtype=np.int64)
+    out_hop = np.empty(out_idx.size, dtype=np.int64)
+    total = 0
+    for spot in range(n):
+        seen[spot] = spot
+        reached[0] = spot
+        start, end = 0, 1
+        for ring in range(1, n_rings + 1):
+            ring_start = end
+            for q in range(start, ring_start):
+                for e in range(indptr[reached[q]], indptr[reached[q] + 1]):
+                    other = indices[e]
+                    if seen[other] != spot:
+                        seen[other] = spot
+                        reached[end] = other
+                        end += 1
+            reached[ring_start:end].sort()
+            start = ring_start
+            if total + end - ring_start > out_idx.size:
+                more = max(2 * out_idx.size, total + end - ring_start)
+                out_idx = _grown(out_idx, total, more)
+                out_hop = _grown(out_hop, total, more)
+            out_idx[total : total + end - ring_start] = reached[ring_start:end]
+            out_hop[total : total + end - ring_start] = ring
+            total += end - ring_start
+        out_ptr[spot + 1] = total
+    return out_ptr, out_idx[:total].copy(), out_hop[:total].copy()
+
+
+@numba.njit(cache=True)
+def _grown(array, used, size):
+    larger = np.empty(size, dtype=array.dtype)
+    larger[:used] = array[:used]
+    return larger

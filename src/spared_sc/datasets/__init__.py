@@ -1,0 +1,5 @@
+"""Readers of section folders, and synthetic collections with known truth."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

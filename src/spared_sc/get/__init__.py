@@ -1,0 +1,5 @@
+"""Views of results in the form that other tools want."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

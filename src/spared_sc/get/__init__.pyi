@@ -1,0 +1,1 @@
+from .entries import missing_share as missing_share
