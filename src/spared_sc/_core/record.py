@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sps
 
 from spared_sc import __version__
 from spared_sc._core.keys import Key
@@ -115,3 +116,36 @@ def actualise(adata: AnnData) -> None:
     if adata.is_view:
         logger.info("the AnnData is a view of another one; it becomes a copy of its own")
         adata._init_as_actual(adata.copy())
+
+
+def shallow_copy(adata: AnnData) -> AnnData:
+    """A new AnnData over the same matrices, to try steps on before the user's object changes."""
+    from anndata import AnnData
+
+    copied = AnnData(
+        X=adata.X,
+        obs=adata.obs.copy(),
+        var=adata.var.copy(),
+        uns=dict(adata.uns),
+        **{attr: dict(getattr(adata, attr).items()) for attr in ("obsm", "varm", "obsp", "varp", "layers")},
+    )
+    copied.raw = adata.raw
+    return copied
+
+
+def write_columns(
+    base: np.ndarray | sps.csr_matrix, columns: np.ndarray, block: np.ndarray
+) -> np.ndarray | sps.csr_matrix:
+    """A copy of `base` (array or CSR) with some of its columns replaced by a dense block; same container and type."""
+    if not sps.issparse(base):
+        result = base.copy()
+        result[:, columns] = block
+        return result
+    others = np.ones(base.shape[1], dtype=bool)
+    others[columns] = False
+    kept = base.copy()
+    kept.data[~others[kept.indices]] = 0
+    kept.eliminate_zeros()
+    filled = sps.csr_matrix(block.astype(base.dtype, copy=False))
+    filled = sps.csr_matrix((filled.data, columns[filled.indices], filled.indptr), shape=base.shape)
+    return sps.csr_matrix(kept + filled)

@@ -113,13 +113,13 @@ def get_detected(adata: AnnData) -> sps.csr_matrix:
 
 
 def detected_from_counts(counts: np.ndarray | sps.csr_matrix) -> sps.csr_matrix:
-    """Counts above zero as a sparse boolean matrix; shares its indices with sparse counts."""
-    if not sps.issparse(counts):
-        return sps.csr_matrix(counts > 0)
-    if (counts.data == 0).any():
-        counts = counts.copy()
-        counts.eliminate_zeros()
-    return sps.csr_matrix((np.ones(counts.nnz, dtype=bool), counts.indices, counts.indptr), shape=counts.shape)
+    """Counts above zero as a sparse boolean matrix."""
+    return sps.csr_matrix(counts > 0)
+
+
+def dense(matrix: np.ndarray | sps.spmatrix) -> np.ndarray:
+    """A block of a layer as an array."""
+    return matrix.toarray() if sps.issparse(matrix) else np.asarray(matrix)
 
 
 def gene_mask(adata: AnnData, mask_var: str | None, *, optional: str) -> np.ndarray:
@@ -180,9 +180,7 @@ def _library_columns(adata: AnnData) -> list[str]:
     images = adata.uns.get(Key.uns.spatial, {})
     known = {str(name) for name in images} if isinstance(images, dict) else set()
     by_image = [
-        c
-        for c in adata.obs
-        if c not in named and len(known) > 1 and set(adata.obs[c].astype(str).unique()) <= known
+        c for c in adata.obs if c not in named and len(known) > 1 and set(adata.obs[c].astype(str).unique()) <= known
     ]
     return named + by_image
 
@@ -243,8 +241,8 @@ def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind:
         position = adata.obs[row_col].to_numpy(dtype=float)
         if not (np.isfinite(position).all() and (position == np.rint(position)).all()):
             raise ValueError(
-                "adata.obs['array_row'] and adata.obs['array_col'] must be integers without gaps in the column: "
-                "give every spot its place on the array, or remove both columns to use pixel positions."
+                "adata.obs['array_row'] and adata.obs['array_col'] must hold a whole number for every spot: "
+                "give each its place on the array, or remove both columns to use pixel positions."
             )
         position = position.astype(np.int64)
         _check_places(position, adata, libraries, "place on the array (array_row, array_col)")
@@ -262,6 +260,15 @@ def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind:
             f"nor adata.obsm[{spatial_key!r}]. `sp.datasets.read_visium` reads both."
         )
     return graph
+
+
+def canonical_order(adata: AnnData, libraries: Libraries, spatial_key: str) -> np.ndarray:
+    """Spots by library name and place, so that random draws do not depend on the order of rows or libraries."""
+    if {Key.obs.array_row, Key.obs.array_col} <= set(adata.obs):
+        first, second = adata.obs[Key.obs.array_row].to_numpy(), adata.obs[Key.obs.array_col].to_numpy()
+    else:
+        second, first = np.asarray(adata.obsm[spatial_key])[:, :2].T
+    return np.lexsort((second, first, libraries.codes))
 
 
 def _check_places(position: np.ndarray, adata: AnnData, libraries: Libraries, what: str) -> None:

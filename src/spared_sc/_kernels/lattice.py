@@ -41,6 +41,13 @@ class Lattice:
         """
         return _hops(self.indptr, self.indices, n_rings)
 
+    def reordered(self, order: np.ndarray) -> Lattice:
+        """The same lattice with spot `order[i]` at place i."""
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        source = np.repeat(np.arange(self.n_spots), np.diff(self.indptr))
+        return _from_edges(place[source], place[self.indices], self.n_spots, self.kind)
+
     def table(self, n_rings: int) -> np.ndarray:
         """Spots within `n_rings` hops as an int64 table (n_spots, k), padded with `n_spots`."""
         indptr, indices, _ = self.hops(n_rings)

@@ -1,0 +1,436 @@
+"""Gene lengths for TPM: annotation tables (GENCODE), and the matching of a data set's genes to them."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from spared_sc._core.keys import Key
+from spared_sc._core.report import logger
+from spared_sc._core.settings import settings
+from spared_sc._core.validate import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+
+_COLUMNS = ("gene_id", "gene_name", "gene_type", "chromosome", "length")
+_GENCODE = {
+    "human": ("gencode.v43.basic", "https://ftp.ebi.ac.uk/pub/databases/gencode/Gencode_human/release_43"),
+    "mouse": ("gencode.vM33.basic", "https://ftp.ebi.ac.uk/pub/databases/gencode/Gencode_mouse/release_M33"),
+}
+# References of several species put the genome in front of ids and symbols: GRCh38_, GRCh38__, mm10___.
+_GENOME_PREFIX = re.compile(r"^(?:GRCh|GRCm|hg|mm)\d+_+")
+# GENCODE tells the copies of the pseudo-autosomal genes on chromosome Y apart by their ending.
+_ENSEMBL_ID = r"^(ENS[A-Z]*G\d{6,})(?:\.\d+)?(_PAR_Y)?$"
+_WAYS_OUT = (
+    "put the file into the folder that SPARED_SC_DATA_DIR names, pass the path of a GTF file or of a gene table "
+    "as gene_lengths=, or pass gene_lengths=None for counts per million."
+)
+
+
+@dataclass(frozen=True)
+class GeneMatch:
+    """Lengths found for a data set's genes, and how they were found."""
+
+    lengths: np.ndarray  # (n_genes,) bp, NaN where unknown
+    matched_by: dict[str, int]  # way of matching -> number of genes that got a length by it
+    unmatched: list[str]  # genes without a length
+
+    def summary(self) -> str:
+        """One line for the log."""
+        ways = ", ".join(f"{count} by {way}" for way, count in self.matched_by.items() if count)
+        text = f"lengths for {sum(self.matched_by.values())} of {len(self.lengths)} genes ({ways or 'no match'})"
+        if self.unmatched:
+            text += f"; {len(self.unmatched)} without: {listing(self.unmatched, 3)}"
+        return text
+
+
+def load_gene_table(source: str | Path) -> pd.DataFrame:
+    """Table of genes with their lengths.
+
+    Parameters
+    ----------
+    source
+        `"human"` (GENCODE v43 basic) or `"mouse"` (GENCODE vM33 basic), looked for in the folder `annotation` of
+        `settings.data_dir` and of `settings.cache_dir`, and downloaded into the latter when it is in neither; or
+        the path of a `.gtf`, or of a `.tsv` or `.csv` table with the columns below, each also as `.gz`.
+
+    Returns
+    -------
+    One row per gene: `gene_id`, `gene_name`, `gene_type`, `chromosome` and `length`, the union of the gene's exons
+    in bp (NaN where the gene has none).
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is no gene table, or is damaged.
+    ConnectionError
+        The annotation is not on this machine and cannot be downloaded.
+    """
+    if str(source) in _GENCODE:
+        return _gencode_table(str(source))
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no gene table {str(source)!r}: expected {listing(_GENCODE)} or the path of a .gtf, .tsv or .csv "
+            "file (also .gz)."
+        )
+    return parse_gtf(path) if ".gtf" in path.suffixes else _read_table(path)
+
+
+def _gencode_table(organism: str) -> pd.DataFrame:
+    release, url = _GENCODE[organism]
+    name = f"{release}.gene_lengths.tsv.gz"
+    cached = settings.cache_dir / "annotation" / name
+    places = [cached] if settings.data_dir is None else [settings.data_dir / "annotation" / name, cached]
+    for path in places:
+        if path.is_file():
+            return _read_table(path)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=cached.parent) as folder:
+        table = parse_gtf(_download_gtf(f"{release}.annotation.gtf.gz", url, Path(folder), places))
+        # Written beside its place and then renamed: a second process never reads half a table.
+        written = Path(folder) / name
+        table.to_csv(written, sep="\t", index=False)
+        written.replace(cached)
+    logger.info("wrote the lengths of %d %s genes to %s", len(table), organism, cached)
+    return table
+
+
+def _download_gtf(name: str, url: str, folder: Path, places: list[Path]) -> Path:
+    """The GTF of a GENCODE release, checked against the release's own list of md5 sums."""
+    import pooch
+
+    logger.info("downloading %s/%s", url, name)
+    try:
+        sums = pooch.retrieve(f"{url}/MD5SUMS", known_hash=None, fname="MD5SUMS", path=folder)
+        lines = [line.split() for line in Path(sums).read_text(errors="replace").splitlines()]
+        known = {line[1]: line[0] for line in lines if len(line) == 2}
+        if name not in known:
+            raise ValueError(f"{url}/MD5SUMS does not list {name}")
+        return Path(pooch.retrieve(f"{url}/{name}", known_hash=f"md5:{known[name]}", fname=name, path=folder))
+    except (OSError, ValueError) as error:  # no network, or what came is not what the release lists
+        raise ConnectionError(
+            f"the gene lengths are not on this machine (searched {listing(places)}), and {url}/{name} "
+            f"could not be downloaded ({error}). Try again with a network connection, {_WAYS_OUT}"
+        ) from error
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        # Without the default missing values: a gene may be called "NA" or "nan".
+        table = pd.read_csv(
+            path,
+            sep="," if ".csv" in path.suffixes else "\t",
+            dtype=dict.fromkeys(_COLUMNS[:-1], str) | {"length": float},
+            keep_default_na=False,
+            na_values={"length": ["", "NA", "nan", "NaN"]},
+        )
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(
+            f"{path.name} cannot be read as a gene table ({error}): expected tab-separated columns "
+            f"{listing(_COLUMNS)} (commas in a .csv), the length in bp."
+        ) from error
+    missing = [column for column in _COLUMNS if column not in table]
+    if missing:
+        raise ValueError(
+            f"{path.name} lacks the columns {listing(missing)} (found {listing(table.columns)}): a gene table has "
+            f"{listing(_COLUMNS)}; of a plain list of lengths pass a pandas Series or a dict."
+        )
+    _check_lengths(table["gene_id"], table["length"], path.name)
+    return table[list(_COLUMNS)]
+
+
+def _check_lengths(names: pd.Series, lengths: pd.Series, where: str) -> None:
+    wrong = names[(lengths <= 0) | np.isinf(lengths)]
+    if len(wrong):
+        raise ValueError(
+            f"{where}: {len(wrong)} genes have a length that is not a positive number ({listing(wrong, 5)}); "
+            "give the length in bp, or leave it out where it is unknown."
+        )
+    twice = names[names.duplicated()].unique()
+    if len(twice):
+        raise ValueError(f"{where}: {len(twice)} genes have more than one length ({listing(twice, 5)}); keep one each.")
+
+
+def parse_gtf(path: str | Path) -> pd.DataFrame:
+    """Gene lengths from a GTF file: bp covered by the exons of all transcripts of a gene.
+
+    Parameters
+    ----------
+    path
+        `.gtf` or `.gtf.gz` file with the attribute `gene_id`, such as those of GENCODE and Ensembl.
+
+    Returns
+    -------
+    Table as from `load_gene_table`, genes in the order of the file.
+
+    Raises
+    ------
+    ValueError
+        The file is cut short, is no GTF, or has no exons.
+    """
+    path = Path(path)
+    genes: dict[str, tuple[int, str, str, str]] = {}  # id -> number, symbol, type, chromosome
+    codes, starts, ends = [], [], []
+    for number, chromosome, feature, start, end, attributes in _gtf_lines(path):
+        gene_id = _attribute(attributes, "gene_id")
+        if not gene_id:
+            raise ValueError(f"{path.name}, line {number}: a {feature} without a gene_id; expected a GTF file.")
+        if gene_id not in genes:
+            symbol = _attribute(attributes, "gene_name") or gene_id
+            kind = _attribute(attributes, "gene_type") or _attribute(attributes, "gene_biotype")
+            genes[gene_id] = (len(genes), symbol, kind, chromosome)
+        code, _, _, home = genes[gene_id]
+        # Some annotations give the copies on X and Y one id: only the first one's exons are counted.
+        if feature == "exon" and chromosome == home:
+            codes.append(code)
+            starts.append(start)
+            ends.append(end)
+    if not codes:
+        raise ValueError(f"{path.name} has no exon lines: expected a GTF file with genes and exons.")
+    table = pd.DataFrame(
+        [(gene_id, *values[1:]) for gene_id, values in genes.items()],
+        columns=list(_COLUMNS[:-1]),
+    )
+    table["length"] = _covered(np.array(codes), np.array(starts), np.array(ends), len(genes))
+    return table
+
+
+def _gtf_lines(path: Path) -> Iterator[tuple[int, str, str, int, int, str]]:
+    """Line number, chromosome, feature, start, end and attributes of the gene and exon lines."""
+    number = 0
+    try:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+            for number, line in enumerate(file, start=1):
+                if line.startswith("#") or line == "\n":
+                    continue
+                fields = line.split("\t", 8)
+                if len(fields) != 9:
+                    raise ValueError(f"found {len(fields)} fields, expected 9")
+                if fields[2] == "exon" or fields[2] == "gene":
+                    start, end = int(fields[3]), int(fields[4])
+                    if not 1 <= start <= end:
+                        raise ValueError(f"found positions {start} to {end}")
+                    yield number, fields[0], fields[2], start, end, fields[8]
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(
+            f"{path.name} cannot be read as a GTF file: {error}, after line {max(number - 1, 0)}. "
+            "It seems to be cut short or to be something else: download it again."
+        ) from error
+
+
+def _attribute(attributes: str, name: str) -> str:
+    """Value of one attribute of a GTF line, empty when it is not there."""
+    # Searching the text is several times faster than splitting all attributes of two million lines.
+    start = attributes.find(name + ' "')
+    if start < 0:
+        return ""
+    start += len(name) + 2
+    end = attributes.find('"', start)
+    return attributes[start:end] if end > 0 else ""
+
+
+def _covered(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray, n_genes: int) -> np.ndarray:
+    """Positions covered by closed intervals, per gene; NaN for a gene without intervals."""
+    order = np.lexsort((starts, codes))
+    # Genes are laid out one behind the other, so that one running maximum serves all of them.
+    offset = codes[order] * (ends.max() + 1)
+    starts, ends = starts[order] + offset, ends[order] + offset
+    reached = np.maximum.accumulate(np.r_[0, ends[:-1]])  # end of all intervals before this one
+    new = np.maximum(ends - np.maximum(starts - 1, reached), 0)
+    length = np.bincount(codes[order], weights=new, minlength=n_genes)
+    return np.where(length > 0, length, np.nan)
+
+
+def _without_genome(names: Any) -> pd.Series:
+    return pd.Series(np.asarray(names, dtype=str), dtype=object).str.replace(_GENOME_PREFIX, "", regex=True)
+
+
+def _ensembl_ids(names: pd.Series) -> pd.Series:
+    """Ensembl ids without their version; NaN for names of another kind."""
+    parts = names.str.extract(_ENSEMBL_ID)
+    return parts[0] + parts[1].fillna("")
+
+
+def _position(names: pd.Series, known: pd.Series) -> np.ndarray:
+    """Index label in `known` of each name, -1 where it is not there; the first one counts."""
+    known = known[known.notna() & (known != "")].drop_duplicates()
+    found = pd.Index(known.to_numpy()).get_indexer(pd.Index(names.to_numpy(dtype=object)))
+    return np.where(found >= 0, known.index.to_numpy()[found], -1) if len(known) else np.full(len(names), -1)
+
+
+def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -> GeneMatch:
+    """Lengths of a data set's genes.
+
+    Ensembl ids come first (those in `ids`, then those among `names`), without their version; then symbols as they
+    are; then symbols without the `-1` that scanpy adds to repeated ones. Genome prefixes such as `GRCh38_` are
+    ignored. Of several genes with one symbol a protein-coding one is taken, and of those the longest.
+
+    Parameters
+    ----------
+    names
+        Gene names, `(n_genes,)`.
+    ids
+        Gene ids in the same order, if there are any.
+    table
+        As from `load_gene_table`.
+
+    Returns
+    -------
+    Lengths in bp aligned to `names`, NaN where the gene or its length is unknown.
+    """
+    table = table.reset_index(drop=True)
+    name = _without_genome(names)
+    table_ids = _ensembl_ids(table["gene_id"])
+    ranked = table.assign(
+        noncoding=table["gene_type"] != "protein_coding",
+        copy_on_y=table["gene_id"].str.endswith("_PAR_Y"),
+        shorter=-table["length"],
+    ).sort_values(["noncoding", "copy_on_y", "shorter"], kind="stable")["gene_name"]
+
+    found = np.full(len(name), -1)
+    way = np.full(len(name), "", dtype=object)
+    attempts = [
+        ("id", _ensembl_ids(name), table_ids),
+        ("symbol", name, ranked),
+        ("symbol", name.str.replace(r"-\d+$", "", regex=True), ranked),
+    ]
+    if ids is not None:
+        attempts.insert(0, ("id", _ensembl_ids(_without_genome(ids)), table_ids))
+    for kind, queries, known in attempts:
+        position = np.where(found < 0, _position(queries, known), -1)
+        way[position >= 0] = kind
+        found = np.where(position >= 0, position, found)
+    lengths = np.where(found >= 0, table["length"].to_numpy(dtype=float)[found], np.nan)
+    way[np.isnan(lengths)] = ""
+    return GeneMatch(
+        lengths=lengths,
+        matched_by={kind: int((way == kind).sum()) for kind in ("id", "symbol")},
+        unmatched=[str(gene) for gene in np.asarray(names)[np.isnan(lengths)]],
+    )
+
+
+def guess_organism(names: pd.Index, ids: pd.Series | None) -> str:
+    """`"human"` or `"mouse"`, from Ensembl ids, or from how the symbols are written (`ACTB` or `Actb`).
+
+    Raises
+    ------
+    ValueError
+        The genes are of neither organism, or of both.
+    """
+    name = _without_genome(names)
+    known = _ensembl_ids(name)
+    if ids is not None:
+        known = _ensembl_ids(_without_genome(ids)).fillna(known)
+    known = known.dropna()
+    if len(known):
+        share = {"human": known.str.match(r"ENSG\d").mean(), "mouse": known.str.match(r"ENSMUSG\d").mean()}
+    else:
+        word = name[name.str.contains(r"[A-Za-z].*[A-Za-z]")]
+        share = {"human": (word == word.str.upper()).mean(), "mouse": (word == word.str.capitalize()).mean()}
+    best = max(share, key=lambda organism: share[organism])
+    # Well above one half, for a reference of two species is neither; an empty data set has NaN.
+    if not share[best] >= (0.9 if len(known) else 0.6):
+        raise ValueError(
+            f"the organism cannot be told from the genes ({listing(np.asarray(names), 5)}): pass "
+            'gene_lengths="human", "mouse", the path of a gene table, or None for counts per million.'
+        )
+    return best
+
+
+def resolve_lengths(
+    adata: AnnData, gene_lengths: str | Path | pd.Series | Mapping[str, float] | None
+) -> GeneMatch | None:
+    """Gene lengths of an AnnData from what a user may pass as `gene_lengths`.
+
+    Parameters
+    ----------
+    adata
+        Names are `adata.var_names`, ids `adata.var["gene_ids"]` where that column exists.
+    gene_lengths
+        `None`: no lengths (counts per million). `"auto"`: `adata.var["gene_length"]` where it exists, else the table
+        of the organism that the genes look like. `"human"`, `"mouse"` or a path: see `load_gene_table`. A series or
+        a dictionary: name or Ensembl id -> length in bp.
+
+    Raises
+    ------
+    ValueError
+        Lengths that are not positive, more than one for a gene, or none for any gene of the data set.
+    """
+    if gene_lengths is None:
+        return None
+    names, ids = adata.var_names, adata.var.get(Key.var.gene_ids)
+    if isinstance(gene_lengths, str) and gene_lengths == "auto":
+        if Key.var.gene_length in adata.var:
+            return _from_column(adata)
+        gene_lengths = guess_organism(names, ids)
+        logger.info("the genes look like %s ones", gene_lengths)
+    if isinstance(gene_lengths, pd.Series | Mapping):
+        table, source = _table_of(gene_lengths), "gene_lengths"
+    elif isinstance(gene_lengths, str | Path):
+        table, source = load_gene_table(gene_lengths), f"the gene table {str(gene_lengths)!r}"
+    else:
+        raise TypeError(
+            f"gene_lengths is a {type(gene_lengths).__name__}: expected 'auto', 'human', 'mouse', a path, "
+            "a pandas Series, a dict, or None."
+        )
+    match = match_lengths(names, ids, table)
+    if len(match.unmatched) == len(names):
+        raise ValueError(
+            f"none of the {len(names)} genes (such as {listing(names, 3)}) has a length in {source} (with "
+            f"{listing(table['gene_id'].where(table['gene_id'] != '', table['gene_name']), 3)}): pass the lengths of "
+            'the right organism, put Ensembl ids into adata.var["gene_ids"], or pass gene_lengths=None for counts '
+            "per million."
+        )
+    return match
+
+
+def _from_column(adata: AnnData) -> GeneMatch:
+    where = f'adata.var["{Key.var.gene_length}"]'
+    lengths = _numbers(adata.var[Key.var.gene_length], where)
+    _check_lengths(adata.var_names.to_series(), lengths, where)
+    unknown = lengths.isna().to_numpy()
+    return GeneMatch(
+        lengths=lengths.to_numpy(dtype=float),
+        matched_by={where: int((~unknown).sum())},
+        unmatched=adata.var_names[unknown].tolist(),
+    )
+
+
+def _table_of(lengths: pd.Series | Mapping[str, float]) -> pd.DataFrame:
+    series = lengths if isinstance(lengths, pd.Series) else pd.Series(lengths, dtype=object)
+    names = _without_genome(series.index)
+    ids = _ensembl_ids(names)
+    lengths = _numbers(series, "gene_lengths").reset_index(drop=True)
+    # Checked as they are compared: two versions of one id are one gene.
+    _check_lengths(ids.fillna(names), lengths, "gene_lengths")
+    return pd.DataFrame(
+        {
+            "gene_id": ids.fillna(""),
+            "gene_name": names.where(ids.isna(), ""),
+            "gene_type": "",
+            "chromosome": "",
+            "length": lengths,
+        }
+    )
+
+
+def _numbers(values: pd.Series, where: str) -> pd.Series:
+    try:
+        return pd.to_numeric(values).astype(float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} holds values that are no numbers ({error}): give lengths in bp.") from error

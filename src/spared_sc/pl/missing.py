@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc._core.keys import Key
+from spared_sc.get.entries import missing_share
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+_LABEL_SIZE = 7  # points: gene names stand upright, so this is also the width that one takes
+
+
+def missing(
+    adata: AnnData,
+    *,
+    mask_var: str | None = Key.var.selected,
+    library_key: str | None = None,
+    n_genes_labelled: int | None = None,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+) -> Axes:
+    """Share of spots in which each gene was not detected, per section.
+
+    A heat map of genes (sorted, most complete first) x sections, with the mean of every section beside it.
+    `sp.get.missing_share` gives the numbers.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with `layers["detected"]` or raw counts.
+    mask_var
+        Boolean column of `adata.var` with the genes to show. The default column is used where it exists; `None` means
+        all genes.
+    library_key
+        Column of `adata.obs` that tells the libraries apart; `None` only where there is one library.
+    n_genes_labelled
+        How many genes to name, evenly spaced; `None` names as many as fit.
+    ax
+        Axes to draw into; a new figure by default.
+    figsize
+        Width and height of the new figure in inches; by default it grows with the genes and sections.
+    show
+        Whether to call `plt.show()`; `None` means no.
+
+    Returns
+    -------
+    The axes of the heat map.
+
+    Raises
+    ------
+    KeyError
+        If `mask_var` or `library_key` names no column.
+    TypeError
+        If the column `mask_var` is not boolean.
+    ValueError
+        If there are several libraries and no `library_key`, if `mask_var` selects no gene, or if `n_genes_labelled` is
+        negative.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_genes=50)
+    >>> ax = sp.pl.missing(adata, library_key="library_id")
+    >>> plt.close(ax.figure)
+    """
+    import matplotlib.pyplot as plt
+
+    if n_genes_labelled is not None and n_genes_labelled < 0:
+        raise ValueError(
+            f"n_genes_labelled={n_genes_labelled} cannot be used: give 0 or more, or None for all that fit."
+        )
+    share = missing_share(adata, mask_var=mask_var, library_key=library_key)
+    share = share.loc[share.mean(axis=1).sort_values(kind="stable").index]
+    n_genes, n_libraries = share.shape
+    if ax is None:
+        size = figsize or (min(2.5 + 0.14 * n_genes, 14), 2.2 + 0.32 * n_libraries)
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+
+    image = ax.imshow(
+        100 * share.to_numpy().T, cmap="magma_r", vmin=0, vmax=100, aspect="auto", interpolation="nearest"
+    )
+    # Above the map: names of genes and means of sections take the other sides.
+    ax.figure.colorbar(image, ax=ax, location="top", shrink=0.4, aspect=30, label="spots without a count (%)")
+    ax.set_yticks(np.arange(n_libraries), share.columns)
+    ax.set_yticks(np.arange(1, n_libraries) - 0.5, minor=True)
+    ax.grid(which="minor", axis="y", color="white", linewidth=1.5)
+    ax.tick_params(axis="y", which="both", length=0)
+    right = ax.get_yaxis_transform()
+    ax.text(1.01, -0.6, "mean", transform=right, va="bottom", fontstyle="italic")
+    for row, mean in enumerate(share.mean()):
+        ax.text(1.01, row, f"{100 * mean:.0f} %", transform=right, va="center")
+
+    labelled = _labelled_genes(ax, n_genes, n_genes_labelled)
+    ax.set_xticks(labelled, share.index[labelled], rotation=90, fontsize=_LABEL_SIZE)
+    some = f", {len(labelled)} of them named" if len(labelled) < n_genes else ""
+    ax.set_xlabel(f"{n_genes} genes, most complete first{some}")
+    if show:
+        plt.show()
+    return ax
+
+
+def _labelled_genes(ax: Axes, n_genes: int, n_labelled: int | None) -> np.ndarray:
+    """Evenly spaced columns of the map to name."""
+    if n_labelled is None:
+        width = ax.get_window_extent().width * 72 / ax.figure.dpi
+        # A constant step, so that the eye can count on from a named gene to one that is not.
+        step = max(1, int(np.ceil(n_genes * 1.25 * _LABEL_SIZE / width)))
+        return np.arange(0, n_genes, step)
+    return np.unique(np.linspace(0, n_genes - 1, min(n_labelled, n_genes)).round().astype(int))

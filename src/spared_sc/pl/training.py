@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core.keys import Key
+from spared_sc._core.validate import check_adata, listing
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+# Okabe and Ito (2008): told apart by the colour-blind.
+_BLUE, _VERMILION, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+_WIDE = 10  # largest over smallest value from which a linear axis hides the end of the curve
+
+
+def training_curve(
+    adata: AnnData,
+    *,
+    key: str = Key.layers.spackle,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+) -> Axes:
+    """Training and validation error of a completion model against the training step.
+
+    The best step, whose weights were kept, is marked. Where the record holds the errors of simpler methods (the adaptive
+    median and the gene's mean, on hidden entries), they are drawn as horizontal lines: a model is worth using when its
+    validation error ends below them.
+
+    Parameters
+    ----------
+    adata
+        Object that a model was trained on.
+    key
+        Name of the record in `uns["spared_sc"]`: the `key_added` of the training call.
+    ax
+        Axes to draw into; a new figure by default.
+    figsize
+        Width and height of the new figure in inches.
+    show
+        Whether to call `plt.show()`; `None` means no.
+
+    Returns
+    -------
+    The axes. The error axis is logarithmic when the largest error is at least ten times the smallest.
+
+    Raises
+    ------
+    KeyError
+        If there is no record `key`, or if it holds no training curve.
+
+    Examples
+    --------
+    `sp.tl.spackle_complete` writes the record; here it is written by hand, to be quick.
+
+    >>> import matplotlib.pyplot as plt
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_genes=20)
+    >>> training = {"step": [10, 20], "train_mse": [4.0, 2.0], "validation_mse": [5.0, 3.0], "best_step": 20}
+    >>> adata.uns["spared_sc"] = {"spackle": {"training": training}}
+    >>> ax = sp.pl.training_curve(adata)
+    >>> plt.close(ax.figure)
+    """
+    import matplotlib.pyplot as plt
+
+    record = _training_record(adata, key)
+    training, score = record["training"], record.get("score", {})
+    step = np.asarray(training["step"])
+    if ax is None:
+        _, ax = plt.subplots(figsize=figsize or (6, 4), layout="constrained")
+
+    curves = {
+        "training": (np.asarray(training["train_mse"], dtype=float), _BLUE),
+        "validation": (np.asarray(training["validation_mse"], dtype=float), _VERMILION),
+    }
+    for label, (mse, colour) in curves.items():
+        measured = np.isfinite(mse)  # validation may be rarer than training
+        ax.plot(step[measured], mse[measured], color=colour, label=label)
+    best = np.flatnonzero(step == training["best_step"])
+    validation = curves["validation"][0]
+    ax.plot(
+        step[best],
+        validation[best],
+        linestyle="",
+        marker="o",
+        markersize=8,
+        markerfacecolor="white",
+        markeredgecolor=_VERMILION,
+        markeredgewidth=2,
+        label=f"best step ({int(training['best_step'])})",
+    )
+    baselines = {"median": ("adaptive median", "--", _GREEN), "gene_mean": ("mean of the gene", ":", _PURPLE)}
+    for name, (label, style, colour) in baselines.items():
+        if name in score:
+            ax.axhline(score[name], linestyle=style, color=colour, label=f"{label} ({score[name]:.3g})")
+
+    drawn = np.concatenate([line.get_ydata() for line in ax.get_lines()])
+    if drawn.min() > 0 and drawn.max() >= _WIDE * drawn.min():
+        ax.set_yscale("log")
+    ax.set_xlabel("training step")
+    ax.set_ylabel("mean squared error")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    if show:
+        plt.show()
+    return ax
+
+
+def _training_record(adata: AnnData, key: str) -> dict[str, Any]:
+    check_adata(adata)
+    records = adata.uns.get(Key.uns.records, {})
+    if key not in records:
+        raise KeyError(
+            f'there is no record {key!r} in uns["spared_sc"] (records: {listing(records)}): '
+            f'call `sp.tl.spackle_complete(adata, key_added="{key}")`, which writes it.'
+        )
+    if "training" not in records[key]:
+        trained = [name for name, record in records.items() if "training" in record]
+        raise KeyError(
+            f'the record uns["spared_sc"][{key!r}] holds no training curve (records with one: {listing(trained)}): '
+            "pass one of those as `key=`, or call `sp.tl.spackle_complete(adata)`, which writes one."
+        )
+    return records[key]

@@ -1,0 +1,263 @@
+"""Which genes vary in space, and which of them to model."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sps
+
+from spared_sc._core import validate
+from spared_sc._core.keys import Key
+from spared_sc._core.record import actualise, record
+from spared_sc._core.report import logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# SpaRED models 128 genes, and 32 where this many or fewer are left after the filter.
+_FEW_GENES = 320
+_CHUNK = 512  # genes handled at once, so that memory does not grow with the number of genes
+
+
+def moran(
+    adata: AnnData,
+    *,
+    layer: str = Key.layers.log2tpm,
+    median_completed: bool = False,
+    mask_var: str | None = Key.var.keep,
+    library_key: str | None = None,
+    spatial_key: str = Key.obsm.spatial,
+    connectivity_key: str | None = None,
+    split_key: str | None = Key.obs.split,
+    key_added: str = Key.var.moran_i,
+    n_jobs: int | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Moran's I of every gene, averaged over the libraries.
+
+    .. math:: I = \frac{n}{S_0} \frac{\sum_{ij} w_{ij} z_i z_j}{\sum_i z_i^2}
+
+    with :math:`z` the values minus their mean and weights :math:`w` whose rows add up to one, in one pass for
+    all genes and without permutations.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes.
+    layer
+        Layer with the values.
+    median_completed
+        Fill undetected entries with the adaptive median (:func:`spared_sc.tl.median_complete`) before
+        measuring. The filled values are not kept. On sparsely detected genes the filling itself makes
+        neighbours alike, which raises their rank.
+    mask_var
+        Boolean column of `var`: the genes to measure; the others get NaN. `"spared_keep"` is used when present.
+    library_key
+        Column of `obs` that names the library of each spot; needed with several libraries.
+    spatial_key
+        Name in `obsm` of the positions that stand in where there are no array coordinates.
+    connectivity_key
+        Name in `obsp` of another graph to use. By default the exact lattice (:func:`lattice_neighbors`),
+        whether or not it was written before.
+    split_key
+        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, only train libraries are averaged.
+    key_added
+        Name of the new column.
+    n_jobs
+        Threads. `None` asks `sp.settings`.
+    copy
+        Return a changed copy instead of changing `adata`.
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written:
+
+    `var["moran_i"]`
+        Mean Moran's I over the (train) libraries; a library in which the gene is constant does not count.
+        NaN for genes outside of the mask and genes that are constant everywhere.
+    `uns["spared_sc"]["moran_i"]`
+        Parameters.
+
+    Raises
+    ------
+    KeyError
+        If a named layer, column or graph does not exist.
+    ValueError
+        If several libraries come without `library_key`.
+
+    Notes
+    -----
+    Source: Moran (1950); weights and averaging as in squidpy and SpaRED (Ruiz et al. 2025, section 3.1).
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=2)
+    >>> sp.pp.normalize_tpm(adata)
+    >>> sp.pp.moran(adata, library_key="library_id")
+    >>> bool(adata.var["moran_i"].max() > 0.1)
+    True
+    """
+    from spared_sc._kernels import median, moran
+
+    validate.check_adata(adata)
+    values = validate.get_layer(adata, layer)
+    mask = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
+    libraries = validate.get_libraries(adata, library_key)
+    train = validate.train_libraries(adata, split_key, libraries)
+    threads = validate.n_threads(n_jobs)
+    lattice = None
+    if connectivity_key is None or median_completed:
+        lattice = validate.get_lattice(adata, libraries, spatial_key)
+    if connectivity_key is None:
+        weights = moran.lattice_weights(lattice)
+    elif connectivity_key in adata.obsp:
+        weights = sps.csr_matrix(adata.obsp[connectivity_key], dtype=np.float64)
+    else:
+        raise KeyError(
+            f"there is no graph {connectivity_key!r} in adata.obsp (graphs: {validate.listing(adata.obsp)}): "
+            "leave `connectivity_key` out to use the lattice."
+        )
+    detected = validate.get_detected(adata) if median_completed else None
+
+    rows = [rows for rows, use in zip(libraries.rows(), train, strict=True) if use]
+    library_weights = [weights[r][:, r] for r in rows]
+    genes = np.flatnonzero(mask)
+    scores = np.full((len(rows), adata.n_vars), np.nan)
+    for start in range(0, genes.size, _CHUNK):
+        part = genes[start : start + _CHUNK]
+        block = values[:, part]
+        if median_completed:
+            block = median.adaptive_median(
+                validate.dense(block), validate.dense(detected[:, part]), lattice, libraries.codes, n_threads=threads
+            )
+        for i, (r, w) in enumerate(zip(rows, library_weights, strict=True)):
+            scores[i, part] = moran.morans_i(w, block[r], n_threads=threads)
+
+    adata = adata.copy() if copy else adata
+    record(
+        adata,
+        key=key_added,
+        function="pp.moran",
+        params={
+            "layer": layer,
+            "median_completed": median_completed,
+            "mask_var": mask_var if mask_var in adata.var else None,
+            "library_key": library_key,
+            "graph": connectivity_key or lattice.kind,
+            "split_key": split_key,
+        },
+        slots={"var": {key_added: _mean_over_libraries(scores)}},
+    )
+    return adata if copy else None
+
+
+def _mean_over_libraries(scores: np.ndarray) -> np.ndarray:
+    n = np.isfinite(scores).sum(axis=0)
+    return np.divide(np.nansum(scores, axis=0), n, out=np.full(n.size, np.nan), where=n > 0)
+
+
+def select_genes(
+    adata: AnnData,
+    *,
+    n_genes: int | None = None,
+    score: str = Key.var.moran_i,
+    mask_var: str | None = Key.var.keep,
+    key_added: str = Key.var.selected,
+    subset_genes: bool = False,
+    copy: bool = False,
+) -> AnnData | None:
+    """Select the genes with the highest Moran's I for modelling.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with scores in `var`.
+    n_genes
+        How many. `None` takes SpaRED's rule: 128, or 32 when 320 or fewer genes are left to choose from.
+    score
+        Column of `var` to rank by, highest first. Genes without a score are never selected.
+    mask_var
+        Boolean column of `var`: the genes to choose from. `"spared_keep"` is used when present.
+    key_added
+        Name of the new column.
+    subset_genes
+        Drop all other genes.
+    copy
+        Return a changed copy instead of changing `adata`.
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written:
+
+    `var["spared_selected"]`
+        Whether the gene is selected; read by every function that models genes, as scanpy's functions read
+        `highly_variable`.
+    `uns["spared_sc"]["spared_selected"]`
+        Parameters and the number of genes.
+
+    Raises
+    ------
+    KeyError
+        If there are no scores.
+    ValueError
+        If `n_genes` is not positive, or no gene has a score.
+
+    Warns
+    -----
+    UserWarning
+        If fewer genes have a score than are asked for; all of those are selected then.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=2)
+    >>> sp.pp.normalize_tpm(adata)
+    >>> sp.pp.moran(adata, library_key="library_id")
+    >>> sp.pp.select_genes(adata, n_genes=16)
+    >>> int(adata.var["spared_selected"].sum())
+    16
+    """
+    validate.check_adata(adata)
+    if score not in adata.var:
+        raise KeyError(
+            f"there is no column {score!r} in adata.var (columns: {validate.listing(adata.var.columns)}): "
+            "run `sp.pp.moran(adata)` first."
+        )
+    if n_genes is not None and not (isinstance(n_genes, int | np.integer) and n_genes >= 1):
+        raise ValueError(f"n_genes={n_genes!r} must be a positive integer, or None for SpaRED's rule.")
+    mask = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
+    scores = adata.var[score].to_numpy(dtype=float)
+    candidates = np.flatnonzero(mask & np.isfinite(scores))
+    if not candidates.size:
+        raise ValueError(f"no gene has a finite {score!r}: run `sp.pp.moran(adata)` on the genes to choose from.")
+    wanted = int(n_genes) if n_genes is not None else (128 if candidates.size > _FEW_GENES else 32)
+    if candidates.size < wanted:
+        warnings.warn(
+            f"{candidates.size} genes have a score, {wanted} were asked for: all of them are selected. "
+            "Lower `real_data_share` in `sp.pp.spared_filter` to keep more genes.",
+            UserWarning,
+            stacklevel=2,
+        )
+    # ties go to the name, so that the order of the genes does not matter
+    names = adata.var_names.to_numpy(dtype=str)[candidates]
+    best = candidates[np.lexsort((names, -scores[candidates]))[:wanted]]
+    selected = np.zeros(adata.n_vars, dtype=bool)
+    selected[best] = True
+
+    adata = adata.copy() if copy else adata
+    actualise(adata)
+    record(
+        adata,
+        key=key_added,
+        function="pp.select_genes",
+        params={"n_genes": n_genes, "score": score, "mask_var": mask_var if mask_var in adata.var else None},
+        slots={"var": {key_added: selected}},
+        n_selected=int(selected.sum()),
+    )
+    logger.info("%d of %d genes selected by %s", selected.sum(), candidates.size, score)
+    if subset_genes:
+        adata._inplace_subset_var(selected)
+    return adata if copy else None

@@ -1,0 +1,122 @@
+"""The lattice of the spots as a graph under squidpy's own names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sps
+
+from spared_sc._core import validate
+from spared_sc._core.keys import Key
+from spared_sc._core.record import record
+from spared_sc._core.report import logger
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from anndata import AnnData
+
+
+def lattice_neighbors(
+    adata: AnnData,
+    *,
+    library_key: str | None = None,
+    spatial_key: str = Key.obsm.spatial,
+    kind: Literal["auto", "hex", "grid", "grid4"] = "auto",
+    n_rings: int = 1,
+    key_added: str = "spatial",
+    copy: bool = False,
+) -> AnnData | None:
+    """Connect the spots that touch on the capture array.
+
+    Neighbours come from `obs["array_row"]` and `obs["array_col"]`, library by library, so they are exact at
+    any share of missing spots: six on Visium's hexagonal array, eight (or four) on a square grid. Without
+    array coordinates, spots within 1.2 times the pitch of each other touch, measured in `obsm[spatial_key]`.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes.
+    library_key
+        Column of `obs` that names the library of each spot; needed with several libraries.
+    spatial_key
+        Name in `obsm` of the positions that stand in where there are no array coordinates.
+    kind
+        `"hex"`, `"grid"` (eight neighbours), `"grid4"` (four), or `"auto"`: hexagonal where row + column is
+        always even, or always odd, in every library.
+    n_rings
+        Connect spots up to this many hops apart. A hop leads from a spot to a present neighbour.
+    key_added
+        Prefix of the new slots; `"spatial"` gives the names that squidpy reads.
+    copy
+        Return a changed copy instead of changing `adata`.
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written:
+
+    `obsp["spatial_connectivities"]`
+        One where two spots are connected; sparse float32.
+    `obsp["spatial_distances"]`
+        Hops between connected spots; sparse float32.
+    `uns["spatial_neighbors"]`
+        The names of the two matrices and the parameters, as squidpy writes them.
+    `uns["spared_sc"]["spatial_neighbors"]`
+        Parameters.
+
+    Raises
+    ------
+    ValueError
+        If two spots of a library share a place, or several libraries come without `library_key`.
+    KeyError
+        If there are no positions.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=2)
+    >>> sp.pp.lattice_neighbors(adata, library_key="library_id")
+    >>> int(adata.obsp["spatial_connectivities"].sum(axis=1).max())
+    6
+    """
+    validate.check_adata(adata)
+    if not (isinstance(n_rings, int | np.integer) and n_rings >= 1):
+        raise ValueError(f"n_rings={n_rings!r} must be a positive integer.")
+    libraries = validate.get_libraries(adata, library_key)
+    lattice = validate.get_lattice(adata, libraries, spatial_key, kind=kind)
+    indptr, indices, hops = lattice.hops(int(n_rings))
+    distances = sps.csr_matrix((hops.astype(np.float32), indices, indptr), shape=(adata.n_obs, adata.n_obs))
+    distances.sort_indices()
+    connectivities = distances.copy()
+    connectivities.data[:] = 1
+    lonely = int((np.diff(lattice.indptr) == 0).sum())
+    logger.info("lattice %r: %d spots, %d of them without a neighbour", lattice.kind, adata.n_obs, lonely)
+
+    adata = adata.copy() if copy else adata
+    params = {
+        "library_key": library_key,
+        "spatial_key": spatial_key,
+        "kind": lattice.kind,
+        "n_rings": int(n_rings),
+    }
+    names = {
+        "connectivities_key": Key.connectivities(key_added),
+        "distances_key": Key.distances(key_added),
+    }
+    record(
+        adata,
+        key=Key.neighbors(key_added),
+        function="pp.lattice_neighbors",
+        params=params,
+        slots={
+            "obsp": {names["connectivities_key"]: connectivities, names["distances_key"]: distances},
+            "uns": {
+                Key.neighbors(key_added): {
+                    **names,
+                    "params": {"coord_type": "grid", "n_rings": int(n_rings), "kind": lattice.kind},
+                }
+            },
+        },
+    )
+    return adata if copy else None

@@ -1,0 +1,180 @@
+"""Counts to log2(TPM + 1), or to log2 of counts per million."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sps
+
+from spared_sc._core import genes, validate
+from spared_sc._core.keys import Key
+from spared_sc._core.record import check_key, record
+from spared_sc._core.report import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from anndata import AnnData
+
+
+def normalize_tpm(
+    adata: AnnData,
+    *,
+    gene_lengths: str | Path | pd.Series | Mapping[str, float] | None = "auto",
+    layer: str | None = None,
+    mask_var: str | None = Key.var.keep,
+    target_sum: float = 1e6,
+    key_added: str = Key.layers.log2tpm,
+    copy: bool = False,
+) -> AnnData | None:
+    """Normalise raw counts to log2(TPM + 1).
+
+    A count is divided by the gene's length; in every spot the values of the genes in `mask_var` are scaled to
+    add up to `target_sum`, then log2(x + 1) is taken. Sparse counts stay sparse.
+
+    With `gene_lengths=None` the lengths are left out, which gives log2 of counts per million (CPM). UMI
+    counts from poly-A or probe-based kits count molecules, whatever their length, so that CPM is the better
+    choice for comparing genes there. TPM is the default because SpaRED's data sets are defined with it. For
+    one gene across spots the two differ only through the spot's total.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes with raw counts in `X` or `layers["counts"]`.
+    gene_lengths
+        Lengths in bp. `"auto"`: `var["gene_length"]` where it exists, else GENCODE for the organism that the
+        gene names tell; `"human"` (GENCODE v43), `"mouse"` (GENCODE vM33), the path of a GTF file or of a
+        prepared table; a Series or mapping from gene name or Ensembl id to length; or `None` for CPM. Symbols,
+        Ensembl ids with and without version, and names with a genome prefix all match.
+    layer
+        Layer with the raw counts; by default `layers["counts"]` where it exists, `X` otherwise.
+    mask_var
+        Boolean column of `var`: the genes whose sum is scaled. `"spared_keep"` is used when present. All other
+        genes are scaled by the same factors.
+    target_sum
+        Sum of the scaled genes in every spot, one million by default.
+    key_added
+        Name of the new layer.
+    copy
+        Return a changed copy instead of changing `adata`.
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written:
+
+    `layers["log2tpm"]`
+        log2(TPM + 1), float32, in the container (sparse or dense) of the counts; named by `key_added`.
+        A gene without a known length has no value (zero), and takes no part in the sum.
+    `var["gene_length"]`
+        Length used, in bp; NaN where unknown. Not written for CPM.
+    `uns["spared_sc"]["log2tpm"]`
+        Parameters and the report of the name matching.
+
+    Raises
+    ------
+    ValueError
+        If the counts are no raw counts, or no gene has a length.
+    FileNotFoundError
+        If a table of lengths cannot be found.
+
+    Warns
+    -----
+    UserWarning
+        If genes in `mask_var` have no length, or spots have no count in those genes.
+
+    Notes
+    -----
+    Source: SpaRED (Ruiz et al. 2025), section 3.1; union of exon lengths as in its library. There the
+    denominator is summed over the kept genes, hence `mask_var`.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=1)
+    >>> sp.pp.normalize_tpm(adata)
+    >>> sums = (2 ** adata.layers["log2tpm"].toarray() - 1).sum(axis=1)
+    >>> bool((abs(sums / 1e6 - 1) < 1e-3).all())
+    True
+    """
+    validate.check_adata(adata)
+    check_key(adata, key_added)
+    if not target_sum > 0:
+        raise ValueError(f"target_sum={target_sum} must be positive.")
+    counts, counts_slot = validate.get_counts(adata, layer=layer)
+    scaled_genes = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
+    match = genes.resolve_lengths(adata, gene_lengths)
+    per_length = np.ones(adata.n_vars)
+    slots: dict[str, dict[str, object]] = {}
+    if match is not None:
+        logger.info(match.summary())
+        known = np.isfinite(match.lengths)
+        if not (known & scaled_genes).any():
+            raise ValueError(
+                f"no gene has a length ({match.summary()}): check the organism in `gene_lengths`, give lengths for "
+                f"names such as {validate.listing(adata.var_names[:3])}, or pass gene_lengths=None for CPM."
+            )
+        lost = adata.var_names[scaled_genes & ~known]
+        if len(lost):
+            warnings.warn(
+                f"{len(lost)} of {int(scaled_genes.sum())} genes have no length and get no value in "
+                f"layers[{key_added!r}] ({validate.listing(lost, 5)}): pass their lengths in `gene_lengths`, "
+                "or gene_lengths=None for CPM.",
+                UserWarning,
+                stacklevel=2,
+            )
+        per_length = np.divide(1.0, match.lengths, out=np.zeros(adata.n_vars), where=known)
+        slots["var"] = {Key.var.gene_length: match.lengths}
+
+    total = np.asarray(counts @ (per_length * scaled_genes)).ravel()
+    empty = total == 0
+    if empty.any():
+        warnings.warn(
+            f"{int(empty.sum())} spots have no count in the genes to scale and get no values: "
+            "run `sp.pp.spared_filter(adata)` first, which drops such spots.",
+            UserWarning,
+            stacklevel=2,
+        )
+    scale = np.divide(target_sum, total, out=np.zeros_like(total), where=~empty)
+    values = _log2_scaled(counts, scale, per_length)
+
+    adata = adata.copy() if copy else adata
+    record(
+        adata,
+        key=key_added,
+        function="pp.normalize_tpm",
+        params={
+            "counts": counts_slot,
+            "gene_lengths": _describe(gene_lengths),
+            "mask_var": mask_var if mask_var in adata.var else None,
+            "target_sum": target_sum,
+        },
+        slots={"layers": {key_added: values}, **slots},
+        match="CPM, without lengths" if match is None else match.summary(),
+    )
+    return adata if copy else None
+
+
+def _log2_scaled(counts: np.ndarray | sps.csr_matrix, scale: np.ndarray, per_length: np.ndarray):
+    """log2(1 + count * scale of the spot / length of the gene), as float32."""
+    if not sps.issparse(counts):
+        return np.log2(1 + counts * scale[:, None] * per_length).astype(np.float32)
+    data = np.empty(counts.nnz, dtype=np.float32)
+    step = 1 << 24  # bounds the float64 temporaries
+    spot = np.repeat(np.arange(counts.shape[0], dtype=np.int32), np.diff(counts.indptr))
+    for start in range(0, counts.nnz, step):
+        part = slice(start, start + step)
+        data[part] = np.log2(1 + counts.data[part] * scale[spot[part]] * per_length[counts.indices[part]])
+    # Own indices: shared ones would be corrupted by any in-place change of the counts.
+    values = sps.csr_matrix((data, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)
+    values.eliminate_zeros()
+    return values
+
+
+def _describe(gene_lengths: object) -> str:
+    if gene_lengths is None:
+        return "None"
+    return str(gene_lengths) if isinstance(gene_lengths, str | Path) else type(gene_lengths).__name__
