@@ -122,21 +122,25 @@ def shallow_copy(adata: AnnData) -> AnnData:
     """A new AnnData over the same matrices, to try steps on before the user's object changes."""
     from anndata import AnnData
 
-    copied = AnnData(
+    return AnnData(
         X=adata.X,
         obs=adata.obs.copy(),
         var=adata.var.copy(),
         uns=dict(adata.uns),
+        raw=adata.raw,
         **{attr: dict(getattr(adata, attr).items()) for attr in ("obsm", "varm", "obsp", "varp", "layers")},
     )
-    copied.raw = adata.raw
-    return copied
 
 
 def write_columns(
     base: np.ndarray | sps.csr_matrix, columns: np.ndarray, block: np.ndarray
 ) -> np.ndarray | sps.csr_matrix:
-    """A copy of `base` (array or CSR) with some of its columns replaced by a dense block; same container and type."""
+    """A copy of `base` (array or CSR) with some of its columns replaced by a dense block.
+
+    Same container and type; integers become the block's floats.
+    """
+    if base.dtype.kind != "f":
+        base = base.astype(block.dtype)
     if not sps.issparse(base):
         result = base.copy()
         result[:, columns] = block
@@ -148,4 +152,4 @@ def write_columns(
     kept.eliminate_zeros()
     filled = sps.csr_matrix(block.astype(base.dtype, copy=False))
     filled = sps.csr_matrix((filled.data, columns[filled.indices], filled.indptr), shape=base.shape)
-    return sps.csr_matrix(kept + filled)
+    return type(base)(kept + filled)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sps
 
 from spared_sc._core.keys import Key
@@ -51,9 +52,13 @@ def check_adata(adata: Any) -> AnnData:
 
 
 def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
-    """A numpy array or a CSR matrix (without copying where it is one already)."""
+    """A numpy array or a CSR matrix, each entry stored once (without copying where it is one already)."""
     if sps.issparse(matrix):
-        return matrix if matrix.format == "csr" else matrix.tocsr()
+        rows = matrix.tocsr()
+        if not rows.has_canonical_format:
+            rows = rows.copy() if rows is matrix else rows
+            rows.sum_duplicates()
+        return rows
     if isinstance(matrix, np.ndarray):
         return matrix
     raise TypeError(f"{where} is a {type(matrix).__name__}: only numpy arrays and scipy sparse matrices are read.")
@@ -73,6 +78,8 @@ def get_layer(adata: AnnData, layer: str) -> np.ndarray | sps.csr_matrix:
         )
         raise KeyError(f"there is no layer {layer!r} (layers: {listing(adata.layers)}): {remedy}.")
     matrix = _matrix(adata.layers[layer], f"layers[{layer!r}]")
+    if matrix.dtype.kind not in "buif":
+        raise TypeError(f"layers[{layer!r}] has the type {matrix.dtype}: numbers are needed.")
     if not np.isfinite(_stored(matrix)).all():
         raise ValueError(f"layers[{layer!r}] holds NaN or infinite values: repair or recompute the layer first.")
     return matrix
@@ -130,7 +137,10 @@ def gene_mask(adata: AnnData, mask_var: str | None, *, optional: str) -> np.ndar
         raise KeyError(f"there is no column {mask_var!r} in adata.var (columns: {listing(adata.var.columns)}).")
     column = adata.var[mask_var]
     if column.dtype != bool:
-        raise TypeError(f"adata.var[{mask_var!r}] must be boolean, found {column.dtype}.")
+        raise TypeError(
+            f"adata.var[{mask_var!r}] must be boolean, found {column.dtype}: "
+            f"convert it with `adata.var[{mask_var!r}] = adata.var[{mask_var!r}].astype(bool)`."
+        )
     if not column.any():
         raise ValueError(f"adata.var[{mask_var!r}] selects no gene: pass another `mask_var`, or None for all genes.")
     return column.to_numpy()
@@ -170,27 +180,38 @@ def get_libraries(adata: AnnData, library_key: str | None) -> Libraries:
             f"{reason}: name the column of adata.obs that tells the libraries apart with `library_key=`; "
             f"plausible columns: {listing(_library_columns(adata))}."
         )
-    images = adata.uns.get(Key.uns.spatial, {})
-    name = next(iter(images)) if isinstance(images, dict) and len(images) == 1 else "library"
-    return Libraries(codes=np.zeros(adata.n_obs, dtype=int), names=[str(name)])
+    return Libraries(codes=np.zeros(adata.n_obs, dtype=int), names=[_only_image(adata) or "library"])
 
 
 def _library_columns(adata: AnnData) -> list[str]:
     named = [c for c in Key.library_columns if c in adata.obs and adata.obs[c].nunique() > 1]
-    images = adata.uns.get(Key.uns.spatial, {})
-    known = {str(name) for name in images} if isinstance(images, dict) else set()
+    known = _images(adata)
     by_image = [
         c for c in adata.obs if c not in named and len(known) > 1 and set(adata.obs[c].astype(str).unique()) <= known
     ]
     return named + by_image
 
 
+def _images(adata: AnnData) -> set[str]:
+    images = adata.uns.get(Key.uns.spatial, {})
+    return {str(name) for name in images} if isinstance(images, dict) else set()
+
+
+def _only_image(adata: AnnData) -> str | None:
+    """The image that all spots belong to: there is no other, or a column names this one for every spot."""
+    known = _images(adata)
+    if len(known) == 1:
+        return next(iter(known))
+    named = (adata.obs[c].astype(str).unique() for c in adata.obs if adata.obs[c].nunique() == 1)
+    return next((str(names[0]) for names in named if set(names) <= known), None)
+
+
 def _several_libraries(adata: AnnData) -> str | None:
     """Why the object seems to hold several libraries, if it does."""
-    images = adata.uns.get(Key.uns.spatial, {})
-    if isinstance(images, dict) and len(images) > 1:
-        return f'uns["spatial"] holds {len(images)} libraries'
-    columns = _library_columns(adata)
+    n_images = len(_images(adata))
+    if n_images > 1 and not _only_image(adata):
+        return f'uns["spatial"] holds {n_images} libraries'
+    columns = [c for c in _library_columns(adata) if adata.obs[c].nunique() > 1]
     if columns:
         return f"adata.obs[{columns[0]!r}] has {adata.obs[columns[0]].nunique()} values"
     if {Key.obs.array_row, Key.obs.array_col} <= set(adata.obs):
@@ -238,7 +259,7 @@ def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind:
 
     row_col = [Key.obs.array_row, Key.obs.array_col]
     if set(row_col) <= set(adata.obs):
-        position = adata.obs[row_col].to_numpy(dtype=float)
+        position = adata.obs[row_col].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
         if not (np.isfinite(position).all() and (position == np.rint(position)).all()):
             raise ValueError(
                 "adata.obs['array_row'] and adata.obs['array_col'] must hold a whole number for every spot: "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def hide_detected(detected: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

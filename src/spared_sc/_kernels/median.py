@@ -43,71 +43,79 @@ def adaptive_median(
 
     Returns
     -------
-    A new array of the same shape and type, equal to `values` where detected.
+    A new array of the same shape, equal to `values` where detected; of the same type, but for integers and
+    half-precision floats, which become wider floats.
     """
-    values = np.where(detected, values, values.dtype.type(0))
+    dtype = np.result_type(values.dtype, np.float32)
+    values = np.where(detected, values, values.dtype.type(0)).astype(dtype, copy=False)
     indptr, indices, hops = lattice.hops(n_rings)
     before = numba.get_num_threads()
     numba.set_num_threads(n_threads)
     try:
-        fallback = _library_medians(np.ascontiguousarray(values.T), library, int(library.max()) + 1)
         most = int(np.diff(indptr).max(initial=0)) + 1
-        return _fill(values, detected, indptr, indices, hops, library, fallback, n_rings, most)
+        filled, found = _fill(values, detected, indptr, indices, hops, n_rings, most)
+        by_library = np.argsort(library, kind="stable")
+        starts = np.r_[0, np.cumsum(np.bincount(library))]
+        _fill_from_library(values, filled, found, by_library, starts)
+        return filled
     finally:
         numba.set_num_threads(before)
 
 
-@numba.njit(cache=True)
-def _middle(ordered, n):
-    """Median of the first n of an ascending buffer."""
-    if n % 2:
-        return ordered[n // 2]
-    return (ordered[n // 2 - 1] + ordered[n // 2]) / 2
-
-
 @numba.njit(cache=True, parallel=True)
-def _library_medians(values_t, library, n_libraries):
-    n_genes, n_spots = values_t.shape
-    result = np.zeros((n_libraries, n_genes), dtype=np.float64)
-    for gene in numba.prange(n_genes):
-        buffer = np.empty(n_spots, dtype=np.float64)
-        for code in range(n_libraries):
-            n = 0
-            for spot in range(n_spots):
-                if library[spot] == code and values_t[gene, spot] != 0:
-                    buffer[n] = values_t[gene, spot]
-                    n += 1
-            if n:
-                buffer[:n].sort()
-                result[code, gene] = _middle(buffer, n)
-    return result
-
-
-@numba.njit(cache=True, parallel=True)
-def _fill(values, detected, indptr, indices, hops, library, fallback, n_rings, most):
+def _fill(values, detected, indptr, indices, hops, n_rings, most):
+    """Values filled from the rings, and whether each entry has one (detected or filled)."""
     n_spots, n_genes = values.shape
     filled = values.copy()
+    found = detected.copy()
     for spot in numba.prange(n_spots):
         ordered = np.empty(most, dtype=np.float64)
         for gene in range(n_genes):
             if detected[spot, gene]:
                 continue
-            ordered[0] = 0.0  # the spot itself
-            n = 1
-            median = 0.0
+            n, n_zero, n_negative = 1, 1, 0  # the spot itself is a zero
             edge = indptr[spot]
             for ring in range(1, n_rings + 1):
                 while edge < indptr[spot + 1] and hops[edge] <= ring:
-                    value = np.float64(values[indices[edge], gene])
-                    place = n
+                    value = values[indices[edge], gene]
+                    n += 1
+                    n_zero += value == 0
+                    n_negative += value < 0
+                    edge += 1
+                if n_negative <= (n - 1) // 2 and n // 2 < n_negative + n_zero:
+                    continue  # zeros hold the middle, no need to sort
+                ordered[0] = 0.0
+                for k in range(1, n):
+                    value = np.float64(values[indices[indptr[spot] + k - 1], gene])
+                    place = k
                     while place > 0 and ordered[place - 1] > value:
                         ordered[place] = ordered[place - 1]
                         place -= 1
                     ordered[place] = value
-                    n += 1
-                    edge += 1
-                median = _middle(ordered, n)
+                median = ordered[n // 2] if n % 2 else (ordered[n // 2 - 1] + ordered[n // 2]) / 2
                 if median != 0:
+                    filled[spot, gene] = median
+                    found[spot, gene] = True
                     break
-            filled[spot, gene] = median if median != 0 else fallback[library[spot], gene]
-    return filled
+    return filled, found
+
+
+@numba.njit(cache=True, parallel=True)
+def _fill_from_library(values, filled, found, by_library, starts):
+    """Fill what the rings left open with the median of the gene's non-zero values in the library."""
+    n_spots, n_genes = values.shape
+    for gene in numba.prange(n_genes):
+        nonzero = np.empty(n_spots, dtype=np.float64)
+        for code in range(starts.size - 1):
+            spots = by_library[starts[code] : starts[code + 1]]
+            n, n_open = 0, 0
+            for spot in spots:
+                n_open += not found[spot, gene]
+                if values[spot, gene] != 0:
+                    nonzero[n] = values[spot, gene]
+                    n += 1
+            if n and n_open:
+                median = np.median(nonzero[:n])
+                for spot in spots:
+                    if not found[spot, gene]:
+                        filled[spot, gene] = median

@@ -36,6 +36,11 @@ def morans_i(weights: sps.csr_matrix, values: np.ndarray | sps.spmatrix, *, n_th
     Returns
     -------
     (n_genes,) float64; NaN where a gene is constant or no spot has a neighbour.
+
+    Notes
+    -----
+    Where most values are zero, the products are multiplied out so that only the others are visited; the mean is
+    below the standard deviation then, so nothing cancels. Other genes are centred first.
     """
     row_sum = np.asarray(weights.sum(axis=1)).ravel()
     scale = np.divide(1.0, row_sum, out=np.zeros_like(row_sum, dtype=float), where=row_sum > 0)
@@ -76,14 +81,21 @@ def _morans_i(x_ptr, x_idx, x_val, w_ptr, w_idx, w_val, row_weight, col_weight, 
             x[x_idx[k]] = x_val[k]
             mean += x_val[k]
         mean /= n
-        # sum_ij w_ij (x_i - m)(x_j - m), multiplied out so that only non-zero values are visited
+        constant = True
+        for i in range(n):
+            constant = constant and x[i] == x[0]
+        sparse = 2 * stored < n
+        visited = stored if sparse else n
+        if not sparse:
+            x -= mean
+            mean = 0.0
+        # sum_ij w_ij (x_i - m)(x_j - m)
         cross = 0.0
         by_row = 0.0
         by_col = 0.0
-        squares = (n - stored) * mean * mean
-        constant = stored == 0 or stored == n
-        for k in range(x_ptr[gene], x_ptr[gene + 1]):
-            j = x_idx[k]
+        squares = (n - visited) * mean * mean
+        for k in range(visited):
+            j = x_idx[x_ptr[gene] + k] if sparse else k
             incoming = 0.0
             for e in range(w_ptr[j], w_ptr[j + 1]):
                 incoming += w_val[e] * x[w_idx[e]]
@@ -91,7 +103,6 @@ def _morans_i(x_ptr, x_idx, x_val, w_ptr, w_idx, w_val, row_weight, col_weight, 
             by_row += row_weight[j] * x[j]
             by_col += col_weight[j] * x[j]
             squares += (x[j] - mean) ** 2
-            constant = constant and x[j] == x[x_idx[x_ptr[gene]]]
         cross += mean * mean * total_weight - mean * (by_row + by_col)
         if total_weight > 0 and not constant:
             result[gene] = n / total_weight * cross / squares

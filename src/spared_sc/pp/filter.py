@@ -99,7 +99,7 @@ def spared_filter(
     -----
     Source: Ruiz et al. (2025), "Completing Spatial Transcriptomics Data for Gene Expression Prediction
     Benchmarking", section 3.1, with the rule at 0.7 of its library. Ties in the ranking are broken by the
-    global expressed fraction, so that the order of genes and libraries does not matter.
+    global expressed fraction, then by the name, so that the order of genes and libraries does not matter.
 
     Examples
     --------
@@ -152,7 +152,11 @@ def spared_filter(
             & (expressed >= min_expressed_fraction)
             & (min_expressed >= min_library_expressed_fraction)
         )
-        keep_gene = _real_data_rule(candidate, expressed, min_expressed, real_data_share)
+        # ties go to the name, so that the order of the genes does not matter
+        ranked = np.lexsort((adata.var_names.to_numpy(dtype=str), -expressed, -min_expressed))
+        ranked = ranked[candidate[ranked]]
+        keep_gene = np.zeros(adata.n_vars, dtype=bool)
+        keep_gene[_real_data_rule(ranked, n_detected.sum(axis=0), n_spots.sum(), real_data_share)] = True
     if not keep_gene.any():
         raise ValueError(
             "no gene passes the filter: lower `real_data_share` "
@@ -160,6 +164,8 @@ def spared_filter(
             "or name your own `genes`."
         )
     keep_spot &= np.asarray(detected[:, np.flatnonzero(keep_gene)].sum(axis=1)).ravel() > 0
+    if not keep_spot.any():
+        raise ValueError("none of the kept genes is detected in a spot that passes `spot_counts`: name other `genes`.")
     lost = [name for name, rows in zip(libraries.names, libraries.rows(), strict=True) if not keep_spot[rows].any()]
     if lost:
         warnings.warn(
@@ -228,15 +234,9 @@ def _own_genes(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
     return adata.var_names.isin(list(genes))
 
 
-def _real_data_rule(
-    candidate: np.ndarray, expressed: np.ndarray, min_expressed: np.ndarray, real_data_share: float
-) -> np.ndarray:
-    """Keep genes, best detected first, up to the last place where their mean expressed fraction reaches the share."""
-    index = np.flatnonzero(candidate)
-    ranked = index[np.lexsort((-expressed[index], -min_expressed[index]))]
-    running = np.cumsum(expressed[ranked]) / np.arange(1, ranked.size + 1)
+def _real_data_rule(ranked: np.ndarray, n_detected: np.ndarray, n_spots: float, real_data_share: float) -> np.ndarray:
+    """The genes up to the last place where the share of detected entries among them reaches `real_data_share`."""
+    # Sums of counts, not of shares: these are exact, so that a share just reached is seen as reached.
+    running = np.cumsum(n_detected[ranked]) / (n_spots * np.arange(1, ranked.size + 1))
     enough = np.flatnonzero(running >= real_data_share)
-    keep = np.zeros(candidate.size, dtype=bool)
-    if enough.size:
-        keep[ranked[: enough[-1] + 1]] = True
-    return keep
+    return ranked[: enough[-1] + 1] if enough.size else ranked[:0]

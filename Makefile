@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help env demo test lint docs clean
+
+help:
+	@echo "make demo   install into $(VENV), run the main job, write demo_output/"
+	@echo "make test   install into $(VENV), run the tests"
+	@echo "make lint   check style and format"
+	@echo "make docs   build the documentation into docs/_build/html"
+	@echo "make clean  remove the environment and everything built"
+
+env: $(VENV)/.installed
+
+# uv installs the same packages as pip, in a fraction of the time
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group dev
+	@touch $@
+
+demo: env
+	$(BIN)/spared-sc demo --output demo_output
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+docs: env
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) docs/_build docs/generated docs/tutorials demo_output .pytest_cache .ruff_cache

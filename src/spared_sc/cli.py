@@ -1,0 +1,148 @@
+"""The command line: the main job on real or made-up sections, and what is installed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spared_sc import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+_LIBRARY_KEY = "library_id"
+# Sections that the demo looks for in the data folder: SpaRED's human lung organoids (VLO).
+_DEMO_SECTIONS = Path("villacampa") / "lung_organoid"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `spared-sc`."""
+    parser = argparse.ArgumentParser(prog="spared-sc", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="complete missing expression, on real sections where they are found")
+    demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write (demo_output)")
+    demo.add_argument("--steps", type=int, default=None, help="most training steps (the package's default)")
+    commands.add_parser("info", help="versions, devices and folders, for bug reports")
+    options = parser.parse_args(arguments)
+    return _demo(options.output, options.steps) if options.command == "demo" else _info()
+
+
+def _info() -> int:
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    from spared_sc import settings
+
+    print(f"spared-sc {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in ("anndata", "scanpy", "squidpy", "numpy", "scipy", "numba", "torch"):
+        print(f"{name} {version(name)}")
+    print(f"cuda: {torch.cuda.is_available()}, mps: {torch.backends.mps.is_available()}")
+    print(settings)
+    return 0
+
+
+def _demo(output: Path, steps: int | None) -> int:
+    import matplotlib as mpl
+
+    mpl.use("agg")  # figures are written, not shown
+    from matplotlib import pyplot as plt
+
+    import spared_sc as sp
+
+    start = time.perf_counter()
+    lines: list[str] = []
+
+    def tell(text: str = "") -> None:
+        lines.append(text)
+        print(text, flush=True)
+
+    output.mkdir(parents=True, exist_ok=True)
+    adata, what = _demo_sections()
+    tell(f"spared-sc {__version__} on {what}")
+    tell()
+    tell(f"read       {adata.n_obs:,} spots x {adata.n_vars:,} genes, {adata.obs[_LIBRARY_KEY].nunique()} sections")
+
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        sp.pp.recipe_spared(adata, library_key=_LIBRARY_KEY)
+    kept = adata.uns["spared_sc"]["spared_filter"]["summary"]
+    missing = sp.get.missing_share(adata, library_key=_LIBRARY_KEY)
+    selected = adata[:, adata.var["spared_selected"]]
+    missing_after = 1 - selected.layers["detected"].mean()
+    tell(f"recipe     {kept['n_spots']:,} spots and {kept['n_genes']:,} genes have enough data")
+    tell(f"           {selected.n_vars} genes selected by Moran's I")
+    tell(f"missing    {kept['missing_share_before']:.0%} of all entries, {missing_after:.0%} in the selected genes")
+
+    sp.tl.median_complete(adata, library_key=_LIBRARY_KEY)
+    began = time.perf_counter()
+    sp.tl.spackle_complete(adata, library_key=_LIBRARY_KEY, **({} if steps is None else {"n_steps": steps}))
+    record = adata.uns["spared_sc"]["spackle"]
+    n_filled = int(selected.n_obs * selected.n_vars - selected.layers["detected"].sum())
+    tell(f"completed  {n_filled:,} entries filled, in {time.perf_counter() - began:.0f} s on {record['device']}")
+    for note in notes:
+        tell(f"note       {note.message}")
+    tell()
+    _tell_score(tell, record["score"])
+
+    gene = _telling_gene(adata, missing.mean(axis=1))
+    figures = {
+        f"completion_{gene}.png": sp.pl.spatial_compare(adata, gene, library_key=_LIBRARY_KEY),
+        "missing.png": sp.pl.missing(adata, library_key=_LIBRARY_KEY).figure,
+        "training.png": sp.pl.training_curve(adata).figure,
+    }
+    for name, figure in figures.items():
+        figure.savefig(output / name, dpi=120, bbox_inches="tight")
+        plt.close(figure)
+    adata.write_h5ad(output / "completed.h5ad", compression="gzip")
+    tell()
+    tell(f"written to {output}/ in {time.perf_counter() - start:.0f} s altogether:")
+    tell("  completed.h5ad   open it with scanpy.read_h5ad; completed values are in")
+    tell('                   layers["median"] and layers["spackle"], detections in layers["detected"]')
+    for name in figures:
+        tell(f"  {name}")
+    (output / "summary.txt").write_text("\n".join(lines) + "\n")
+    return 0
+
+
+def _demo_sections() -> tuple[AnnData, str]:
+    """Real sections from the data folder where they are, a made-up collection otherwise."""
+    import spared_sc as sp
+
+    if sp.settings.data_dir is not None:
+        folder = sp.settings.data_dir / _DEMO_SECTIONS
+        sections = sorted(path.parent for path in folder.glob("*/spatial"))
+        if sections:
+            adata = sp.datasets.read_visium(sections, library_key=_LIBRARY_KEY)
+            return adata, "human lung organoids (Gracia Villacampa et al. 2021), real Visium sections"
+        print(f"no sections in {folder}: the demo runs on a made-up collection", file=sys.stderr)
+    adata = sp.datasets.synthetic(n_libraries=3, library_key=_LIBRARY_KEY)
+    return adata, "a made-up collection (set SPARED_SC_DATA_DIR to run on real sections)"
+
+
+def _telling_gene(adata: AnnData, missing) -> str:
+    """The most spatial of the genes with much, but not most, of their data missing."""
+    share = missing[(missing > 0.2) & (missing < 0.6)]
+    candidates = adata.var.loc[share.index if len(share) else missing.index, "moran_i"]
+    return str(candidates.idxmax())
+
+
+def _tell_score(tell, score: dict[str, float]) -> None:
+    tell(f"error on {int(score['n_entries']):,} detected entries that were hidden before anything was computed")
+    tell("(mean squared error of log2(TPM + 1); lower is better)")
+    for name, label in (("spackle", "SpaCKLE"), ("median", "adaptive median"), ("gene_mean", "mean of the gene")):
+        tell(f"  {label:<17} {score[name]:.3f}")
+    if score["spackle"] >= score["gene_mean"]:
+        tell("SpaCKLE does not beat the plain mean of each gene here: do not read spatial detail into what it filled.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
