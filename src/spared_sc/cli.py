@@ -136,7 +136,7 @@ def _telling_gene(adata: AnnData, missing) -> str:
 
 
 def _tell_score(tell, score: dict[str, float]) -> None:
-    tell(f"error on {int(score['n_entries']):,} detected entries that were hidden before anything was computed")
+    tell(f"error on {int(score['n_entries']):,} detected entries that were hidden before any value was filled in")
     tell("(mean squared error of log2(TPM + 1); lower is better)")
     for name, label in (("spackle", "SpaCKLE"), ("median", "adaptive median"), ("gene_mean", "mean of the gene")):
         tell(f"  {label:<17} {score[name]:.3f}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from spared_sc._core.download import fetch, read_text, writing
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
 from spared_sc._core.settings import settings
@@ -69,7 +70,7 @@ def load_gene_table(source: str | Path) -> pd.DataFrame:
     Returns
     -------
     One row per gene: `gene_id`, `gene_name`, `gene_type`, `chromosome` and `length`, the union of the gene's exons
-    in bp (NaN where the gene has none).
+    in bp (NaN where the gene has none; of `"human"` and `"mouse"` the mitochondrial genes have none).
 
     Raises
     ------
@@ -79,6 +80,8 @@ def load_gene_table(source: str | Path) -> pd.DataFrame:
         The file is no gene table, or is damaged.
     ConnectionError
         The annotation is not on this machine and cannot be downloaded.
+    OSError
+        It cannot be written to the cache.
     """
     if str(source) in _GENCODE:
         return _gencode_table(str(source))
@@ -99,30 +102,32 @@ def _gencode_table(organism: str) -> pd.DataFrame:
     for path in places:
         if path.is_file():
             return _read_table(path)
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=cached.parent) as folder:
-        table = parse_gtf(_download_gtf(f"{release}.annotation.gtf.gz", url, Path(folder), places))
+    gtf = _download_gtf(f"{release}.annotation.gtf.gz", url, cached.parent, places)
+    table = parse_gtf(gtf)
+    # The tables that SpaRED published give the mitochondrial genes no length, and so do the ones prepared from them.
+    # Their transcripts are so many in some spots that TPM, a share of all, would tell little about the other genes,
+    # and values must not depend on where the table came from.
+    table.loc[table["chromosome"] == "chrM", "length"] = np.nan
+    with writing(cached), TemporaryDirectory(dir=cached.parent) as folder:
         # Written beside its place and then renamed: a second process never reads half a table.
         written = Path(folder) / name
         table.to_csv(written, sep="\t", index=False)
         written.replace(cached)
+    gtf.unlink(missing_ok=True)
     logger.info("wrote the lengths of %d %s genes to %s", len(table), organism, cached)
     return table
 
 
 def _download_gtf(name: str, url: str, folder: Path, places: list[Path]) -> Path:
     """The GTF of a GENCODE release, checked against the release's own list of md5 sums."""
-    import pooch
-
     logger.info("downloading %s/%s", url, name)
     try:
-        sums = pooch.retrieve(f"{url}/MD5SUMS", known_hash=None, fname="MD5SUMS", path=folder)
-        lines = [line.split() for line in Path(sums).read_text(errors="replace").splitlines()]
+        lines = [line.split() for line in read_text(f"{url}/MD5SUMS").splitlines()]
         known = {line[1]: line[0] for line in lines if len(line) == 2}
         if name not in known:
             raise ValueError(f"{url}/MD5SUMS does not list {name}")
-        return Path(pooch.retrieve(f"{url}/{name}", known_hash=f"md5:{known[name]}", fname=name, path=folder))
-    except (OSError, ValueError) as error:  # no network, or what came is not what the release lists
+        return fetch(f"{url}/{name}", folder / name, known_hash=f"md5:{known[name]}")
+    except (ConnectionError, ValueError) as error:  # no network, or what came is not what the release lists
         raise ConnectionError(
             f"the gene lengths are not on this machine (searched {listing(places)}), and {url}/{name} "
             f"could not be downloaded ({error}). Try again with a network connection, {_WAYS_OUT}"

@@ -65,3 +65,18 @@ class Key:
     def neighbors(key_added: str) -> str:
         """Name in `uns` of the graph's description, squidpy's convention."""
         return f"{key_added}_neighbors"
+
+    @staticmethod
+    def delta(layer: str) -> str:
+        """Layer of deviations from the train mean."""
+        return f"{layer}_delta"
+
+    @staticmethod
+    def mean(layer: str) -> str:
+        """Column of `var` with the train mean that was subtracted."""
+        return f"{layer}_mean"
+
+    @staticmethod
+    def combat(layer: str) -> str:
+        """Layer corrected for batch effects."""
+        return f"{layer}_combat"

@@ -122,6 +122,8 @@ def shallow_copy(adata: AnnData) -> AnnData:
     """A new AnnData over the same matrices, to try steps on before the user's object changes."""
     from anndata import AnnData
 
+    if adata.is_view:
+        return adata.copy()  # its matrices belong to the parent
     return AnnData(
         X=adata.X,
         obs=adata.obs.copy(),

@@ -304,6 +304,16 @@ def _check_places(position: np.ndarray, adata: AnnData, libraries: Libraries, wh
         )
 
 
+def check_number(name: str, value: Any, least: float, most: float | None = None, *, whole: bool = False) -> None:
+    """Refuse a parameter that is no number, no whole number where one is needed, or out of range."""
+    kind = int | np.integer if whole else int | float | np.integer | np.floating
+    fits = isinstance(value, kind) and not isinstance(value, bool) and value >= least
+    if not fits or (most is not None and not value <= most):
+        what = "a whole number" if whole else "a number"
+        bounds = f"from {least:g}" + (" upwards" if most is None else f" to {most:g}")
+        raise ValueError(f"{name}={value!r} cannot be used: give {what} {bounds}.")
+
+
 def n_threads(n_jobs: int | None) -> int:
     """Threads to use: the argument, else the setting, else all cores of this process."""
     import numba
@@ -312,6 +322,5 @@ def n_threads(n_jobs: int | None) -> int:
     most = numba.config.NUMBA_NUM_THREADS
     if n_jobs is None:
         return most
-    if n_jobs < 1:
-        raise ValueError(f"n_jobs={n_jobs} cannot be used: give a positive number of threads, or None for all.")
+    check_number("n_jobs", n_jobs, 1, whole=True)
     return min(n_jobs, most)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-import zlib
 from collections.abc import Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +16,20 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
+from spared_sc.datasets._sections import (
+    PIXELS,
+    PLACES,
+    Section,
+    check_library_key,
+    check_library_name,
+    in_tissue,
+    join_sections,
+    read_image,
+    readable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
 
@@ -43,27 +51,8 @@ _POSITIONS = (
     "*tissue_positions*.csv.gz",
 )
 _IMAGE_TYPES = ("png", "jpg", "jpeg", "tiff", "tif")
-_POSITION_COLUMNS = (
-    "barcode",
-    Key.obs.in_tissue,
-    Key.obs.array_row,
-    Key.obs.array_col,
-    "pxl_row_in_fullres",
-    "pxl_col_in_fullres",
-)
+_POSITION_COLUMNS = ("barcode", *PLACES, *PIXELS)
 _PARTS = "a folder `spatial` and counts such as filtered_feature_bc_matrix.h5"
-
-
-@dataclass
-class _Section:
-    """What one folder holds; the genes' index is their ids."""
-
-    name: str
-    counts: sps.csr_matrix
-    barcodes: pd.Index
-    genes: pd.DataFrame
-    positions: pd.DataFrame  # one row per barcode
-    slot: dict[str, Any] = field(default_factory=dict)  # for uns["spatial"]
 
 
 def read_visium(
@@ -123,13 +112,12 @@ def read_visium(
     >>> adata = sp.datasets.read_visium(["runs/section_1", "runs/section_2"])  # doctest: +SKIP
     >>> adata = sp.datasets.read_visium({"control": "runs/a/outs", "treated": "runs/b/outs"})  # doctest: +SKIP
     """
-    if library_key in _POSITION_COLUMNS:
-        raise ValueError(f"library_key={library_key!r} is the name of another column that is read: pass another name.")
+    check_library_key(library_key, "barcode")
     folders = _named_folders(paths)
     sections = [_read_section(name, folder, counts_file, load_images) for name, folder in folders.items()]
     if in_tissue_only:
-        sections = [_in_tissue(section) for section in sections]
-    adata = _join(sections, library_key)
+        sections = [in_tissue(section) for section in sections]
+    adata = join_sections(sections, library_key)
     record(
         adata,
         key="read_visium",
@@ -164,8 +152,7 @@ def _named_folders(paths: str | Path | Sequence[str | Path] | Mapping[str, str |
             'such as {"section_1": "run_1/outs", "section_2": "run_2/outs"}.'
         )
     for name in names:
-        if not isinstance(name, str) or not name or "/" in name:
-            raise ValueError(f"{name!r} cannot be a library name: give a non-empty text without '/'.")
+        check_library_name(name)
     return dict(named)
 
 
@@ -207,19 +194,7 @@ def _content(folder: Path) -> str:
     return listing(sorted(path.name for path in folder.iterdir()))
 
 
-@contextmanager
-def _readable(path: Path, expected: str) -> Iterator[None]:
-    """Say of a file that breaks while it is read which one it is, and what to do."""
-    try:
-        yield
-    except (OSError, EOFError, KeyError, ValueError, zlib.error) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): expected {expected}. "
-            "The file looks cut short or damaged: download or copy it again."
-        ) from error
-
-
-def _read_section(name: str, folder: Path, counts_file: str | None, load_images: bool) -> _Section:
+def _read_section(name: str, folder: Path, counts_file: str | None, load_images: bool) -> Section:
     path = _counts_path(folder, counts_file)
     spatial = folder / "spatial"
     if not spatial.is_dir():
@@ -239,7 +214,7 @@ def _read_section(name: str, folder: Path, counts_file: str | None, load_images:
     idle = int((positions[Key.obs.in_tissue] == 1).sum()) - int(positions[Key.obs.in_tissue][barcodes].sum())
     if idle:
         logger.info("library %r: %d spots in tissue have positions but are not in %s", name, idle, path.name)
-    return _Section(
+    return Section(
         name=name,
         counts=counts,
         barcodes=barcodes,
@@ -288,10 +263,10 @@ def _read_counts(path: Path) -> tuple[sps.csr_matrix, pd.Index, pd.DataFrame]:
         # Symbols repeat in every reference; they are made unique once the sections are joined.
         warnings.filterwarnings("ignore", message="Variable names are not unique", category=UserWarning)
         if path.is_dir():
-            with _readable(path, "matrix.mtx.gz, features.tsv.gz and barcodes.tsv.gz of one matrix"):
+            with readable(path, "matrix.mtx.gz, features.tsv.gz and barcodes.tsv.gz of one matrix"):
                 read = sc.read_10x_mtx(path, make_unique=False, gex_only=False)
         else:
-            with _readable(path, "a 10x feature-barcode matrix"):
+            with readable(path, "a 10x feature-barcode matrix"):
                 _check_h5(path)
                 read = sc.read_10x_h5(path, gex_only=False)
     genes = read.var.assign(symbol=read.var_names.astype(str)).set_index(Key.var.gene_ids)
@@ -341,7 +316,7 @@ def _read_positions(spatial: Path) -> pd.DataFrame:
             f"{spatial} has no spot positions; it holds {_content(spatial)}. Expected tissue_positions.csv, "
             "tissue_positions_list.csv or tissue_positions.parquet."
         )
-    with _readable(path, f"the columns {listing(_POSITION_COLUMNS)}"):
+    with readable(path, f"the columns {listing(_POSITION_COLUMNS)}"):
         table = pd.read_parquet(path) if path.suffix == ".parquet" else _position_csv(path)
         missing = [column for column in _POSITION_COLUMNS if column not in table]
         if missing:
@@ -350,7 +325,7 @@ def _read_positions(spatial: Path) -> pd.DataFrame:
         positions.index = pd.Index(table["barcode"].astype(str), dtype=object, name=None)
         if positions.isna().to_numpy().any():
             raise ValueError(f"{int(positions.isna().any(axis=1).sum())} rows have empty fields")
-        whole = positions[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]]
+        whole = positions[list(PLACES)]
         if not (whole == whole.round()).to_numpy().all() or not positions[Key.obs.in_tissue].isin([0, 1]).all():
             raise ValueError("in_tissue must be 0 or 1, array_row and array_col whole numbers")
         if not positions.index.is_unique:
@@ -376,7 +351,7 @@ def _read_images(name: str, spatial: Path, load_images: bool) -> dict[str, Any]:
         if path is None:
             logger.info("library %r: there is no tissue_%s_image in %s", name, resolution, spatial)
         else:
-            images[resolution] = _read_image(path)
+            images[resolution], _ = read_image(path)
     path = spatial / "scalefactors_json.json"
     if not path.is_file():
         if images:
@@ -385,85 +360,10 @@ def _read_images(name: str, spatial: Path, load_images: bool) -> dict[str, Any]:
                 f"{_content(spatial)}. Copy the file from the Space Ranger run, or pass load_images=False."
             )
         return {"images": {}, "scalefactors": {}}
-    with _readable(path, "numbers such as tissue_hires_scalef and spot_diameter_fullres, as JSON"):
+    with readable(path, "numbers such as tissue_hires_scalef and spot_diameter_fullres, as JSON"):
         scalefactors = {key: float(value) for key, value in json.loads(path.read_text()).items()}
         missing = [f"tissue_{resolution}_scalef" for resolution in images]
         missing = [key for key in missing if key not in scalefactors]
         if missing:
             raise ValueError(f"it lacks {listing(missing)}")
     return {"images": images, "scalefactors": scalefactors}
-
-
-def _read_image(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with _readable(path, "an image"), Image.open(path) as image:
-        return np.array(image.convert("RGB"))
-
-
-def _in_tissue(section: _Section) -> _Section:
-    keep = (section.positions[Key.obs.in_tissue] == 1).to_numpy()
-    if keep.all():
-        return section
-    if not keep.any():
-        raise ValueError(
-            f"none of the {len(keep)} spots of library {section.name!r} is in tissue: check the positions file, or "
-            "pass in_tissue_only=False."
-        )
-    logger.info("library %r: dropped %d of %d spots outside the tissue", section.name, int((~keep).sum()), len(keep))
-    return _Section(
-        name=section.name,
-        counts=section.counts[keep],
-        barcodes=section.barcodes[keep],
-        genes=section.genes,
-        positions=section.positions[keep],
-        slot=section.slot,
-    )
-
-
-def _join(sections: list[_Section], library_key: str) -> AnnData:
-    from anndata import AnnData
-
-    genes = _common_genes(sections)
-    counts = sps.vstack([s.counts[:, s.genes.index.get_indexer(genes.index)] for s in sections], format="csr")
-    counts.sort_indices()
-    positions = pd.concat([section.positions for section in sections])
-    names = [section.name for section in sections]
-    libraries = np.repeat(names, [len(section.barcodes) for section in sections])
-    if len(sections) > 1:
-        positions.index = [f"{barcode}_{library}" for barcode, library in zip(positions.index, libraries, strict=True)]
-    obs = positions[[Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col]].copy()
-    obs[library_key] = pd.Categorical(libraries, categories=names)
-    var = genes.reset_index(names=Key.var.gene_ids).set_index("symbol").rename_axis(None)
-    with warnings.catch_warnings():
-        # The names become unique in the next line; that some then look like "NAME-1" is scanpy's convention.
-        warnings.filterwarnings("ignore", message="Variable names are not unique", category=UserWarning)
-        warnings.filterwarnings("ignore", message="Suffix used", category=UserWarning)
-        adata = AnnData(X=counts, obs=obs, var=var)
-        adata.var_names_make_unique()
-    adata.obsm[Key.obsm.spatial] = positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(dtype=np.float64)
-    adata.uns[Key.uns.spatial] = {section.name: section.slot for section in sections}
-    return adata
-
-
-def _common_genes(sections: list[_Section]) -> pd.DataFrame:
-    """Genes that all sections have, in the order of the first, with the columns on which all agree."""
-    first = sections[0].genes
-    common = first.index[np.all([first.index.isin(section.genes.index) for section in sections], axis=0)]
-    if common.empty:
-        examples = "; ".join(f"{section.name!r} has {listing(section.genes.index, 2)}" for section in sections)
-        raise ValueError(f"the sections have no gene id in common ({examples}): read them one by one.")
-    for section in sections:
-        if len(section.genes) > len(common):
-            logger.info(
-                "library %r: left out %d of %d genes that other libraries do not have",
-                section.name,
-                len(section.genes) - len(common),
-                len(section.genes),
-            )
-    tables = [section.genes.loc[common] for section in sections]
-    same = [c for c in first if all(c in table and table[c].equals(tables[0][c]) for table in tables)]
-    if "symbol" not in same:
-        logger.info("the libraries' symbols differ for some gene ids: those of %r are used", sections[0].name)
-        same.append("symbol")
-    return tables[0][same]

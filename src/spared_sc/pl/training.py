@@ -100,6 +100,7 @@ def training_curve(
     drawn = np.concatenate([line.get_ydata() for line in ax.get_lines()])
     if drawn.min() > 0 and drawn.max() >= _WIDE * drawn.min():
         ax.set_yscale("log")
+    ax.margins(y=0.1)  # a baseline at the bottom must not hide behind the axis
     ax.set_xlabel("training step")
     ax.set_ylabel("mean squared error")
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,11 @@
+from .center import center as center
+from .center import uncenter as uncenter
+from .combat import combat as combat
 from .filter import spared_filter as spared_filter
 from .genes import moran as moran
 from .genes import select_genes as select_genes
 from .neighbors import lattice_neighbors as lattice_neighbors
 from .normalize import normalize_tpm as normalize_tpm
 from .recipe import recipe_spared as recipe_spared
+from .split import find_duplicate_libraries as find_duplicate_libraries
+from .split import split_libraries as split_libraries

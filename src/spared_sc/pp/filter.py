@@ -189,7 +189,9 @@ def spared_filter(
             "min_expressed_fraction": min_expressed_fraction,
             "min_library_expressed_fraction": min_library_expressed_fraction,
             "real_data_share": real_data_share,
-            "own_genes": own_genes is not None,
+            "genes": None if genes is None else [str(gene) for gene in genes],
+            "subset_spots": subset_spots,
+            "subset_genes": subset_genes,
             "split_key": split_key,
         },
         slots={

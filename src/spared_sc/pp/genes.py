@@ -226,8 +226,8 @@ def select_genes(
             f"there is no column {score!r} in adata.var (columns: {validate.listing(adata.var.columns)}): "
             "run `sp.pp.moran(adata)` first."
         )
-    if n_genes is not None and not (isinstance(n_genes, int | np.integer) and n_genes >= 1):
-        raise ValueError(f"n_genes={n_genes!r} must be a positive integer, or None for SpaRED's rule.")
+    if n_genes is not None:
+        validate.check_number("n_genes", n_genes, 1, whole=True)
     mask = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
     scores = adata.var[score].to_numpy(dtype=float)
     candidates = np.flatnonzero(mask & np.isfinite(scores))

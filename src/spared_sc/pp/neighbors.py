@@ -81,8 +81,7 @@ def lattice_neighbors(
     6
     """
     validate.check_adata(adata)
-    if not (isinstance(n_rings, int | np.integer) and n_rings >= 1):
-        raise ValueError(f"n_rings={n_rings!r} must be a positive integer.")
+    validate.check_number("n_rings", n_rings, 1, whole=True)
     libraries = validate.get_libraries(adata, library_key)
     lattice = validate.get_lattice(adata, libraries, spatial_key, kind=kind)
     indptr, indices, hops = lattice.hops(int(n_rings))

@@ -51,7 +51,7 @@ def recipe_spared(
     moran_layer
         What Moran's I is measured on: `"median"`, values completed by the adaptive median as in the paper's
         code, or `"log2tpm"`, values as they are. Completion makes neighbours alike where a gene is sparse,
-        so `"median"` favours sparser genes; the documentation compares the two.
+        so `"median"` tends to favour sparser genes; the documentation compares the two.
     split_key
         Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, genes are judged and ranked on
         the train libraries only.

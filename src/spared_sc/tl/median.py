@@ -90,8 +90,7 @@ def median_complete(
 
     validate.check_adata(adata)
     check_key(adata, key_added)
-    if not (isinstance(n_rings, int | np.integer) and n_rings >= 1):
-        raise ValueError(f"n_rings={n_rings!r} must be a positive integer.")
+    validate.check_number("n_rings", n_rings, 1, whole=True)
     values = validate.get_layer(adata, layer)
     mask = validate.gene_mask(adata, mask_var, optional=Key.var.selected)
     libraries = validate.get_libraries(adata, library_key)

@@ -10,12 +10,15 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, write_columns
+from spared_sc._core.report import logger
 from spared_sc._core.settings import settings
 
 if TYPE_CHECKING:
     from typing import Literal
 
     from anndata import AnnData
+
+WIDTH = 128  # of the encoder; the paper's
 
 
 def spackle_complete(
@@ -52,9 +55,9 @@ def spackle_complete(
     the whole neighbourhood. To complete a spot, its undetected entries are set to zero and the network's values
     are taken for them.
 
-    Some detected entries are hidden before anything else and never trained on: one part chooses the best step,
-    the other gives the score that is logged and recorded beside those of the adaptive median and the gene mean.
-    Look at it before you use the layer.
+    Some detected entries are hidden before anything is filled in or trained: one part chooses the best step, the
+    other gives the score that is logged and recorded beside those of the adaptive median and the gene mean. Look at
+    it before you use the layer.
 
     Parameters
     ----------
@@ -150,14 +153,27 @@ def spackle_complete(
         raise ValueError(f"model={model!r} is unknown: choose 'paper'.")
     validate.check_adata(adata)
     check_key(adata, key_added)
-    _check_ranges(
-        n_rings=(n_rings, 0, 3),
-        mask_share=(mask_share, 0.01, 0.99),
-        n_steps=(n_steps, 1, np.inf),
-        learning_rate=(learning_rate, 1e-8, 1.0),
-        train_batch_size=(train_batch_size, 1, np.inf),
-        dropout=(dropout, 0.0, 0.9),
-    )
+    for name, value, least, most in (
+        ("n_rings", n_rings, 0, 3),
+        ("n_steps", n_steps, 1, None),
+        ("patience", patience, 1, None),
+        ("train_batch_size", train_batch_size, 1, None),
+        ("batch_size", batch_size, 1, None),
+        ("n_layers", n_layers, 1, None),
+        ("n_heads", n_heads, 1, None),
+        ("feedforward", feedforward, 1, None),
+        ("random_state", random_state, 0, None),
+    ):
+        if value is not None or name == "random_state":
+            validate.check_number(name, value, least, most, whole=True)
+    for name, value, least, most in (
+        ("mask_share", mask_share, 0.01, 0.99),
+        ("learning_rate", learning_rate, 1e-8, 1),
+        ("dropout", dropout, 0, 0.9),
+    ):
+        validate.check_number(name, value, least, most)
+    if WIDTH % n_heads:
+        raise ValueError(f"n_heads={n_heads} does not divide the width of {WIDTH}: choose 1, 2, 4, 8, 16, ...")
     values = validate.get_layer(adata, layer)
     mask = validate.gene_mask(adata, mask_var, optional=Key.var.selected)
     libraries = validate.get_libraries(adata, library_key)
@@ -167,6 +183,7 @@ def spackle_complete(
     n_threads = validate.n_threads(n_jobs)
     genes = np.flatnonzero(mask)
     block = validate.dense(values[:, genes])
+    block = block.astype(np.result_type(block.dtype, np.float32), copy=False)
     detected = validate.dense(validate.get_detected(adata)[:, genes])
     spot_split = None if split is None else split[libraries.codes]
     seen = (detected if split is None else detected[spot_split == "train"]).any(axis=0)
@@ -188,6 +205,7 @@ def spackle_complete(
     params = spackle.SpackleParams(
         n_rings=n_rings,
         mask_share=mask_share,
+        width=WIDTH,
         n_layers=n_layers,
         n_heads=n_heads,
         feedforward=feedforward,
@@ -209,6 +227,10 @@ def spackle_complete(
         seed=random_state,
         n_threads=n_threads,
         show_progress_bar=show_progress_bar,
+    )
+    logger.info(
+        "MSE on %d hidden entries: SpaCKLE %.4f, adaptive median %.4f, gene mean %.4f",
+        *(result.score[name] for name in ("n_entries", "spackle", "median", "gene_mean")),
     )
     completed = np.empty((adata.n_obs, int(seen.sum())), dtype=block.dtype)
     completed[order] = result.completed
@@ -243,9 +265,3 @@ def spackle_complete(
         },
     )
     return adata if copy else None
-
-
-def _check_ranges(**values: tuple[float, float, float]) -> None:
-    for name, (value, least, most) in values.items():
-        if not least <= value <= most:
-            raise ValueError(f"{name}={value!r} is out of range: give a value from {least:g} to {most:g}.")

@@ -133,9 +133,14 @@ def fit_and_complete(
     rng = np.random.default_rng(seed)
     train = np.ones(len(values), dtype=bool) if split is None else split == "train"
     for_choice, for_score = _hold_out(detected, split, params.mask_share, rng)
+    if not (for_choice.any() and for_score.any()):
+        raise ValueError(
+            f"there are too few detected entries to hold any out ({int(detected.sum())} in {len(values)} spots): "
+            "give more spots or genes, or use `sp.tl.median_complete`, which learns nothing."
+        )
     # Hidden before the first step that reads values, so that no pre-completed value has seen a hidden one.
     known = detected & ~for_choice & ~for_score
-    median = adaptive_median(values, known, lattice, library, n_threads=n_threads)
+    median = _median(values, known, lattice, library, n_threads)
     gene_mean = _gene_mean(values, known & train[:, None])
 
     with local_seed(seed, device) as generator:
@@ -187,7 +192,7 @@ def fit_and_complete(
         "gene_mean": masked_mse(values, np.broadcast_to(gene_mean, values.shape), for_score),
         "n_entries": int(for_score.sum()),
     }
-    median = adaptive_median(values, detected, lattice, library, n_threads=n_threads)
+    median = _median(values, detected, lattice, library, n_threads)
     data = _Neighbourhoods(median, detected, lattice, params.n_rings, device)
     return SpackleResult(
         completed=_predict(network, data, batch_size),
@@ -195,6 +200,15 @@ def fit_and_complete(
         score=score,
         n_parameters=sum(p.numel() for p in network.parameters()),
     )
+
+
+def _median(values: np.ndarray, known: np.ndarray, lattice: Lattice, library: np.ndarray, n_threads: int) -> np.ndarray:
+    # Both use OpenMP, and the first parallel kernel of numba changes torch's number of threads.
+    torch_threads = torch.get_num_threads()
+    try:
+        return adaptive_median(values, known, lattice, library, n_threads=n_threads)
+    finally:
+        torch.set_num_threads(torch_threads)
 
 
 def _predict(network: SpackleNet, data: _Neighbourhoods, batch_size: int) -> np.ndarray:

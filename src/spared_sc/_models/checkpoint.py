@@ -1,0 +1,129 @@
+"""Files for what was learned: safetensors and a JSON card; a crash leaves the old or the new model, never half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spared_sc import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+_CARD = "card.json"
+_FORMAT = "spared-sc model 1"
+
+
+def save(folder: str | Path, kind: str, arrays: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
+    """Write a model folder.
+
+    The arrays go into a file that is named after its content. The card, which names that file, is renamed into
+    place last: until then a reader sees the old model, from then on the new one.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds something else.
+    OSError
+        If it cannot be written; the old model, if there was one, is as it was.
+    """
+    from safetensors.numpy import save as serialise
+
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give the name of a folder for the model.")
+    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
+        raise ValueError(f"{folder} holds other files and no {_CARD}: give an empty or a new folder for the model.")
+    content = serialise({name: _contiguous(array) for name, array in arrays.items()})
+    digest = hashlib.sha256(content).hexdigest()
+    weights = f"weights-{digest[:16]}.safetensors"
+    text = json.dumps(
+        {"format": _FORMAT, "kind": kind, "version": __version__, "weights": weights, "sha256": digest, **card},
+        indent=1,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / weights, content)
+        _write(folder / _CARD, text.encode())
+    except OSError as error:
+        raise OSError(
+            f"the model cannot be written to {folder} ({error.strerror or error}): free some space or choose another "
+            "folder. A model that was there before is unchanged."
+        ) from error
+    for old in [*folder.glob("weights-*.safetensors"), *folder.glob("*.part")]:
+        if old.name != weights:
+            old.unlink(missing_ok=True)
+
+
+def load(folder: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and card of a model folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model.
+    ValueError
+        If the files are damaged, cut short, foreign, or hold a model of another kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as deserialise
+
+    folder = Path(folder)
+    if not (folder / _CARD).is_file():
+        what = "a file" if folder.is_file() else "no such folder" if not folder.exists() else f"no {_CARD} in it"
+        raise FileNotFoundError(f"{folder} is no saved model ({what}): give the folder that `save` wrote.")
+    try:
+        card = json.loads((folder / _CARD).read_text())
+        if not isinstance(card, dict):
+            raise ValueError("it is no table of names and values")
+    except (UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{folder / _CARD} cannot be read ({error}): save the model again.") from error
+    if card.get("format") != _FORMAT:
+        raise ValueError(
+            f"{folder / _CARD} says format {card.get('format')!r}, expected {_FORMAT!r}: it was written by another "
+            "program or version of spared-sc."
+        )
+    if card.get("kind") != kind:
+        raise ValueError(f"{folder} holds a model of kind {card.get('kind')!r}, expected {kind!r}.")
+    weights = folder / Path(str(card.get("weights"))).name
+    try:
+        content = weights.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{weights.name} is missing from {folder}: copy the whole folder, or save again.") from error
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+        raise ValueError(f"{weights} is damaged or cut short: its content is not what {_CARD} names. Copy it again.")
+    try:
+        return deserialise(content), card
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is no safetensors file ({error}): save the model again.") from error
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.ascontiguousarray(array).reshape(np.shape(array))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All or nothing: beside its place first, onto the disk, then renamed."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether there is a model, or what an interrupted first save left behind."""
+    names = [path.name for path in folder.iterdir()]
+    return _CARD in names or all(name.startswith("weights-") or name.endswith(".part") for name in names)

@@ -1,0 +1,163 @@
+"""What the readers share: a section as it comes from its files, and the joining of sections."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sps
+
+from spared_sc._core.keys import Key
+from spared_sc._core.report import logger
+from spared_sc._core.validate import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+
+PIXELS = ("pxl_row_in_fullres", "pxl_col_in_fullres")
+PLACES = (Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col)
+
+
+@dataclass
+class Section:
+    """What the files of one section hold."""
+
+    name: str
+    counts: sps.csr_matrix
+    barcodes: pd.Index
+    genes: pd.DataFrame  # its index joins sections: ids, beside a column `symbol`, or the symbols themselves
+    positions: pd.DataFrame  # one row per barcode: PLACES, PIXELS, and what else goes to obs
+    slot: dict[str, Any] = field(default_factory=dict)  # for uns["spatial"]
+
+
+def check_library_key(library_key: str, *more: str) -> None:
+    """Refuse the name of a column that is written anyway."""
+    if library_key in (*PLACES, *PIXELS, *more):
+        raise ValueError(f"library_key={library_key!r} is the name of another column that is read: pass another name.")
+
+
+def check_library_name(name: Any) -> None:
+    """Refuse what files cannot hold as a name."""
+    if not isinstance(name, str) or not name or "/" in name:
+        raise ValueError(f"{name!r} cannot be a library name: give a non-empty text without '/'.")
+
+
+@contextmanager
+def readable(path: Path, expected: str) -> Iterator[None]:
+    """Say of a file that breaks while it is read which one it is, and what to do."""
+    try:
+        yield
+    except (OSError, EOFError, KeyError, ValueError, zlib.error) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): expected {expected}. "
+            "The file looks cut short or damaged: download or copy it again."
+        ) from error
+
+
+def read_image(path: Path, longest: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image as uint8 RGB, no side longer than `longest`, and its (width, height) in the file."""
+    from PIL import Image
+
+    # Whole-slide images are larger than what Pillow takes for an attack; a file that the user names is none.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with readable(path, "an image"), Image.open(path) as image:
+            size = image.size
+            if longest is not None:
+                image.thumbnail((longest, longest), reducing_gap=3.0)
+            return np.array(image.convert("RGB")), size
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def in_tissue(section: Section) -> Section:
+    """The section without the spots off the tissue."""
+    keep = (section.positions[Key.obs.in_tissue] == 1).to_numpy()
+    if keep.all():
+        return section
+    if not keep.any():
+        raise ValueError(
+            f"none of the {len(keep)} spots of library {section.name!r} is in tissue: check the positions file, or "
+            "pass in_tissue_only=False."
+        )
+    logger.info("library %r: dropped %d of %d spots outside the tissue", section.name, int((~keep).sum()), len(keep))
+    return replace(
+        section, counts=section.counts[keep], barcodes=section.barcodes[keep], positions=section.positions[keep]
+    )
+
+
+def join_sections(sections: Sequence[Section], library_key: str, *, join: str = "inner") -> AnnData:
+    """One AnnData of all sections, with the genes that all (`"inner"`) or any (`"outer"`) of them have."""
+    from anndata import AnnData
+
+    genes = _common_genes(sections) if join == "inner" else _all_genes(sections)
+    counts = sps.vstack([_aligned(section, genes.index) for section in sections], format="csr")
+    counts.sort_indices()
+    positions = pd.concat([section.positions for section in sections])
+    names = [section.name for section in sections]
+    libraries = np.repeat(names, [len(section.barcodes) for section in sections])
+    if len(sections) > 1:
+        positions.index = [f"{barcode}_{library}" for barcode, library in zip(positions.index, libraries, strict=True)]
+    obs = positions.drop(columns=list(PIXELS))
+    obs[library_key] = pd.Categorical(libraries, categories=names)
+    if "symbol" in genes:
+        var = genes.reset_index(names=Key.var.gene_ids).set_index("symbol").rename_axis(None)
+    else:
+        var = genes.rename_axis(None)
+    with warnings.catch_warnings():
+        # The names become unique in the next line; that some then look like "NAME-1" is scanpy's convention.
+        warnings.filterwarnings("ignore", message="Variable names are not unique", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Suffix used", category=UserWarning)
+        adata = AnnData(X=counts, obs=obs, var=var)
+        adata.var_names_make_unique()
+    adata.obsm[Key.obsm.spatial] = positions[list(PIXELS[::-1])].to_numpy(dtype=np.float64)
+    adata.uns[Key.uns.spatial] = {section.name: section.slot for section in sections}
+    return adata
+
+
+def _aligned(section: Section, genes: pd.Index) -> sps.csr_matrix:
+    """Counts with the columns `genes`; empty where the section does not have the gene."""
+    column = section.genes.index.get_indexer(genes)
+    counts = section.counts
+    if (column < 0).any():
+        # The column -1 of those genes is an empty one behind the others.
+        counts = sps.hstack([counts, sps.csr_matrix((counts.shape[0], 1), dtype=counts.dtype)], format="csr")
+    return counts[:, column]
+
+
+def _all_genes(sections: Sequence[Section]) -> pd.DataFrame:
+    """Genes of any section, those of the first one first; of their columns only the symbol."""
+    columns = ["symbol"] if all("symbol" in section.genes for section in sections) else []
+    genes = pd.concat([section.genes[columns] for section in sections])
+    return genes[~genes.index.duplicated()]
+
+
+def _common_genes(sections: Sequence[Section]) -> pd.DataFrame:
+    """Genes that all sections have, in the order of the first, with the columns on which all agree."""
+    first = sections[0].genes
+    common = first.index[np.all([first.index.isin(section.genes.index) for section in sections], axis=0)]
+    if common.empty:
+        examples = "; ".join(f"{section.name!r} has {listing(section.genes.index, 2)}" for section in sections)
+        raise ValueError(f"the sections have no gene id in common ({examples}): read them one by one.")
+    for section in sections:
+        if len(section.genes) > len(common):
+            logger.info(
+                "library %r: left out %d of %d genes that other libraries do not have",
+                section.name,
+                len(section.genes) - len(common),
+                len(section.genes),
+            )
+    tables = [section.genes.loc[common] for section in sections]
+    same = [c for c in first if all(c in table and table[c].equals(tables[0][c]) for table in tables)]
+    if "symbol" in first and "symbol" not in same:
+        logger.info("the libraries' symbols differ for some gene ids: those of %r are used", sections[0].name)
+        same.append("symbol")
+    return tables[0][same]

@@ -1,0 +1,186 @@
+"""Deviations from the train mean (the delta targets of SEPAL), and the way back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc._core import validate
+from spared_sc._core.keys import Key
+from spared_sc._core.record import check_key, record, write_columns
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def center(
+    adata: AnnData,
+    *,
+    layer: str = Key.layers.log2tpm,
+    mask_var: str | None = Key.var.selected,
+    split_key: str | None = Key.obs.split,
+    library_key: str | None = None,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Subtract each gene's mean over the train libraries.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes.
+    layer
+        Layer to center. All of its entries count, undetected ones as the zeros that they are there.
+    mask_var
+        Boolean column of `var`: the genes to center; the others stay as they are. `"spared_selected"` is used when
+        present, all genes otherwise.
+    split_key
+        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, the mean is over the train libraries.
+    library_key
+        Column of `obs` that names the library of each spot; needed with several libraries and a split.
+    key_added
+        Name of the new layer; `"<layer>_delta"` by default.
+    copy
+        Return a changed copy instead of changing `adata`.
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written:
+
+    `layers["log2tpm_delta"]`
+        Deviation from the train mean, in the unit and container of the layer; named by `key_added`.
+    `var["log2tpm_mean"]`
+        The mean; zero for genes outside of the mask. Named after the layer.
+    `uns["spared_sc"]["log2tpm_delta"]`
+        Parameters.
+
+    Raises
+    ------
+    KeyError
+        If a named layer or column does not exist.
+    ValueError
+        If the split is no split by library.
+
+    Notes
+    -----
+    Source: Mejia et al. (2023), SEPAL, which predicts deviations; SpaRED (Ruiz et al. 2025) calls them deltas.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=1, image=False)
+    >>> sp.pp.normalize_tpm(adata)
+    >>> sp.pp.center(adata)
+    >>> bool(abs(adata.layers["log2tpm_delta"].mean()) < 1e-4)
+    True
+    """
+    validate.check_adata(adata)
+    key_added = key_added or Key.delta(layer)
+    check_key(adata, key_added)
+    values = validate.get_layer(adata, layer)
+    genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
+    train = np.ones(adata.n_obs, dtype=bool)
+    if split_key is not None and (split_key != Key.obs.split or split_key in adata.obs):
+        libraries = validate.get_libraries(adata, library_key)
+        train = validate.train_libraries(adata, split_key, libraries)[libraries.codes]
+    block = validate.dense(values[:, genes])
+    mean = np.zeros(adata.n_vars)
+    mean[genes] = block[train].mean(axis=0, dtype=np.float64)
+    delta = (block - mean[genes]).astype(np.result_type(values.dtype, np.float32), copy=False)
+
+    adata = adata.copy() if copy else adata
+    record(
+        adata,
+        key=key_added,
+        function="pp.center",
+        params={
+            "layer": layer,
+            "mask_var": mask_var if mask_var in adata.var else None,
+            "split_key": split_key if split_key in adata.obs else None,
+        },
+        slots={
+            "layers": {key_added: write_columns(values, genes, delta)},
+            "var": {Key.mean(layer): mean},
+        },
+    )
+    return adata if copy else None
+
+
+def uncenter(
+    adata: AnnData,
+    *,
+    layer: str = Key.delta(Key.layers.log2tpm),
+    mean: str | None = None,
+    mask_var: str | None = Key.var.selected,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Add the train mean back to deviations: the inverse of :func:`center`.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with the means in `var`.
+    layer
+        Layer with deviations.
+    mean
+        Column of `var` with the means; by default that of the layer that :func:`center` made `layer` from.
+    mask_var
+        Boolean column of `var`: the genes that were centered. `"spared_selected"` is used when present.
+    key_added
+        Name of the new layer; `"<layer>_restored"` by default.
+    copy
+        Return a changed copy instead of changing `adata`.
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written:
+
+    `layers["log2tpm_delta_restored"]`
+        Values on the scale before centering; named by `key_added`.
+    `uns["spared_sc"]["log2tpm_delta_restored"]`
+        Parameters.
+
+    Raises
+    ------
+    KeyError
+        If the layer or the means do not exist.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=1, image=False)
+    >>> sp.pp.normalize_tpm(adata)
+    >>> sp.pp.center(adata)
+    >>> sp.pp.uncenter(adata, key_added="again")
+    >>> bool(abs(adata.layers["again"] - adata.layers["log2tpm"]).max() < 1e-4)
+    True
+    """
+    validate.check_adata(adata)
+    key_added = key_added or f"{layer}_restored"
+    check_key(adata, key_added)
+    values = validate.get_layer(adata, layer)
+    if mean is None:
+        made = adata.uns.get(Key.uns.records, {}).get(layer, {})
+        if made.get("function") != "pp.center":
+            raise KeyError(
+                f"there is no record that `sp.pp.center` made layers[{layer!r}]: name its means, a column of adata.var "
+                f"({validate.listing(adata.var.columns)}), with `mean=`."
+            )
+        mean = Key.mean(str(made["params"]["layer"]))
+    if mean not in adata.var:
+        raise KeyError(f"there is no column {mean!r} in adata.var (columns: {validate.listing(adata.var.columns)}).")
+    genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
+    block = validate.dense(values[:, genes]) + adata.var[mean].to_numpy()[genes]
+    restored = write_columns(values, genes, block.astype(values.dtype, copy=False))
+
+    adata = adata.copy() if copy else adata
+    record(
+        adata,
+        key=key_added,
+        function="pp.uncenter",
+        params={"layer": layer, "mean": mean, "mask_var": mask_var if mask_var in adata.var else None},
+        slots={"layers": {key_added: restored}},
+    )
+    return adata if copy else None

@@ -1,0 +1,235 @@
+"""Batch correction by ComBat, learned on the train libraries and applied to any library."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc._core import validate
+from spared_sc._core.keys import Key
+from spared_sc._core.record import check_key, record, write_columns
+from spared_sc._core.report import logger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from spared_sc._kernels.combat import CombatFit
+
+
+def combat(
+    adata: AnnData,
+    *,
+    layer: str = Key.layers.log2tpm,
+    mask_var: str | None = Key.var.selected,
+    batch_key: str | None = None,
+    library_key: str | None = None,
+    split_key: str | None = Key.obs.split,
+    model: str | Path | None = None,
+    save_model: str | Path | None = None,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Remove batch effects with ComBat: a location and a scale per batch and gene, shrunk over the genes.
+
+    Learned on the train libraries where there is a split. A batch that was not learned from, such as a test
+    library or a new section, gets a location and a scale of its own, estimated from its spots and shrunk with the
+    prior of the train batches.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes.
+    layer
+        Layer to correct. SpaRED corrects a completed layer, such as `"median"`: in an uncompleted one the zeros of
+        undetected entries take part and are moved with the rest.
+    mask_var
+        Boolean column of `var`: the genes to correct; the others stay as they are. `"spared_selected"` is used when
+        present, all genes otherwise.
+    batch_key
+        Column of `obs` that names the batch of each spot; by default every library is one.
+    library_key
+        Column of `obs` that names the library of each spot; needed with several libraries.
+    split_key
+        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, only train libraries are learned from.
+    model
+        Folder of a saved model to apply instead of learning one. It is applied to the genes that it knows.
+    save_model
+        Folder to save what was learned to.
+    key_added
+        Name of the new layer; `"<layer>_combat"` by default.
+    copy
+        Return a changed copy instead of changing `adata`.
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written:
+
+    `layers["log2tpm_combat"]`
+        Corrected values, in the unit and container of the layer; named by `key_added`. Undetected entries are
+        corrected like the others; the detected mask still tells which they are.
+    `uns["spared_sc"]["log2tpm_combat"]`
+        Parameters, the batches learned from, and those that were new.
+
+    Raises
+    ------
+    KeyError
+        If a named layer or column does not exist.
+    ValueError
+        If there are fewer than two batches of two spots or more to learn from, or a saved model does not fit.
+    FileNotFoundError
+        If there is no saved model.
+    OSError
+        If the model cannot be saved; `adata` is unchanged then.
+
+    Warns
+    -----
+    UserWarning
+        If genes do not vary within the batches (they stay as they are), or a batch of one spot was not learned from.
+
+    Notes
+    -----
+    Source: Johnson et al. (2007), fitted by `pycombat`, which takes the prior's variances with n - 1 where
+    `scanpy.pp.combat` takes them with n. New batches: the same posterior with the prior's moments taken over all
+    train batches and genes.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=2, library_effect=0.5, image=False)
+    >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=32)
+    >>> sp.pp.combat(adata, library_key="library_id")
+    >>> "log2tpm_combat" in adata.layers
+    True
+    """
+    from spared_sc._kernels.combat import apply_combat
+
+    validate.check_adata(adata)
+    key_added = key_added or Key.combat(layer)
+    check_key(adata, key_added)
+    values = validate.get_layer(adata, layer)
+    libraries = validate.get_libraries(adata, library_key)
+    batch = _batches(adata, libraries, batch_key)
+    if model is None:
+        genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
+        block = validate.dense(values[:, genes])
+        train = validate.train_libraries(adata, split_key, libraries)[libraries.codes]
+        fit = _learn(block[train], batch[train], batch_key or library_key)
+        fixed = adata.var_names[genes[fit.variance == 0]]
+        if len(fixed):
+            warnings.warn(
+                f"{len(fixed)} genes do not vary within the batches and stay as they are "
+                f"({validate.listing(fixed, 5)}): drop them with `mask_var`.",
+                UserWarning,
+                stacklevel=2,
+            )
+        if save_model is not None:
+            _save(save_model, fit, adata.var_names[genes].tolist(), layer)
+    else:
+        fit, genes = _load(model, adata, layer)
+        block = validate.dense(values[:, genes])
+    new = sorted(set(np.unique(batch).tolist()) - set(fit.batches))
+    if new:
+        logger.info("batches that were not learned from get their own location and scale: %s", validate.listing(new))
+    dtype = np.result_type(values.dtype, np.float32)
+    corrected = apply_combat(fit, block, batch).astype(dtype, copy=False)
+
+    adata = adata.copy() if copy else adata
+    record(
+        adata,
+        key=key_added,
+        function="pp.combat",
+        params={
+            "layer": layer,
+            "mask_var": mask_var if mask_var in adata.var and model is None else None,
+            "batch_key": batch_key,
+            "library_key": library_key,
+            "split_key": split_key if split_key in adata.obs and model is None else None,
+            "model": "learned here" if model is None else "loaded",
+        },
+        slots={"layers": {key_added: write_columns(values, genes, corrected)}},
+        batches=np.asarray(fit.batches, dtype=object),
+        new_batches=np.asarray(new, dtype=object),
+    )
+    return adata if copy else None
+
+
+def _batches(adata: AnnData, libraries: validate.Libraries, batch_key: str | None) -> np.ndarray:
+    if batch_key is None:
+        return np.asarray(libraries.names)[libraries.codes]
+    if batch_key not in adata.obs:
+        raise KeyError(
+            f"there is no column {batch_key!r} in adata.obs (columns: {validate.listing(adata.obs.columns)})."
+        )
+    if adata.obs[batch_key].isna().any():
+        raise ValueError(f"adata.obs[{batch_key!r}] has missing values: give every spot its batch.")
+    return adata.obs[batch_key].astype(str).to_numpy(dtype=str)
+
+
+def _learn(values: np.ndarray, batch: np.ndarray, key: str | None) -> CombatFit:
+    from spared_sc._kernels.combat import fit_combat
+
+    names, n_spots = np.unique(batch, return_counts=True)
+    single = names[n_spots == 1]
+    if len(single):
+        warnings.warn(
+            f"{len(single)} batches have one spot and are not learned from ({validate.listing(single, 5)}).",
+            UserWarning,
+            stacklevel=3,
+        )
+    if (n_spots > 1).sum() < 2:
+        raise ValueError(
+            f"ComBat compares batches, and there are fewer than two to learn from (column {key!r}: "
+            f"{validate.listing(names)}): leave ComBat out, or name another column with `batch_key=`."
+        )
+    usable = ~np.isin(batch, single)
+    return fit_combat(values[usable], batch[usable])
+
+
+def _save(folder: str | Path, fit: CombatFit, genes: list[str], layer: str) -> None:
+    from spared_sc._models import checkpoint
+
+    checkpoint.save(
+        folder,
+        "combat",
+        {"mean": fit.mean, "variance": fit.variance, "location": fit.location, "scale": fit.scale},
+        {
+            "genes": genes,
+            "layer": layer,
+            "batches": fit.batches,
+            "location_prior": fit.location_prior,
+            "scale_prior": fit.scale_prior,
+        },
+    )
+
+
+def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[CombatFit, np.ndarray]:
+    """The part of a saved model that concerns the genes at hand, and where those are."""
+    from spared_sc._kernels.combat import CombatFit
+    from spared_sc._models import checkpoint
+
+    arrays, card = checkpoint.load(folder, "combat")
+    if card["layer"] != layer:
+        raise ValueError(f"the model corrects layer {card['layer']!r}, not {layer!r}: pass layer={card['layer']!r}.")
+    at = adata.var_names.get_indexer(card["genes"])
+    known = at >= 0
+    if not known.any():
+        raise ValueError(
+            f"none of the model's genes ({validate.listing(card['genes'], 3)}) is in adata.var_names "
+            f"({validate.listing(adata.var_names, 3)}): use the same kind of names."
+        )
+    if not known.all():
+        logger.info("%d of the model's %d genes are not in the data", (~known).sum(), known.size)
+    fit = CombatFit(
+        batches=card["batches"],
+        mean=arrays["mean"][known],
+        variance=arrays["variance"][known],
+        location=arrays["location"][:, known],
+        scale=arrays["scale"][:, known],
+        location_prior=tuple(card["location_prior"]),
+        scale_prior=tuple(card["scale_prior"]),
+    )
+    return fit, at[known]
