@@ -232,7 +232,7 @@ def test_center_and_back(collection):
     assert (collection.var["log2tpm_mean"][~selected] == 0).all()
     sp.pp.uncenter(collection)
     assert np.allclose(collection.layers["log2tpm_delta_restored"].toarray(), values, atol=1e-5)
-    with pytest.raises(KeyError, match="name the means"):
+    with pytest.raises(KeyError, match="name its means"):
         sp.pp.uncenter(collection, layer="log2tpm")
 
 
