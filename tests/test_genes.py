@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import pooch
 import pytest
 
 import spared_sc as sp
 from spared_sc._core import genes
 from spared_sc._core.genes import guess_organism, load_gene_table, match_lengths, parse_gtf, resolve_lengths
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COLUMNS = ["gene_id", "gene_name", "gene_type", "chromosome", "length"]
 
@@ -176,9 +177,9 @@ def test_prepared_tables_are_found(data_dir: Path, tmp_path: Path):
 
 
 class Server:
-    """Stands in for the network: serves files of a folder and checks md5 sums as pooch does."""
+    """Stands in for `_core.download`: serves files of a folder and checks md5 sums."""
 
-    def __init__(self, folder: Path, organism: str):
+    def __init__(self, folder: Path, organism: str, monkeypatch: pytest.MonkeyPatch):
         self.folder = folder
         folder.mkdir()
         release, self.url = genes._GENCODE[organism]
@@ -187,21 +188,28 @@ class Server:
         digest = hashlib.md5((folder / self.name).read_bytes()).hexdigest()
         (folder / "MD5SUMS").write_text(f"{'0' * 32}  other.gtf.gz\n{digest}  {self.name}\n")
         self.asked: list[str] = []
+        monkeypatch.setattr(genes, "fetch", self.fetch)
+        monkeypatch.setattr(genes, "read_text", lambda url: self.read(url).decode())
 
-    def retrieve(self, url: str, known_hash: str | None, fname: str, path: Path) -> str:
+    def read(self, url: str) -> bytes:
         self.asked.append(url)
         source = self.folder / url.removeprefix(self.url + "/")
         if not source.exists():
             raise ConnectionError("no network")
-        if known_hash is not None and known_hash != "md5:" + hashlib.md5(source.read_bytes()).hexdigest():
-            raise ValueError("hash of downloaded file does not match the known hash")
-        return str(shutil.copy(source, Path(path) / fname))
+        return source.read_bytes()
+
+    def fetch(self, url: str, path: Path, *, known_hash: str | None) -> Path:
+        content = self.read(url)
+        if known_hash != "md5:" + hashlib.md5(content).hexdigest():
+            raise ValueError("another hash")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
 
 
 @pytest.mark.parametrize("organism", ["human", "mouse"])
 def test_download_once_then_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, organism: str):
-    server = Server(tmp_path / "server", organism)
-    monkeypatch.setattr(pooch, "retrieve", server.retrieve)
+    server = Server(tmp_path / "server", organism, monkeypatch)
     with sp.settings.override(data_dir=None, cache_dir=tmp_path / "cache"):
         first = load_gene_table(organism)
         again = load_gene_table(organism)
@@ -219,17 +227,35 @@ def test_download_once_then_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (lambda s: (s.folder / "MD5SUMS").unlink(), "no network"),
         (lambda s: (s.folder / s.name).unlink(), "no network"),
         (lambda s: (s.folder / "MD5SUMS").write_text("<html>log in</html>"), "does not list"),
-        (lambda s: (s.folder / s.name).write_bytes(b"cut"), "hash of downloaded file"),
+        (lambda s: (s.folder / s.name).write_bytes(b"cut"), "another hash"),
     ],
 )
 def test_failed_download_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, break_it, reason: str):
-    server = Server(tmp_path / "server", "human")
+    server = Server(tmp_path / "server", "human", monkeypatch)
     break_it(server)
-    monkeypatch.setattr(pooch, "retrieve", server.retrieve)
     with sp.settings.override(data_dir=tmp_path, cache_dir=tmp_path / "cache"):
         with pytest.raises(ConnectionError, match=rf"{reason}.*SPARED_SC_DATA_DIR.*GTF.*gene_lengths=None"):
             load_gene_table("human")
-    assert list((tmp_path / "cache" / "annotation").iterdir()) == []
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_mitochondrial_genes_have_no_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path):
+    """Wherever the table comes from, as in the prepared ones; a user's own file is taken at its word."""
+    server = Server(tmp_path / "server", "human", monkeypatch)
+    text = gtf_line("chr1", "exon", 1, 9, 'gene_id "ENSG00000000001.1";') + gtf_line(
+        "chrM", "exon", 1, 9, 'gene_id "ENSG00000000002.1"; gene_name "MT-CO1";'
+    )
+    path = server.folder / server.name
+    path.write_bytes(gzip.compress(text.encode()))
+    (server.folder / "MD5SUMS").write_text(f"{hashlib.md5(path.read_bytes()).hexdigest()}  {server.name}\n")
+    with sp.settings.override(data_dir=None, cache_dir=tmp_path / "cache"):
+        for _ in range(2):  # parsed, and from the cache
+            np.testing.assert_array_equal(load_gene_table("human")["length"], [9, np.nan])
+    np.testing.assert_array_equal(load_gene_table(path)["length"], [9, 9])
+    with sp.settings.override(data_dir=data_dir):
+        for organism in ("human", "mouse"):
+            prepared = sp.datasets.gene_lengths(organism)
+            assert prepared["length"].isna().equals(prepared["chromosome"] == "chrM")
 
 
 # --- matching ---------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ _FIELDS = {
     "device": (_text, "SPARED_SC_DEVICE"),
     "batch_size": (_positive_int, "SPARED_SC_BATCH_SIZE"),
     "n_jobs": (_positive_int, "SPARED_SC_N_JOBS"),
+    "mixed_precision": (_flag, "SPARED_SC_MIXED_PRECISION"),
     "show_progress_bar": (_flag, "SPARED_SC_PROGRESS"),
     "cache_dir": (_path, "SPARED_SC_CACHE_DIR"),
     "data_dir": (_path, "SPARED_SC_DATA_DIR"),
@@ -65,6 +66,9 @@ class Settings:
         choice to each function. Environment: `SPARED_SC_BATCH_SIZE`.
     n_jobs
         Threads of the compiled kernels. `None` takes all cores. Environment: `SPARED_SC_N_JOBS`.
+    mixed_precision
+        Whether networks compute in bfloat16 where that is safe; expression values stay in float32. `None` does so
+        on CUDA devices that support it. Environment: `SPARED_SC_MIXED_PRECISION`.
     show_progress_bar
         `None` shows bars in a terminal or a notebook only. Environment: `SPARED_SC_PROGRESS`.
     cache_dir
@@ -85,6 +89,7 @@ class Settings:
     device: str | None
     batch_size: int | None
     n_jobs: int | None
+    mixed_precision: bool | None
     show_progress_bar: bool | None
     cache_dir: Path | None
     data_dir: Path | None

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import copy
+import time
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from spared_sc._core.report import logger, progress_bar
 from spared_sc._core.settings import settings
+from spared_sc._models import checkpoint as files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+_SAVE_EVERY = 10.0  # seconds between checkpoints
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -40,6 +44,14 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Context in which matrix products run in bfloat16, where the settings and the device allow it."""
+    enabled = settings.mixed_precision
+    if enabled is None:
+        enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
 @contextmanager
 def local_seed(seed: int, device: torch.device) -> Iterator[torch.Generator]:
     """Seed torch inside a block, for weights and dropout; the global random state is as before after it."""
@@ -48,15 +60,16 @@ def local_seed(seed: int, device: torch.device) -> Iterator[torch.Generator]:
         yield torch.Generator(device).manual_seed(seed)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fit:
-    """How a fit went; the network itself holds the best weights."""
+    """How far a fit went and what it found; the network itself ends with the best weights."""
 
-    step: np.ndarray  # (n_validations,) steps at which the network was validated
-    train_mse: np.ndarray  # (n_validations,) mean training loss since the validation before
-    validation_mse: np.ndarray  # (n_validations,)
-    best_step: int
-    stopped: str  # "finished", "patience", "interrupted" or "diverged"
+    step: list[int] = field(default_factory=list)  # steps at which the network was validated
+    train_mse: list[float] = field(default_factory=list)  # mean training loss since the validation before
+    validation_mse: list[float] = field(default_factory=list)
+    best_step: int = 0
+    best_error: float = np.inf
+    stopped: str = ""  # "finished", "patience", "interrupted" or "diverged"; empty while it runs
 
 
 def fit(
@@ -64,12 +77,15 @@ def fit(
     *,
     training_loss: Callable[[], torch.Tensor],
     validation_error: Callable[[], float],
+    generator: torch.Generator,
     n_steps: int,
     learning_rate: float,
     validate_every: int,
     patience: int | None,
     show_progress_bar: bool | None,
     desc: str,
+    checkpoint: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Adam at a constant rate; the weights with the lowest validation error are kept.
 
@@ -81,10 +97,17 @@ def fit(
         Draws a batch and returns its loss.
     validation_error
         Error on held-out entries.
+    generator
+        What the batches are drawn from; its state is part of a checkpoint.
     n_steps
         Most steps to take.
     patience
         Stop when the error has not improved for this many steps; `None` never stops early.
+    checkpoint
+        Folder for the state of the fit. A fit that finds its own state there goes on from it and ends as it would have
+        without the break.
+    identity
+        What the fit is of (data, parameters, seed), as plain values; a checkpoint of another one is refused.
 
     Raises
     ------
@@ -92,18 +115,23 @@ def fit(
         If interrupted before the first validation. Later, the best weights so far are kept.
     FloatingPointError
         If the loss is not finite before the first validation.
+    ValueError
+        If the checkpoint belongs to another fit, or is damaged.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    steps: list[int] = []
-    train: list[float] = []
-    validation: list[float] = []
-    best, best_step, best_error = None, 0, np.inf
+    state = _State(network, optimizer, generator)
+    if checkpoint is not None and (checkpoint / "card.json").exists():
+        state.restore(checkpoint, identity)
+        if state.progress.step:
+            logger.info("%s: goes on from step %d", desc, state.progress.step[-1])
+    progress = state.progress
     running = torch.zeros((), device=next(network.parameters()).device)
-    since = 0
-    stopped = "finished"
+    first = progress.step[-1] + 1 if progress.step else 1
+    since, saved = 0, time.monotonic()
     with progress_bar(total=n_steps, desc=desc, show=show_progress_bar) as bar:
+        bar.update(first - 1)
         try:
-            for step in range(1, n_steps + 1):
+            for step in range(first, n_steps + 1) if not progress.stopped else ():
                 network.train()
                 loss = training_loss()
                 optimizer.zero_grad(set_to_none=True)
@@ -118,38 +146,107 @@ def fit(
                 with torch.no_grad():
                     error = validation_error()
                 if not np.isfinite(running.item()) or not np.isfinite(error):
-                    stopped = "diverged"
+                    progress.stopped = "diverged"
                     break
-                steps.append(step)
-                train.append(running.item() / since)
-                validation.append(error)
+                progress.step.append(step)
+                progress.train_mse.append(running.item() / since)
+                progress.validation_mse.append(error)
                 running.zero_()
                 since = 0
-                if error < best_error:
-                    best, best_step, best_error = copy.deepcopy(network.state_dict()), step, error
-                bar.set_postfix(validation_mse=f"{error:.4f}", best=f"{best_error:.4f}")
-                if patience is not None and step - best_step >= patience:
-                    stopped = "patience"
+                if error < progress.best_error:
+                    state.keep_best(step, error)
+                bar.set_postfix(validation_mse=f"{error:.4f}", best=f"{progress.best_error:.4f}")
+                if patience is not None and step - progress.best_step >= patience:
+                    progress.stopped = "patience"
                     break
+                if checkpoint is not None and time.monotonic() - saved >= _SAVE_EVERY:
+                    state.save(checkpoint, identity)
+                    saved = time.monotonic()
         except KeyboardInterrupt:
-            if best is None:
+            if not progress.best_step:
                 raise
-            stopped = "interrupted"
-    if best is None:
+            progress.stopped = "interrupted"
+    progress.stopped = progress.stopped or "finished"
+    if not progress.best_step:
         raise FloatingPointError(
             f"the training loss is not finite after {validate_every} steps: "
             f"lower the learning rate (it is {learning_rate:g}) and check that the layer holds no extreme values."
         )
-    if stopped in ("interrupted", "diverged"):
+    if checkpoint is not None and progress.stopped in ("finished", "patience"):
+        state.save(checkpoint, identity)
+    if progress.stopped in ("interrupted", "diverged"):
         warnings.warn(
-            f"training {stopped} after step {steps[-1]}: the best model so far (step {best_step}, "
-            f"validation MSE {best_error:.4f}) is used.",
+            f"training {progress.stopped} after step {progress.step[-1]}: the best model so far (step "
+            f"{progress.best_step}, validation MSE {progress.best_error:.4f}) is used.",
             UserWarning,
             stacklevel=2,
         )
-    network.load_state_dict(best)
+    network.load_state_dict(state.best)
     network.eval()
     logger.info(
-        "%s: %s after %d steps; best validation MSE %.4f at step %d", desc, stopped, steps[-1], best_error, best_step
+        "%s: %s after %d steps; best validation MSE %.4f at step %d",
+        desc,
+        progress.stopped,
+        progress.step[-1],
+        progress.best_error,
+        progress.best_step,
     )
-    return Fit(np.array(steps), np.array(train), np.array(validation), best_step, stopped)
+    return progress
+
+
+class _State:
+    """All that a fit changes, to be written to and read from a checkpoint between two steps."""
+
+    def __init__(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator):
+        self.network = network
+        self.optimizer = optimizer
+        self.generator = generator
+        self.progress = Fit()
+        self.best: dict[str, torch.Tensor] = {}
+
+    def keep_best(self, step: int, error: float) -> None:
+        self.best = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.progress.best_step, self.progress.best_error = step, error
+
+    def save(self, folder: Path, identity: Mapping[str, Any] | None) -> None:
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
+        tensors |= self._random_states()
+        progress = vars(self.progress)
+        arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
+        files.save(folder, "training", arrays, {"identity": identity, "progress": progress})
+
+    def restore(self, folder: Path, identity: Mapping[str, Any] | None) -> None:
+        arrays, card = files.load(folder, "training")
+        if card["identity"] != identity:
+            old, new = card["identity"] or {}, identity or {}
+            differs = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+            raise ValueError(
+                f"the checkpoint in {folder} belongs to another fit, which differs in {', '.join(differs)}: "
+                "remove that folder, or choose another one with `checkpoint=`."
+            )
+        groups: dict[str, dict[str, torch.Tensor]] = {"network": {}, "best": {}, "optimizer": {}, "random": {}}
+        for name, array in arrays.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = torch.from_numpy(array.copy())
+        self.network.load_state_dict(groups["network"])
+        device = self.generator.device
+        self.best = {name: value.to(device) for name, value in groups["best"].items()}
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in groups["optimizer"].items():
+            i, _, moment = name.partition(".")
+            moments.setdefault(int(i), {})[moment] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.generator.set_state(groups["random"]["batches"])
+        torch.set_rng_state(groups["random"]["cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(groups["random"]["cuda"], device)
+        self.progress = Fit(**card["progress"])
+
+    def _random_states(self) -> dict[str, torch.Tensor]:
+        states = {"random.batches": self.generator.get_state(), "random.cpu": torch.get_rng_state()}
+        if self.generator.device.type == "cuda":
+            states["random.cuda"] = torch.cuda.get_rng_state(self.generator.device)
+        return states

@@ -228,8 +228,11 @@ def _image_file(pattern: str) -> str:
     if on_record:
         return on_record[0]
     folder = pattern.removesuffix(_ANY_IMAGE)
-    listed = json.loads(read_text(f"{_LIST_URL}/{folder}?ref=master"))
-    found = [entry["name"] for entry in listed if entry["name"].lower().endswith(".jpg")]
+    try:
+        listed = json.loads(read_text(f"{_LIST_URL}/{folder}?ref=master"))
+        found = [entry["name"] for entry in listed if entry["name"].lower().endswith(".jpg")]
+    except (KeyError, TypeError, ValueError) as error:  # something else answers in GitHub's place
+        raise ConnectionError(f"{_LIST_URL}/{folder} does not list any files.") from error
     if len(found) != 1:
         raise ConnectionError(f"{_LIST_URL}/{folder} lists {listing(found)} instead of one image.")
     return f"{folder}/{found[0]}"

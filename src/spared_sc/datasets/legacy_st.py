@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,7 +243,9 @@ def _read_table(path: Path) -> tuple[np.ndarray, list[str], list[str]]:
     with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as f:
         header = next(csv.reader([next(f, "")], delimiter=separator), [])
         # Not pandas, which renames repeated genes, and needs six times as long for many columns.
-        block = np.loadtxt(values(f), delimiter=separator, dtype=np.float32, ndmin=2, comments=None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="loadtxt: input contained no data", category=UserWarning)
+            block = np.loadtxt(values(f), delimiter=separator, dtype=np.float32, ndmin=2, comments=None)
     if not names or not header:
         raise ValueError("it has no rows")
     if len(header) == block.shape[1] + 1:
@@ -272,7 +275,7 @@ def _by_place(table: pd.DataFrame, where: str) -> pd.DataFrame:
 def read_places(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A table with one row per spot, indexed by the rounded `x` and `y`; `pixel_*`, `x` and `y` are numbers."""
     with readable(path, f"the columns {listing(columns)}"):
-        table = pd.read_csv(path, sep=_separator(path), encoding="utf-8-sig")
+        table = pd.read_csv(path, sep=_separator(path), encoding="utf-8-sig", float_precision="round_trip")
         missing = [column for column in columns if column not in table]
         if missing:
             raise ValueError(f"it lacks {listing(missing)} and has {listing(table.columns)}")

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sps
 
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import check_adata, get_detected, get_layer, get_libraries, listing
+from spared_sc._core.validate import check_adata, get_detected, get_layer, listing
+from spared_sc.pl._spots import PANEL_WIDTH, add_circles, check_layers, draw_tissue, get_sections, in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
+    from spared_sc.pl._spots import Section
+
 _PALE, _PALE_EDGE = "0.88", "0.55"  # light grey with an edge, to be seen on pale and on dark tissue
 _OUTLINE, _OUTLINE_DIAMETER = "black", 1.3  # the second as a multiple of the spot's
-_DIAMETER_OF_PITCH = 0.55  # Visium: spots of 55 um, 100 um from centre to centre
-_PANEL_WIDTH = 3.6  # inches
 _LOG2TPM_LABEL = "log2(TPM + 1)"
 
 
@@ -116,10 +116,8 @@ def spatial_compare(
     import matplotlib.pyplot as plt
 
     check_adata(adata)
-    layers = [layers] if isinstance(layers, str) else list(layers)
-    if not layers:
-        raise ValueError(f"`layers` is empty: pass some of {listing(adata.layers)}.")
-    sections = _sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
+    layers = check_layers(adata, layers)
+    sections = get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
     if ax is not None and len(sections) * len(layers) != 1:
         raise ValueError(
             f"`ax` holds one panel, but {len(sections)} libraries x {len(layers)} layers were asked for: "
@@ -132,7 +130,7 @@ def spatial_compare(
 
     if ax is None:
         heights = [section.height / section.width for section in sections]
-        size_inches = figsize or (_PANEL_WIDTH * len(layers) + 1.2, _PANEL_WIDTH * sum(heights) + 0.9)
+        size_inches = figsize or (PANEL_WIDTH * len(layers) + 1.2, PANEL_WIDTH * sum(heights) + 0.9)
         # "compressed" is the constrained layout for panels of fixed aspect; the plain one cuts labels off.
         fig, axes = plt.subplots(
             len(sections), len(layers), squeeze=False, figsize=size_inches, layout="compressed", height_ratios=heights
@@ -143,7 +141,7 @@ def spatial_compare(
     drawn = set()
     for section, row in zip(sections, axes, strict=True):
         for j, panel in enumerate(row):
-            _draw_tissue(panel, section)
+            draw_tissue(panel, section)
             drawn |= _draw_spots(
                 panel, section, values[section.rows, j], detected[section.rows], norm, cmap, mark_filled, size, alpha
             )
@@ -162,116 +160,6 @@ def spatial_compare(
     return fig if ax is None else ax
 
 
-@dataclass(frozen=True)
-class _Section:
-    """What is needed to draw one library, in pixels of its image (of the full-resolution image without one)."""
-
-    name: str
-    rows: np.ndarray  # (n_spots,) rows of the AnnData
-    xy: np.ndarray  # (n_spots, 2)
-    diameter: float
-    window: tuple[float, float, float, float]  # left, right, top, bottom: y grows downward
-    image: np.ndarray | None
-
-    @property
-    def width(self) -> float:
-        return self.window[1] - self.window[0]
-
-    @property
-    def height(self) -> float:
-        return self.window[3] - self.window[2]
-
-
-def _sections(
-    adata: AnnData,
-    library_key: str | None,
-    libraries: str | Sequence[str] | None,
-    spatial_key: str,
-    *,
-    img: bool,
-    img_key: str | None,
-    crop: bool,
-) -> list[_Section]:
-    known = get_libraries(adata, library_key)
-    names = known.names if libraries is None else [libraries] if isinstance(libraries, str) else list(libraries)
-    unknown = [name for name in names if name not in known.names]
-    if unknown:
-        raise KeyError(f"there is no library {unknown[0]!r}: pass names out of {listing(known.names)} as `libraries=`.")
-    if spatial_key not in adata.obsm:
-        raise KeyError(
-            f"the spots have no positions: there is no adata.obsm[{spatial_key!r}] (obsm: {listing(adata.obsm)}). "
-            "Name the slot with `spatial_key=`; `sp.datasets.read_visium` reads positions."
-        )
-    position = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
-    if not np.isfinite(position).all():
-        raise ValueError(f"adata.obsm[{spatial_key!r}] holds NaN or infinite positions: drop those spots first.")
-    rows = dict(zip(known.names, known.rows(), strict=True))
-    slides = adata.uns.get(Key.uns.spatial, {})
-    return [
-        _section(name, rows[name], position[rows[name]], slides.get(name, {}), img=img, img_key=img_key, crop=crop)
-        for name in names
-    ]
-
-
-def _section(
-    name: str,
-    rows: np.ndarray,
-    position: np.ndarray,
-    slide: dict[str, Any],
-    *,
-    img: bool,
-    img_key: str | None,
-    crop: bool,
-) -> _Section:
-    factors = slide.get("scalefactors", {})
-    image, scale = None, 1.0
-    if img:
-        key = _image_key(name, slide.get("images", {}), img_key)
-        if key is not None:
-            if f"tissue_{key}_scalef" not in factors:
-                raise KeyError(
-                    f'uns["spatial"][{name!r}]["scalefactors"] has no "tissue_{key}_scalef" (it has {listing(factors)}): '
-                    "add the scale of that image, name another one with `img_key=`, or pass img=False."
-                )
-            image, scale = np.asarray(slide["images"][key]), float(factors[f"tissue_{key}_scalef"])
-    xy = position * scale
-    diameter = scale * float(factors.get("spot_diameter_fullres", _DIAMETER_OF_PITCH * _pitch(position)))
-    left, top = xy.min(axis=0) - 1.5 * diameter
-    right, bottom = xy.max(axis=0) + 1.5 * diameter
-    if image is not None:
-        height, width = image.shape[:2]
-        if right < 0 or bottom < 0 or left > width or top > height:
-            raise ValueError(
-                f"the spots of library {name!r} lie outside its image (x {left:.0f} to {right:.0f}, y {top:.0f} to "
-                f"{bottom:.0f}; image {width} x {height}): check the scale factors and positions, or pass img=False."
-            )
-        if not crop:
-            # As imshow draws it: whole numbers are the middles of pixels.
-            left, right, top, bottom = -0.5, width - 0.5, -0.5, height - 0.5
-    return _Section(name, rows, xy, diameter, (left, right, top, bottom), image)
-
-
-def _image_key(name: str, images: dict[str, Any], img_key: str | None) -> str | None:
-    if img_key is None:
-        return next((key for key in ("hires", "lowres") if key in images), None)
-    if img_key not in images:
-        raise KeyError(
-            f"library {name!r} has no image {img_key!r} (images: {listing(images)}): pass one of those as `img_key=`, "
-            "or img=False to draw none."
-        )
-    return img_key
-
-
-def _pitch(position: np.ndarray) -> float:
-    """Median distance from a spot to its nearest neighbour."""
-    from scipy.spatial import cKDTree
-
-    if len(position) == 1:
-        return 1.0
-    distance, _ = cKDTree(position).query(position, k=2)
-    return float(np.median(distance[:, 1]))
-
-
 def _gene_values(adata: AnnData, gene: str, layers: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """The gene's values, spots x layers, and whether each spot detected it."""
     if gene not in adata.var_names:
@@ -279,12 +167,6 @@ def _gene_values(adata: AnnData, gene: str, layers: list[str]) -> tuple[np.ndarr
         close = [lower[name] for name in difflib.get_close_matches(str(gene).lower(), lower, n=5)]
         hint = f"did you mean {listing(close)}?" if close else f"names look like {listing(adata.var_names, 3)}."
         raise KeyError(f"there is no gene {gene!r} in adata.var_names: {hint}")
-    missing = [layer for layer in layers if layer not in adata.layers]
-    if missing:
-        raise KeyError(
-            f"there is no layer {missing[0]!r} (layers: {listing(adata.layers)}): pass some of those as `layers=`, or "
-            "write it first with `sp.pp.normalize_tpm`, `sp.tl.median_complete` or `sp.tl.spackle_complete`."
-        )
     at = adata.var_names.get_loc(gene)
     values = np.column_stack([_column(get_layer(adata, layer), at) for layer in layers])
     return values, _column(get_detected(adata), at)
@@ -321,31 +203,9 @@ def _scale_label(adata: AnnData, gene: str, layers: list[str], values: np.ndarra
     return ", ".join(layers)
 
 
-def _draw_tissue(ax: Axes, section: _Section) -> None:
-    """The lightened image within the section's window, and axes without ticks."""
-    left, right, top, bottom = section.window
-    if section.image is not None:
-        height, width = section.image.shape[:2]
-        x0, x1 = max(int(left), 0), min(int(np.ceil(right)) + 1, width)
-        y0, y1 = max(int(top), 0), min(int(np.ceil(bottom)) + 1, height)
-        # Only the visible part: every panel keeps a copy of what it is given.
-        ax.imshow(_lighten(section.image[y0:y1, x0:x1, :3]), extent=(x0 - 0.5, x1 - 0.5, y1 - 0.5, y0 - 0.5))
-    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-
-
-def _lighten(image: np.ndarray) -> np.ndarray:
-    """Paler and greyer, so that the spots' colours stand out and the tissue's structure stays readable."""
-    if image.dtype.kind in "ui":
-        image = image / np.float32(np.iinfo(image.dtype).max)
-    image = image / max(np.percentile(image, 95), 1 / 255)  # the bare slide becomes white
-    grey = image.mean(axis=2, keepdims=True)
-    return np.clip(0.35 + 0.65 * (0.5 * image + 0.5 * grey), 0, 1)
-
-
 def _draw_spots(
     ax: Axes,
-    section: _Section,
+    section: Section,
     values: np.ndarray,
     detected: np.ndarray,
     norm: Normalize,
@@ -358,24 +218,17 @@ def _draw_spots(
     completed = (values[~detected] != 0).any()
     kinds = {"detected": detected, ("filled in" if completed else "not detected"): ~detected}
     diameter = size * section.diameter
-    points = 72 * diameter * ax.get_window_extent().width / (section.width * ax.figure.dpi)
+    points = in_points(ax, section, diameter)
     pale = {"facecolors": _PALE, "edgecolors": _PALE_EDGE, "linewidths": 0.08 * points}
     outline = {"facecolors": "white", "edgecolors": _OUTLINE, "linewidths": 0.1 * points}
     for kind, spots in kinds.items():
         xy = section.xy[spots]
         if kind == "filled in" and mark_filled:
             # White between colour and outline: on the dark colours a dark outline alone could not be seen.
-            _add_circles(ax, xy, _OUTLINE_DIAMETER * diameter, label="outline", alpha=alpha, **outline)
+            add_circles(ax, xy, _OUTLINE_DIAMETER * diameter, label="outline", alpha=alpha, **outline)
         coloured = {"array": values[spots], "norm": norm, "cmap": cmap, "edgecolors": "none"}
-        _add_circles(ax, xy, diameter, label=kind, alpha=alpha, **(pale if kind == "not detected" else coloured))
+        add_circles(ax, xy, diameter, label=kind, alpha=alpha, **(pale if kind == "not detected" else coloured))
     return {kind for kind, spots in kinds.items() if spots.any()}
-
-
-def _add_circles(ax: Axes, xy: np.ndarray, diameter: float, **style: Any) -> None:
-    from matplotlib.collections import EllipseCollection
-
-    circles = EllipseCollection(diameter, diameter, 0, units="xy", offsets=xy, offset_transform=ax.transData, **style)
-    ax.add_collection(circles, autolim=False)
 
 
 def _add_legend(fig: Figure, ax: Axes | None, drawn: set[str], cmap: Colormap, mark_filled: bool) -> None:

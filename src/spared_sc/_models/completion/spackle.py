@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,18 @@ from torch import nn
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.median import adaptive_median
 from spared_sc._kernels.metrics import masked_mse
-from spared_sc._models.training import Fit, fit, local_seed
+from spared_sc._models import checkpoint as checkpoint_files
+from spared_sc._models.training import Fit, fit, local_seed, mixed_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from spared_sc._kernels.lattice import Lattice
 
+_KIND = "spackle"
+SEARCH = "search"  # in place of a learning rate
+LEARNING_RATES = [float(rate) for rate in np.geomspace(1e-5, 1e-2, 10)]  # the paper's
 _VALIDATE_EVERY = 50
 _VALIDATION_SPOTS = 4096  # enough for a stable error, however large the collection
 _HELD_OUT = 0.1  # share of the detected entries that a fit without a split does not train on
@@ -28,6 +36,8 @@ class SpackleParams:
 
     n_rings: int = 2  # paper
     mask_share: float = 0.3  # paper
+    precomplete: bool = True  # paper
+    loss: str = "all"  # paper: all entries of all spots; "hidden": hidden entries of the spot itself
     width: int = 128  # paper
     n_layers: int = 2
     n_heads: int = 4
@@ -35,7 +45,7 @@ class SpackleParams:
     dropout: float = 0.1
     n_steps: int = 10_000  # paper
     train_batch_size: int = 256  # paper
-    learning_rate: float = 1e-3  # paper: the best of ten between 1e-5 and 1e-2
+    learning_rate: float | str = 1e-3  # paper: "search"
     patience: int | None = 1_000
 
 
@@ -61,8 +71,11 @@ class SpackleNet(nn.Module):
         padding
             (n_batch, 1 + k), true where there is no spot.
         """
-        hidden = self.encoder(self.adapter_in(values), src_key_padding_mask=padding)
-        return self.adapter_out(hidden)
+        hidden = self.adapter_in(values)
+        # bfloat16 resolves a log expression of 12 to 0.06 only, so the adapters stay in float32.
+        with mixed_precision(values.device):
+            hidden = self.encoder(hidden, src_key_padding_mask=padding)
+        return self.adapter_out(hidden.float())
 
 
 class _Neighbourhoods:
@@ -90,16 +103,17 @@ class _Neighbourhoods:
 
 
 @dataclass(frozen=True)
-class SpackleResult:
-    """A fitted network, what it fills in, and how well it did on entries that nobody saw."""
+class FittedSpackle:
+    """A fitted network, how it was fitted, and how well it does on entries that nobody saw."""
 
-    completed: np.ndarray  # (n_spots, n_genes) estimate of every entry, detected or not
+    network: SpackleNet
+    params: SpackleParams
     fit: Fit
     score: dict[str, float]  # MSE on hidden entries of the model, the adaptive median and the gene mean
-    n_parameters: int
+    search: dict[str, list[float]]  # learning rates tried and their validation errors; empty without a search
 
 
-def fit_and_complete(
+def fit_spackle(
     values: np.ndarray,
     detected: np.ndarray,
     lattice: Lattice,
@@ -112,8 +126,9 @@ def fit_and_complete(
     seed: int,
     n_threads: int,
     show_progress_bar: bool | None,
-) -> SpackleResult:
-    """Train SpaCKLE on the detected entries and complete all spots.
+    checkpoint: Path | None = None,
+) -> FittedSpackle:
+    """Train SpaCKLE on the detected entries.
 
     Parameters
     ----------
@@ -129,6 +144,8 @@ def fit_and_complete(
         (n_spots,) `"train"`, `"val"` or `"test"`; `None` trains on all spots.
     batch_size
         Spots per forward pass at inference.
+    checkpoint
+        Folder for the state of the fit; one below it for each learning rate of a search.
     """
     rng = np.random.default_rng(seed)
     train = np.ones(len(values), dtype=bool) if split is None else split == "train"
@@ -142,64 +159,169 @@ def fit_and_complete(
     known = detected & ~for_choice & ~for_score
     median = _median(values, known, lattice, library, n_threads)
     gene_mean = _gene_mean(values, known & train[:, None])
+    data = _Neighbourhoods(_visible(values, known, median, params), known, lattice, params.n_rings, device)
+    choice_spots = rng.permutation(np.flatnonzero(for_choice.any(axis=1)))[:_VALIDATION_SPOTS]
+    choice = _Choice(values, for_choice, choice_spots, device)
+    identity = {
+        **asdict(params),
+        "seed": seed,
+        "data": data_hash(values, detected, lattice.indptr, lattice.indices, library, train),
+    }
 
-    with local_seed(seed, device) as generator:
-        network = SpackleNet(values.shape[1], params)
-        # The paper leaves the start open; from the gene means the first thousand steps need not find them.
-        network.adapter_out.bias.data = torch.as_tensor(gene_mean, dtype=torch.float32)
-        network.to(device)
-        data = _Neighbourhoods(median, known, lattice, params.n_rings, device)
-        train_spots = torch.as_tensor(np.flatnonzero(train), device=device)
+    def fit_one(learning_rate: float, folder: Path | None) -> tuple[SpackleNet, Fit]:
+        with local_seed(seed, device) as generator:
+            network = SpackleNet(values.shape[1], params)
+            # The paper leaves the start open; from the gene means the first thousand steps need not find them.
+            network.adapter_out.bias.data = torch.as_tensor(gene_mean, dtype=torch.float32)
+            network.to(device)
+            train_spots = torch.as_tensor(np.flatnonzero(train), device=device)
+            result = fit(
+                network,
+                training_loss=lambda: _training_loss(network, data, train_spots, params, generator),
+                validation_error=lambda: choice.error(network, data),
+                generator=generator,
+                n_steps=params.n_steps,
+                learning_rate=learning_rate,
+                validate_every=min(_VALIDATE_EVERY, params.n_steps),
+                patience=params.patience,
+                show_progress_bar=show_progress_bar,
+                desc="SpaCKLE" if params.learning_rate != SEARCH else f"SpaCKLE, learning rate {learning_rate:.2g}",
+                checkpoint=folder,
+                identity={**identity, "learning_rate": learning_rate},
+            )
+        return network, result
 
-        def training_loss() -> torch.Tensor:
-            draw = torch.randint(len(train_spots), (params.train_batch_size,), generator=generator, device=device)
-            target, known_here, padding = data.batch(train_spots[draw])
-            chance = torch.rand(target.shape, generator=generator, device=device)
-            masked = known_here & (chance < params.mask_share)
-            error = network(target.masked_fill(masked, 0), padding) - target
-            return (error[~padding] ** 2).mean()
-
-        choice_spots = np.flatnonzero(for_choice.any(axis=1))
-        choice_spots = torch.as_tensor(rng.permutation(choice_spots)[:_VALIDATION_SPOTS], device=device)
-        choice_mask = torch.as_tensor(for_choice, device=device)
-        truth = torch.as_tensor(values, dtype=torch.float32, device=device)
-
-        def validation_error() -> float:
-            # In batches of a fixed size, so that the chosen step does not depend on the user's batch size.
-            total = torch.zeros((), device=device)
-            count = torch.zeros((), device=device)
-            for part in choice_spots.split(512):
-                hidden = choice_mask[part]
-                total += ((data.complete(network, part) - truth[part])[hidden] ** 2).sum()
-                count += hidden.sum()
-            return (total / count).item()
-
-        result = fit(
-            network,
-            training_loss=training_loss,
-            validation_error=validation_error,
-            n_steps=params.n_steps,
-            learning_rate=params.learning_rate,
-            validate_every=min(_VALIDATE_EVERY, params.n_steps),
-            patience=params.patience,
-            show_progress_bar=show_progress_bar,
-            desc="SpaCKLE",
-        )
-
+    if params.learning_rate == SEARCH:
+        network, result, search = _search(fit_one, checkpoint)
+    else:
+        (network, result), search = fit_one(params.learning_rate, checkpoint), {}
     score = {
         "spackle": masked_mse(values, _predict(network, data, batch_size), for_score),
         "median": masked_mse(values, median, for_score),
         "gene_mean": masked_mse(values, np.broadcast_to(gene_mean, values.shape), for_score),
         "n_entries": int(for_score.sum()),
     }
+    return FittedSpackle(network, params, result, score, search)
+
+
+def complete(
+    network: SpackleNet,
+    params: SpackleParams,
+    values: np.ndarray,
+    detected: np.ndarray,
+    lattice: Lattice,
+    library: np.ndarray,
+    *,
+    device: torch.device,
+    batch_size: int,
+    n_threads: int,
+) -> np.ndarray:
+    """Estimate of every entry, (n_spots, n_genes) float32, from all detected entries; arguments as `fit_spackle`'s."""
     median = _median(values, detected, lattice, library, n_threads)
-    data = _Neighbourhoods(median, detected, lattice, params.n_rings, device)
-    return SpackleResult(
-        completed=_predict(network, data, batch_size),
-        fit=result,
-        score=score,
-        n_parameters=sum(p.numel() for p in network.parameters()),
-    )
+    data = _Neighbourhoods(_visible(values, detected, median, params), detected, lattice, params.n_rings, device)
+    return _predict(network, data, batch_size)
+
+
+def save_spackle(
+    folder: str | Path, network: SpackleNet, params: SpackleParams, genes: list[str], card: dict[str, Any]
+) -> None:
+    """Write weights, hyper-parameters and genes to a folder."""
+    arrays = {name: weights.cpu().numpy() for name, weights in network.state_dict().items()}
+    checkpoint_files.save(folder, _KIND, arrays, {"params": asdict(params), "genes": genes, **card})
+
+
+def load_spackle(folder: str | Path) -> tuple[SpackleNet, SpackleParams, dict[str, Any]]:
+    """Network, hyper-parameters and card of a saved model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it is damaged or of another kind.
+    """
+    arrays, card = checkpoint_files.load(folder, _KIND)
+    try:
+        params = SpackleParams(**card["params"])
+        network = SpackleNet(len(card["genes"]), params)
+        network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+    except (KeyError, TypeError, RuntimeError, ValueError, AssertionError) as error:
+        raise ValueError(f"the model in {folder} is damaged: weights and card do not fit ({error}).") from error
+    if len(set(card["genes"])) < len(card["genes"]):
+        raise ValueError(f"the model in {folder} is damaged: its card names a gene twice.")
+    return network.eval(), params, card
+
+
+def data_hash(*arrays: np.ndarray) -> str:
+    """Short name of the data that something was learned from."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _visible(values: np.ndarray, known: np.ndarray, median: np.ndarray, params: SpackleParams) -> np.ndarray:
+    return median if params.precomplete else np.where(known, values, np.float32(0))
+
+
+def _training_loss(
+    network: SpackleNet,
+    data: _Neighbourhoods,
+    train_spots: torch.Tensor,
+    params: SpackleParams,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Hide known entries of a random batch of neighbourhoods, and compare what the network gives back."""
+    device = train_spots.device
+    draw = torch.randint(len(train_spots), (params.train_batch_size,), generator=generator, device=device)
+    target, known, padding = data.batch(train_spots[draw])
+    hidden = known & (torch.rand(target.shape, generator=generator, device=device) < params.mask_share)
+    error = (network(target.masked_fill(hidden, 0), padding) - target) ** 2
+    if params.loss == "all":
+        return error[~padding].mean()
+    return (error[:, 0] * hidden[:, 0]).sum() / hidden[:, 0].sum().clamp(min=1)
+
+
+class _Choice:
+    """Held-out entries that the best step is chosen by."""
+
+    def __init__(self, values: np.ndarray, hidden: np.ndarray, spots: np.ndarray, device: torch.device):
+        self.spots = torch.as_tensor(spots, device=device)
+        self.values = torch.as_tensor(values[spots], dtype=torch.float32, device=device)
+        self.hidden = torch.as_tensor(hidden[spots], device=device)
+
+    def error(self, network: SpackleNet, data: _Neighbourhoods) -> float:
+        """MSE, in batches of a fixed size, so that the chosen step does not depend on the user's batch size."""
+        total = torch.zeros((), device=self.spots.device)
+        for spots, values, hidden in zip(
+            self.spots.split(512), self.values.split(512), self.hidden.split(512), strict=True
+        ):
+            total += (((data.complete(network, spots) - values) ** 2) * hidden).sum()
+        return (total / self.hidden.sum()).item()
+
+
+def _search(
+    fit_one: Callable[[float, Path | None], tuple[SpackleNet, Fit]], checkpoint: Path | None
+) -> tuple[SpackleNet, Fit, dict[str, list[float]]]:
+    """The best of the paper's ten learning rates by validation error."""
+    best, errors = None, []
+    for rate in LEARNING_RATES:
+        folder = None if checkpoint is None else checkpoint / f"learning-rate-{rate:.1e}"
+        try:
+            network, result = fit_one(rate, folder)
+        except FloatingPointError:  # too high a rate; another one will do
+            errors.append(float("nan"))
+            continue
+        errors.append(result.best_error)
+        if best is None or result.best_error < best[1].best_error:
+            best = network, result
+        if result.stopped == "interrupted":
+            break
+    if best is None:
+        raise FloatingPointError(
+            "training diverged at every learning rate: check that the layer holds no extreme values."
+        )
+    return *best, {"learning_rate": LEARNING_RATES[: len(errors)], "validation_mse": errors}
 
 
 def _median(values: np.ndarray, known: np.ndarray, lattice: Lattice, library: np.ndarray, n_threads: int) -> np.ndarray:
@@ -245,8 +367,3 @@ def _gene_mean(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     count = known.sum(axis=0)
     total = np.where(known, values, 0).sum(axis=0, dtype=np.float64)
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-
-
-def params_as_dict(params: SpackleParams) -> dict[str, Any]:
-    """Hyper-parameters for the record."""
-    return asdict(params)

@@ -1,0 +1,185 @@
+"""What the plots on the tissue share: sections, their images and circles of true size; and the colours of all plots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core.keys import Key
+from spared_sc._core.validate import get_libraries, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+# Okabe and Ito (2008): told apart by the colour-blind. Without their yellow, which is lost on white.
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+PANEL_WIDTH = 3.6  # inches
+_DIAMETER_OF_PITCH = 0.55  # Visium: spots of 55 um, 100 um from centre to centre
+
+
+def check_layers(adata: AnnData, layers: str | Sequence[str]) -> list[str]:
+    """The layers as a list, at least one, all of them there."""
+    layers = [layers] if isinstance(layers, str) else list(layers)
+    if not layers:
+        raise ValueError(f"`layers` is empty: pass some of {listing(adata.layers)}.")
+    missing = [layer for layer in layers if layer not in adata.layers]
+    if missing:
+        raise KeyError(
+            f"there is no layer {missing[0]!r} (layers: {listing(adata.layers)}): pass some of those as `layers=`, or "
+            "write it first with `sp.pp.normalize_tpm`, `sp.pp.combat`, `sp.tl.median_complete` or "
+            "`sp.tl.spackle_complete`."
+        )
+    return layers
+
+
+@dataclass(frozen=True)
+class Section:
+    """What is needed to draw one library, in pixels of its image (of the full-resolution image without one)."""
+
+    name: str
+    rows: np.ndarray  # (n_spots,) rows of the AnnData
+    xy: np.ndarray  # (n_spots, 2)
+    diameter: float
+    window: tuple[float, float, float, float]  # left, right, top, bottom: y grows downward
+    image: np.ndarray | None
+
+    @property
+    def width(self) -> float:
+        return self.window[1] - self.window[0]
+
+    @property
+    def height(self) -> float:
+        return self.window[3] - self.window[2]
+
+
+def get_sections(
+    adata: AnnData,
+    library_key: str | None,
+    libraries: str | Sequence[str] | None,
+    spatial_key: str,
+    *,
+    img: bool,
+    img_key: str | None,
+    crop: bool,
+) -> list[Section]:
+    """What to draw of the libraries asked for, in their order, or of all."""
+    known = get_libraries(adata, library_key)
+    names = known.names if libraries is None else [libraries] if isinstance(libraries, str) else list(libraries)
+    if not names:
+        raise ValueError(f"`libraries` is empty: pass some of {listing(known.names)}, or None for all.")
+    unknown = [name for name in names if name not in known.names]
+    if unknown:
+        raise KeyError(f"there is no library {unknown[0]!r}: pass names out of {listing(known.names)} as `libraries=`.")
+    if spatial_key not in adata.obsm:
+        raise KeyError(
+            f"the spots have no positions: there is no adata.obsm[{spatial_key!r}] (obsm: {listing(adata.obsm)}). "
+            "Name the slot with `spatial_key=`; `sp.datasets.read_visium` reads positions."
+        )
+    position = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
+    if not np.isfinite(position).all():
+        raise ValueError(f"adata.obsm[{spatial_key!r}] holds NaN or infinite positions: drop those spots first.")
+    rows = dict(zip(known.names, known.rows(), strict=True))
+    slides = adata.uns.get(Key.uns.spatial, {})
+    return [
+        _section(name, rows[name], position[rows[name]], slides.get(name, {}), img=img, img_key=img_key, crop=crop)
+        for name in names
+    ]
+
+
+def _section(
+    name: str,
+    rows: np.ndarray,
+    position: np.ndarray,
+    slide: dict[str, Any],
+    *,
+    img: bool,
+    img_key: str | None,
+    crop: bool,
+) -> Section:
+    factors = slide.get("scalefactors", {})
+    image, scale = None, 1.0
+    if img:
+        key = _image_key(name, slide.get("images", {}), img_key)
+        if key is not None:
+            if f"tissue_{key}_scalef" not in factors:
+                raise KeyError(
+                    f'uns["spatial"][{name!r}]["scalefactors"] has no "tissue_{key}_scalef" (it has {listing(factors)}): '
+                    "add the scale of that image, name another one with `img_key=`, or pass img=False."
+                )
+            image, scale = np.asarray(slide["images"][key]), float(factors[f"tissue_{key}_scalef"])
+    xy = position * scale
+    diameter = scale * float(factors.get("spot_diameter_fullres", _DIAMETER_OF_PITCH * _pitch(position)))
+    left, top = xy.min(axis=0) - 1.5 * diameter
+    right, bottom = xy.max(axis=0) + 1.5 * diameter
+    if image is not None:
+        height, width = image.shape[:2]
+        if right < 0 or bottom < 0 or left > width or top > height:
+            raise ValueError(
+                f"the spots of library {name!r} lie outside its image (x {left:.0f} to {right:.0f}, y {top:.0f} to "
+                f"{bottom:.0f}; image {width} x {height}): check the scale factors and positions, or pass img=False."
+            )
+        if not crop:
+            # As imshow draws it: whole numbers are the middles of pixels.
+            left, right, top, bottom = -0.5, width - 0.5, -0.5, height - 0.5
+    return Section(name, rows, xy, diameter, (left, right, top, bottom), image)
+
+
+def _image_key(name: str, images: dict[str, Any], img_key: str | None) -> str | None:
+    if img_key is None:
+        return next((key for key in ("hires", "lowres") if key in images), None)
+    if img_key not in images:
+        raise KeyError(
+            f"library {name!r} has no image {img_key!r} (images: {listing(images)}): pass one of those as `img_key=`, "
+            "or img=False to draw none."
+        )
+    return img_key
+
+
+def _pitch(position: np.ndarray) -> float:
+    """Median distance from a spot to its nearest neighbour."""
+    from scipy.spatial import cKDTree
+
+    if len(position) == 1:
+        return 1.0
+    distance, _ = cKDTree(position).query(position, k=2)
+    return float(np.median(distance[:, 1]))
+
+
+def draw_tissue(ax: Axes, section: Section) -> None:
+    """The lightened image within the section's window, and axes without ticks."""
+    left, right, top, bottom = section.window
+    if section.image is not None:
+        height, width = section.image.shape[:2]
+        x0, x1 = max(int(left), 0), min(int(np.ceil(right)) + 1, width)
+        y0, y1 = max(int(top), 0), min(int(np.ceil(bottom)) + 1, height)
+        # Only the visible part: every panel keeps a copy of what it is given.
+        ax.imshow(_lighten(section.image[y0:y1, x0:x1, :3]), extent=(x0 - 0.5, x1 - 0.5, y1 - 0.5, y0 - 0.5))
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def in_points(ax: Axes, section: Section, length: float) -> float:
+    """A length on the tissue as it is drawn now, for line widths."""
+    return 72 * length * ax.get_window_extent().width / (section.width * ax.figure.dpi)
+
+
+def _lighten(image: np.ndarray) -> np.ndarray:
+    """Paler and greyer, so that the spots' colours stand out and the tissue's structure stays readable."""
+    if image.dtype.kind in "ui":
+        image = image / np.float32(np.iinfo(image.dtype).max)
+    image = image / max(np.percentile(image, 95), 1 / 255)  # the bare slide becomes white
+    grey = image.mean(axis=2, keepdims=True)
+    return np.clip(0.35 + 0.65 * (0.5 * image + 0.5 * grey), 0, 1)
+
+
+def add_circles(ax: Axes, xy: np.ndarray, diameter: float, **style: Any) -> None:
+    """One collection of circles whose diameter is a length on the tissue."""
+    from matplotlib.collections import EllipseCollection
+
+    circles = EllipseCollection(diameter, diameter, 0, units="xy", offsets=xy, offset_transform=ax.transData, **style)
+    ax.add_collection(circles, autolim=False)

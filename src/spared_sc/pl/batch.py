@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sps
+
+from spared_sc._core.keys import Key
+from spared_sc._core.validate import check_adata, check_number, dense, gene_mask, get_layer, get_libraries, listing
+from spared_sc.pl._spots import OKABE_ITO, PANEL_WIDTH, check_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    from spared_sc._core.validate import Libraries
+
+_MARKERS = "o^sDvPX*"  # with each of them, every colour: 56 batches are told apart
+_N_BINS = 30
+
+
+def batch_effect(
+    adata: AnnData,
+    *,
+    layers: str | Sequence[str] = (Key.layers.log2tpm, Key.combat(Key.layers.log2tpm)),
+    mask_var: str | None = Key.var.selected,
+    batch_key: str | None = None,
+    library_key: str | None = None,
+    n_spots: int = 2000,
+    random_state: int = 0,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+) -> Figure:
+    r"""How much of the expression the batch explains, layer by layer: before and after ComBat.
+
+    Above, spots on the first two principal components of each layer, coloured by batch. Below, the share of each gene's
+    variance that the batch explains, over all spots,
+
+    .. math:: R^2_g = \frac{\sum_b n_b (\bar x_{bg} - \bar x_g)^2}{\sum_s (x_{sg} - \bar x_g)^2}
+
+    with its mean over the genes. Batches that hold different tissue differ for good reasons, too: a low share is no aim
+    in itself.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with the layers.
+    layers
+        Layers to compare, from left to right.
+    mask_var
+        Boolean column of `adata.var` with the genes to use. The default column is used where it exists; `None` means
+        all genes.
+    batch_key
+        Column of `adata.obs` with the batch of each spot; by default every library is one.
+    library_key
+        Column of `adata.obs` that tells the libraries apart. Not used with `batch_key`.
+    n_spots
+        Most spots to compute and draw components of, chosen at random; the same in all layers.
+    random_state
+        Seed of the choice. It does not depend on the order of the rows.
+    figsize
+        Width and height of the figure in inches; by default it grows with the layers.
+    show
+        Whether to call `plt.show()`; `None` means no.
+
+    Returns
+    -------
+    The figure. A component's sign is such that the gene with the largest weight has a positive one.
+
+    Raises
+    ------
+    KeyError
+        If a layer or a column does not exist.
+    TypeError
+        If the column `mask_var` is not boolean.
+    ValueError
+        If there are fewer than two batches or two genes, if a layer holds NaN or does not vary, or if `n_spots` is no
+        whole number from 3 upwards.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(library_effect=1.0, image=False)
+    >>> sp.pp.recipe_spared(adata, library_key="library_id")
+    >>> sp.pp.combat(adata, library_key="library_id")
+    >>> fig = sp.pl.batch_effect(adata, library_key="library_id")
+    >>> plt.close(fig)
+    """
+    import matplotlib.pyplot as plt
+
+    check_adata(adata)
+    check_number("n_spots", n_spots, 3, whole=True)
+    layers = check_layers(adata, layers)
+    genes = np.flatnonzero(gene_mask(adata, mask_var, optional=Key.var.selected))
+    batches = _batches(adata, batch_key, library_key)
+    spots = _choose(adata, n_spots, random_state)
+    blocks = [get_layer(adata, layer)[:, genes] for layer in layers]
+    shares = [_explained(block, batches.codes) for block in blocks]
+    components = [_components(dense(block[spots]), layer) for block, layer in zip(blocks, layers, strict=True)]
+
+    size = figsize or (PANEL_WIDTH * len(layers) + 1.8, 5.4)
+    fig, axes = plt.subplots(2, len(layers), squeeze=False, figsize=size, layout="constrained", height_ratios=(3, 1))
+    for panel, layer, (scores, variance) in zip(axes[0], layers, components, strict=True):
+        _draw_spots(panel, scores, batches.codes[spots])
+        panel.set(
+            title=layer,
+            xlabel=f"component 1 ({100 * variance[0]:.0f} % of variance)",
+            ylabel=f"component 2 ({100 * variance[1]:.0f} %)",
+            xticks=[],
+            yticks=[],
+        )
+    _draw_shares(axes[1], shares)
+    handles = [_mark(code) for code in range(len(batches.names))]
+    # Columns of at most 20 names, as the panels are high enough for.
+    fig.legend(
+        handles,
+        batches.names,
+        loc="outside right upper",
+        ncols=-(-len(handles) // 20),
+        title=batch_key or library_key,
+        frameon=False,
+    )
+    if show:
+        plt.show()
+    return fig
+
+
+def _batches(adata: AnnData, batch_key: str | None, library_key: str | None) -> Libraries:
+    batches = get_libraries(adata, library_key if batch_key is None else batch_key)
+    if len(batches.names) < 2:
+        raise ValueError(
+            f"all spots are of one batch ({listing(batches.names)}): name the column of adata.obs that tells batches "
+            "apart with `batch_key=`."
+        )
+    return batches
+
+
+def _choose(adata: AnnData, n_spots: int, random_state: int) -> np.ndarray:
+    """Rows of the spots to draw, in random order, so that no batch is drawn over all others."""
+    by_name = np.argsort(adata.obs_names.to_numpy(dtype=str))
+    return by_name[np.random.default_rng(random_state).permutation(adata.n_obs)[:n_spots]]
+
+
+def _explained(values: np.ndarray | sps.csr_matrix, batch: np.ndarray) -> np.ndarray:
+    """Share of the variance of each gene that lies between the batches; genes that do not vary are left out."""
+    n_spots = np.bincount(batch)[:, None]
+    member = sps.csr_matrix((np.ones(batch.size), (batch, np.arange(batch.size))))
+    batch_means = dense(member @ values) / n_spots
+    mean = (n_spots * batch_means).sum(axis=0) / batch.size
+    between = (n_spots * (batch_means - mean) ** 2).sum(axis=0)
+    squares = values.multiply(values) if sps.issparse(values) else values**2
+    square_sum = np.asarray(squares.sum(axis=0, dtype=np.float64)).ravel()
+    total = square_sum - batch.size * mean**2
+    varies = total > 1e-9 * square_sum  # below, it is rounding
+    return between[varies] / total[varies]
+
+
+def _components(values: np.ndarray, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    """The spots on the first two principal components (n_spots, 2), and the components' shares of the variance."""
+    centred = values - values.mean(axis=0, dtype=np.float64)
+    if min(centred.shape) < 2 or not centred.any():
+        raise ValueError(
+            f"layers[{layer!r}] has no two principal components ({centred.shape[0]} spots x {centred.shape[1]} genes"
+            "): pass more genes with `mask_var`, or leave the layer out."
+        )
+    left, size, weights = np.linalg.svd(centred, full_matrices=False)
+    largest = np.abs(weights[:2]).argmax(axis=1)
+    sign = np.sign(weights[[0, 1], largest])
+    return left[:, :2] * size[:2] * sign, size[:2] ** 2 / (size**2).sum()
+
+
+def _style(code: int) -> tuple[str, str]:
+    """Colour and marker of a batch."""
+    return OKABE_ITO[code % len(OKABE_ITO)], _MARKERS[code // len(OKABE_ITO) % len(_MARKERS)]
+
+
+def _mark(code: int) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    colour, marker = _style(code)
+    return Line2D([], [], linestyle="", marker=marker, markersize=6, color=colour, markeredgewidth=0)
+
+
+def _draw_spots(ax: Axes, scores: np.ndarray, batch: np.ndarray) -> None:
+    colours, markers = np.array([_style(code) for code in batch]).T
+    for marker in dict.fromkeys(markers):
+        mask = markers == marker
+        ax.scatter(*scores[mask].T, s=9, marker=marker, c=colours[mask], alpha=0.7, linewidths=0)
+
+
+def _draw_shares(axes: np.ndarray, shares: list[np.ndarray]) -> None:
+    """Histograms of the explained shares, with their means; shares on a common axis."""
+    longest = max((share.max(initial=0) for share in shares), default=0)
+    bins = np.linspace(0, 100 * max(longest, 0.01), _N_BINS + 1)
+    for ax, share in zip(axes, shares, strict=True):
+        ax.hist(100 * share, bins=bins, color="0.7")
+        mean = 100 * share.mean()
+        ax.axvline(mean, color="black", linewidth=1)
+        ax.set_title(f"explained by batch: mean {mean:.{1 if mean >= 1 else 2}f} %", fontsize="medium")
+        ax.set_xlim(-0.02 * bins[-1], 1.02 * bins[-1])
+        ax.set_xlabel("variance of the gene explained by batch (%)")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("genes")

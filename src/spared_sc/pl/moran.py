@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc._core.keys import Key
+from spared_sc._core.validate import check_adata, check_number, gene_mask, listing
+from spared_sc.pl._spots import OKABE_ITO
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+_SELECTED, _OTHER = OKABE_ITO[0], "0.6"
+_LABEL_SIZE = 8  # points
+_WINDOW = 0.1  # of the genes, for the running median of the expressed fraction
+
+
+def moran_ranking(
+    adata: AnnData,
+    *,
+    key: str = Key.var.moran_i,
+    mask_var: str | None = Key.var.keep,
+    selected: str | None = Key.var.selected,
+    n_labelled: int = 10,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+) -> Axes:
+    """Genes by rank of their mean Moran's I, with the selected ones in colour.
+
+    Below, on the same ranks, stands the share of spots in which each gene was detected, with its running median: it
+    shows whether the ranking favours well or poorly detected genes. It is drawn where `pp.spared_filter` left
+    `var["expressed_fraction"]`.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with scores in `var`.
+    key
+        Column of `adata.var` with Moran's I, as `pp.moran` writes it.
+    mask_var
+        Boolean column of `adata.var` with the genes to rank. The default column is used where it exists; `None` means
+        all genes. Genes without a score are left out.
+    selected
+        Boolean column of `adata.var` with the selected genes. The default column is used where it exists; `None` marks
+        none. The cut-off is marked where the selected genes are exactly the best ones.
+    n_labelled
+        How many of the best genes to name.
+    ax
+        Axes to draw into; a new figure by default. The lower panel takes a part of them.
+    figsize
+        Width and height of the new figure in inches.
+    show
+        Whether to call `plt.show()`; `None` means no.
+
+    Returns
+    -------
+    The axes of the ranking. Those of the lower panel have the label `"<expressed fraction>"`.
+
+    Raises
+    ------
+    KeyError
+        If `key`, `mask_var` or `selected` names no column.
+    TypeError
+        If `mask_var` or `selected` is not boolean.
+    ValueError
+        If no gene has a score, or `n_labelled` is no whole number from 0 upwards.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(image=False)
+    >>> sp.pp.recipe_spared(adata, library_key="library_id")
+    >>> ax = sp.pl.moran_ranking(adata)
+    >>> plt.close(ax.figure)
+    """
+    import matplotlib.pyplot as plt
+
+    check_number("n_labelled", n_labelled, 0, whole=True)
+    genes, n_unscored = _ranked(adata, key, mask_var)
+    score = adata.var[key].to_numpy(dtype=float)[genes]
+    chosen = _chosen(adata, selected)[genes]
+    rank = np.arange(1, genes.size + 1)
+    if ax is None:
+        _, ax = plt.subplots(figsize=figsize or (7, 5), layout="constrained")
+
+    panels = [ax]
+    if Key.var.expressed_fraction in adata.var:
+        panels.append(_add_panel_below(ax))
+        fraction = 100 * adata.var[Key.var.expressed_fraction].to_numpy(dtype=float)[genes]
+        _draw_points(panels[1], rank, fraction, chosen)
+        median = panels[1].plot(rank, _running_median(fraction), color="black", linewidth=1.5, label="running median")
+        panels[1].set(ylim=(0, 104), yticks=[0, 50, 100], ylabel="expressed in\n(% of spots)")
+        panels[1].legend(
+            handles=median, loc="lower right", fontsize=_LABEL_SIZE, framealpha=0.9, edgecolor="none", borderpad=0.2
+        )
+    _draw_points(ax, rank, score, chosen)
+    n_chosen = int(chosen.sum())
+    if 0 < n_chosen < genes.size and chosen[:n_chosen].all():
+        for panel in panels:
+            panel.axvline(n_chosen + 0.5, color="black", linestyle="--", linewidth=0.8, label="cut-off")
+    _name_genes(ax, rank, score, adata.var_names[genes[:n_labelled]])
+
+    ax.set_ylabel("mean Moran's I")
+    without = f" ({n_unscored} without a score left out)" if n_unscored else ""
+    panels[-1].set_xlabel(f"rank of the gene by Moran's I{without}")
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_xlim(1 - 0.015 * genes.size, genes.size * 1.015)
+    if n_chosen:
+        ax.legend(loc="upper right", frameon=False)
+    if show:
+        plt.show()
+    return ax
+
+
+def _ranked(adata: AnnData, key: str, mask_var: str | None) -> tuple[np.ndarray, int]:
+    """The genes with a score, highest first, and how many others there are."""
+    check_adata(adata)
+    if key not in adata.var:
+        raise KeyError(
+            f"there is no column {key!r} in adata.var (columns: {listing(adata.var.columns)}): "
+            "run `sp.pp.moran(adata)` or `sp.pp.recipe_spared(adata)` first, or name the column with `key=`."
+        )
+    score = adata.var[key].to_numpy(dtype=float)
+    mask = gene_mask(adata, mask_var, optional=Key.var.keep)
+    genes = np.flatnonzero(mask & np.isfinite(score))
+    if not genes.size:
+        raise ValueError(f"no gene of `mask_var` has a finite {key!r}: run `sp.pp.moran(adata)` on these genes.")
+    # Ties go to the name, as when genes are selected.
+    names = adata.var_names.to_numpy(dtype=str)[genes]
+    return genes[np.lexsort((names, -score[genes]))], int(mask.sum()) - genes.size
+
+
+def _chosen(adata: AnnData, selected: str | None) -> np.ndarray:
+    if selected is None or (selected == Key.var.selected and selected not in adata.var):
+        return np.zeros(adata.n_vars, dtype=bool)
+    return gene_mask(adata, selected, optional=Key.var.selected)
+
+
+def _add_panel_below(ax: Axes) -> Axes:
+    """Axes under the given ones, which shrink to make room as they do for a colour bar."""
+    if ax.get_subplotspec() is not None:
+        place, below = ax.get_subplotspec().subgridspec(2, 1, height_ratios=(2.5, 1), hspace=0.1)
+        ax.set_subplotspec(place)
+        added = ax.figure.add_subplot(below, sharex=ax)
+    else:  # axes that were placed by hand
+        left, bottom, width, height = ax.get_position().bounds
+        ax.set_position([left, bottom + 0.32 * height, width, 0.68 * height])
+        added = ax.figure.add_axes([left, bottom, width, 0.27 * height], sharex=ax)
+    ax.tick_params(labelbottom=False)
+    added.set_label("<expressed fraction>")
+    return added
+
+
+def _draw_points(ax: Axes, rank: np.ndarray, value: np.ndarray, chosen: np.ndarray) -> None:
+    for label, mask, colour in (("selected", chosen, _SELECTED), ("not selected", ~chosen, _OTHER)):
+        if mask.any():
+            text = f"{label} ({mask.sum()} genes)"
+            ax.scatter(rank[mask], value[mask], s=14, color=colour, linewidths=0, label=text)
+
+
+def _running_median(value: np.ndarray) -> np.ndarray:
+    """Median over a tenth of the genes around each rank, fewer at the ends."""
+    half = max(1, round(_WINDOW * value.size / 2))
+    return np.array([np.median(value[max(0, i - half) : i + half + 1]) for i in range(value.size)])
+
+
+def _name_genes(ax: Axes, rank: np.ndarray, score: np.ndarray, names: np.ndarray) -> None:
+    """A column of names, the best at the top, with lines to their points."""
+    from matplotlib.transforms import ScaledTranslation
+
+    for i, name in enumerate(names):
+        # Steps in points from the top: the names are apart at any size of the axes, and their lines do not cross.
+        step = ScaledTranslation(0, -(i + 0.5) * 1.35 * _LABEL_SIZE / 72, ax.figure.dpi_scale_trans)
+        ax.annotate(
+            name,
+            (rank[i], score[i]),
+            xytext=(0.09, 1),
+            textcoords=ax.transAxes + step,
+            va="center",
+            fontsize=_LABEL_SIZE,
+            fontstyle="italic",
+            arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 2},
+        )
