@@ -671,7 +671,6 @@ def test_too_few_train_spots(adata):
         (lambda a: sp.pp.select_genes(a, n_genes=0), "n_genes=0 cannot be used: give a whole number from 1"),
         (lambda a: sp.pp.recipe_spared(a, moran_layer="spackle"), "moran_layer='spackle' is unknown: choose 'median'"),
         (lambda a: sp.pp.normalize_tpm(a, target_sum=0), "target_sum=0 must be positive"),
-        (lambda a: sp.tl.spackle_complete(a, model="best"), "model='best' is unknown: choose"),
         (lambda a: sp.tl.spackle_complete(a, library_key="library_id", n_rings=9), "n_rings=9 cannot be used"),
         (lambda a: sp.tl.spackle_complete(a, library_key="library_id", n_rings=1.5), "n_rings=1.5 cannot be used"),
         (lambda a: sp.tl.spackle_complete(a, library_key="library_id", n_heads=3), "does not divide the width"),

@@ -52,7 +52,10 @@ def check_adata(adata: Any) -> AnnData:
 
 
 def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
-    """A numpy array or a CSR matrix, each entry stored once (without copying where it is one already)."""
+    """A numpy array or a CSR matrix, each entry stored once (without copying where it is one already).
+
+    Half-precision floats become float32: neither scipy nor numba work on them.
+    """
     if sps.issparse(matrix):
         rows = matrix.tocsr()
         if not rows.has_canonical_format:
@@ -60,7 +63,7 @@ def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
             rows.sum_duplicates()
         return rows
     if isinstance(matrix, np.ndarray):
-        return matrix
+        return matrix.astype(np.float32) if matrix.dtype == np.float16 else matrix
     raise TypeError(f"{where} is a {type(matrix).__name__}: only numpy arrays and scipy sparse matrices are read.")
 
 
@@ -100,13 +103,16 @@ def get_counts(adata: AnnData, *, layer: str | None = None) -> tuple[np.ndarray 
     remedy = f'raw counts are needed: put them into adata.X or adata.layers["{Key.layers.counts}"].'
     if values.dtype.kind not in "buif":
         raise TypeError(f"{where} has the type {values.dtype}; {remedy}")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError(f"{where} holds NaN or infinite values; {remedy}")
-    if values.dtype.kind in "if" and values.size and values.min() < 0:
-        raise ValueError(f"{where} holds negative values; {remedy}")
-    if values.dtype.kind == "f" and not (values == np.rint(values)).all():
-        example = values[values != np.rint(values)].flat[0]
-        raise ValueError(f"{where} holds values that are no integers (such as {example:.4g}); {remedy}")
+    if values.dtype.kind in "if" and values.size:
+        from spared_sc._kernels.counts import inspect
+
+        finite, smallest, broken = inspect(values.ravel())
+        if not finite:
+            raise ValueError(f"{where} holds NaN or infinite values; {remedy}")
+        if smallest < 0:
+            raise ValueError(f"{where} holds negative values; {remedy}")
+        if not np.isnan(broken):
+            raise ValueError(f"{where} holds values that are no integers (such as {broken:.4g}); {remedy}")
     return matrix, where
 
 

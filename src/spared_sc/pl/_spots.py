@@ -177,8 +177,8 @@ def _lighten(image: np.ndarray) -> np.ndarray:
     return np.clip(0.35 + 0.65 * (0.5 * image + 0.5 * grey), 0, 1)
 
 
-def add_circles(ax: Axes, xy: np.ndarray, diameter: float, **style: Any) -> None:
-    """One collection of circles whose diameter is a length on the tissue."""
+def add_circles(ax: Axes, xy: np.ndarray, diameter: float | np.ndarray, **style: Any) -> None:
+    """One collection of circles whose diameter is a length on the tissue: one for all, or one for each."""
     from matplotlib.collections import EllipseCollection
 
     circles = EllipseCollection(diameter, diameter, 0, units="xy", offsets=xy, offset_transform=ax.transData, **style)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MARKERS = "o^sDvPX*"  # with each of them, every colour: 56 batches are told apart
 _N_BINS = 30
+_LEGEND_ROWS = 20  # as the figure is high enough for
 
 
 def batch_effect(
@@ -100,10 +101,11 @@ def batch_effect(
     batches = _batches(adata, batch_key, library_key)
     spots = _choose(adata, n_spots, random_state)
     blocks = [get_layer(adata, layer)[:, genes] for layer in layers]
-    shares = [_explained(block, batches.codes) for block in blocks]
+    shares = [_explained(block, batches.codes, layer) for block, layer in zip(blocks, layers, strict=True)]
     components = [_components(dense(block[spots]), layer) for block, layer in zip(blocks, layers, strict=True)]
 
-    size = figsize or (PANEL_WIDTH * len(layers) + 1.8, 5.4)
+    legend_cols = -(-len(batches.names) // _LEGEND_ROWS)
+    size = figsize or (PANEL_WIDTH * len(layers) + 0.3 + 1.5 * legend_cols, 5.4)
     fig, axes = plt.subplots(2, len(layers), squeeze=False, figsize=size, layout="constrained", height_ratios=(3, 1))
     for panel, layer, (scores, variance) in zip(axes[0], layers, components, strict=True):
         _draw_spots(panel, scores, batches.codes[spots])
@@ -116,12 +118,11 @@ def batch_effect(
         )
     _draw_shares(axes[1], shares)
     handles = [_mark(code) for code in range(len(batches.names))]
-    # Columns of at most 20 names, as the panels are high enough for.
     fig.legend(
         handles,
         batches.names,
         loc="outside right upper",
-        ncols=-(-len(handles) // 20),
+        ncols=legend_cols,
         title=batch_key or library_key,
         frameon=False,
     )
@@ -146,17 +147,22 @@ def _choose(adata: AnnData, n_spots: int, random_state: int) -> np.ndarray:
     return by_name[np.random.default_rng(random_state).permutation(adata.n_obs)[:n_spots]]
 
 
-def _explained(values: np.ndarray | sps.csr_matrix, batch: np.ndarray) -> np.ndarray:
+def _explained(values: np.ndarray | sps.csr_matrix, batch: np.ndarray, layer: str) -> np.ndarray:
     """Share of the variance of each gene that lies between the batches; genes that do not vary are left out."""
+    values = values.astype(np.float64)  # sums of squares are subtracted below
     n_spots = np.bincount(batch)[:, None]
     member = sps.csr_matrix((np.ones(batch.size), (batch, np.arange(batch.size))))
     batch_means = dense(member @ values) / n_spots
     mean = (n_spots * batch_means).sum(axis=0) / batch.size
     between = (n_spots * (batch_means - mean) ** 2).sum(axis=0)
     squares = values.multiply(values) if sps.issparse(values) else values**2
-    square_sum = np.asarray(squares.sum(axis=0, dtype=np.float64)).ravel()
+    square_sum = np.asarray(squares.sum(axis=0)).ravel()
     total = square_sum - batch.size * mean**2
     varies = total > 1e-9 * square_sum  # below, it is rounding
+    if not varies.any():
+        raise ValueError(
+            f"no gene varies in layers[{layer!r}]: pass other genes with `mask_var`, or leave the layer out."
+        )
     return between[varies] / total[varies]
 
 
@@ -201,8 +207,8 @@ def _draw_shares(axes: np.ndarray, shares: list[np.ndarray]) -> None:
         ax.hist(100 * share, bins=bins, color="0.7")
         mean = 100 * share.mean()
         ax.axvline(mean, color="black", linewidth=1)
-        ax.set_title(f"explained by batch: mean {mean:.{1 if mean >= 1 else 2}f} %", fontsize="medium")
+        ax.set_title(f"mean {mean:.{1 if mean >= 1 else 2}f} %", fontsize="medium")
         ax.set_xlim(-0.02 * bins[-1], 1.02 * bins[-1])
-        ax.set_xlabel("variance of the gene explained by batch (%)")
+        ax.set_xlabel("variance explained by batch (%)")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("genes")

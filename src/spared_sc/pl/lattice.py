@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spared_sc.pl._spots import Section
 
 _DIAMETER = 0.75  # of the spot's own, so that the edges between spots are seen
+_DIAMETER_ALONE = 1.5
 _EDGE_WIDTH = 0.12  # of the spot's own diameter
 _PANEL_WIDTH = 4.6  # inches
 _ALONE = "#D55E00"  # Okabe and Ito's vermilion, which is not in the scale of the other spots
@@ -43,7 +44,7 @@ def lattice(
 ) -> Figure | Axes:
     """The graph of neighbouring spots on the tissue, one panel per section.
 
-    Spots are coloured by their number of neighbours, so that holes and spots without a neighbour are seen.
+    Spots are coloured by their number of neighbours, so that holes and spots without a neighbour (larger circles) are seen.
 
     Parameters
     ----------
@@ -116,12 +117,14 @@ def lattice(
         _draw_edges(panel, section, graph[section.rows][:, section.rows])
         number = n_neighbours[section.rows]
         edge = {"edgecolors": "0.25", "linewidths": in_points(panel, section, 0.04 * section.diameter)}
-        add_circles(
-            panel, section.xy, _DIAMETER * section.diameter, array=number, norm=norm, cmap=cmap, label="spots", **edge
-        )
+        # A spot alone is easily missed on a whole slide; around it, there is room.
+        diameter = section.diameter * np.where(number == 0, _DIAMETER_ALONE, _DIAMETER)
+        add_circles(panel, section.xy, diameter, array=number, norm=norm, cmap=cmap, label="spots", **edge)
         panel.set_title(f"{section.name}\n{number.size} spots, {(number == 0).sum()} without a neighbour", fontsize=10)
+    several = f" within {n_rings} hops" if connectivity_key is None and n_rings > 1 else ""
+    label = f"neighbours of the spot{several}"
     colours = plt.cm.ScalarMappable(norm=norm, cmap=cmap)
-    bar = fig.colorbar(colours, ax=panels, label="neighbours of the spot", shrink=0.6, aspect=20)
+    bar = fig.colorbar(colours, ax=panels, label=label, shrink=0.6, aspect=20)
     # At most ten numbers beside the bar, however many neighbours a spot may have.
     bar.set_ticks(np.arange(0, most + 1, 1 + most // 10), minor=False)
     bar.ax.tick_params(which="both", length=0)
@@ -136,11 +139,11 @@ def _graph(
     """Which spots are neighbours, in both directions, and the largest number of neighbours to expect."""
     libraries = get_libraries(adata, library_key)
     if connectivity_key is None:
-        lattice = get_lattice(adata, libraries, spatial_key)
-        indptr, indices, hops = lattice.hops(n_rings)
+        exact = get_lattice(adata, libraries, spatial_key)
+        indptr, indices, hops = exact.hops(n_rings)
         graph = sps.csr_matrix((hops > 0, indices, indptr), shape=(adata.n_obs, adata.n_obs))
         # Ring r of a lattice holds r times as many places as the first one.
-        full = _TOUCHING.get(lattice.kind, 0) * n_rings * (n_rings + 1) // 2
+        full = _TOUCHING.get(exact.kind, 0) * n_rings * (n_rings + 1) // 2
     elif connectivity_key in adata.obsp:
         graph = sps.csr_matrix(adata.obsp[connectivity_key]) != 0
         graph = sps.csr_matrix(graph + graph.T)

@@ -92,26 +92,25 @@ def moran_ranking(
         panels.append(_add_panel_below(ax))
         fraction = 100 * adata.var[Key.var.expressed_fraction].to_numpy(dtype=float)[genes]
         _draw_points(panels[1], rank, fraction, chosen)
-        median = panels[1].plot(rank, _running_median(fraction), color="black", linewidth=1.5, label="running median")
+        panels[1].plot(rank, _running_median(fraction), color="black", linewidth=1.5, label="running median")
         panels[1].set(ylim=(0, 104), yticks=[0, 50, 100], ylabel="expressed in\n(% of spots)")
-        panels[1].legend(
-            handles=median, loc="lower right", fontsize=_LABEL_SIZE, framealpha=0.9, edgecolor="none", borderpad=0.2
-        )
     _draw_points(ax, rank, score, chosen)
     n_chosen = int(chosen.sum())
     if 0 < n_chosen < genes.size and chosen[:n_chosen].all():
         for panel in panels:
             panel.axvline(n_chosen + 0.5, color="black", linestyle="--", linewidth=0.8, label="cut-off")
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_xlim(1 - 0.015 * genes.size, 1.015 * genes.size)
     _name_genes(ax, rank, score, adata.var_names[genes[:n_labelled]])
 
     ax.set_ylabel("mean Moran's I")
     without = f" ({n_unscored} without a score left out)" if n_unscored else ""
     panels[-1].set_xlabel(f"rank of the gene by Moran's I{without}")
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.set_xlim(1 - 0.015 * genes.size, genes.size * 1.015)
-    if n_chosen:
-        ax.legend(loc="upper right", frameon=False)
+    # One entry for what is drawn in both panels.
+    legend = {text: mark for panel in panels for mark, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if legend:
+        ax.legend(legend.values(), legend, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     if show:
         plt.show()
     return ax
@@ -159,7 +158,7 @@ def _add_panel_below(ax: Axes) -> Axes:
 def _draw_points(ax: Axes, rank: np.ndarray, value: np.ndarray, chosen: np.ndarray) -> None:
     for label, mask, colour in (("selected", chosen, _SELECTED), ("not selected", ~chosen, _OTHER)):
         if mask.any():
-            text = f"{label} ({mask.sum()} genes)"
+            text = f"{label} ({mask.sum()} genes)" if chosen.any() else None
             ax.scatter(rank[mask], value[mask], s=14, color=colour, linewidths=0, label=text)
 
 
@@ -170,19 +169,29 @@ def _running_median(value: np.ndarray) -> np.ndarray:
 
 
 def _name_genes(ax: Axes, rank: np.ndarray, score: np.ndarray, names: np.ndarray) -> None:
-    """A column of names, the best at the top, with lines to their points."""
+    """A column of names beside the points, the best at the top, with lines to the points."""
     from matplotlib.transforms import ScaledTranslation
 
+    step = 1.35 * _LABEL_SIZE / 72  # inches
+    # The points fall from left to right: the names stand where these have come down below the last name.
+    lowest = (
+        ax.get_ylim()[1]
+        - np.ptp(ax.get_ylim()) * (len(names) + 1) * step * ax.figure.dpi / ax.get_window_extent().height
+    )
+    left, right = ax.get_xlim()
+    passed = rank[min(int((score > lowest).sum()), rank.size - 1)]
+    x = np.clip((passed - left) / (right - left) + 0.02, 0.09, 0.85)
     for i, name in enumerate(names):
         # Steps in points from the top: the names are apart at any size of the axes, and their lines do not cross.
-        step = ScaledTranslation(0, -(i + 0.5) * 1.35 * _LABEL_SIZE / 72, ax.figure.dpi_scale_trans)
+        down = ScaledTranslation(0, -(i + 0.5) * step, ax.figure.dpi_scale_trans)
         ax.annotate(
             name,
             (rank[i], score[i]),
-            xytext=(0.09, 1),
-            textcoords=ax.transAxes + step,
+            xytext=(x, 1),
+            textcoords=ax.transAxes + down,
             va="center",
             fontsize=_LABEL_SIZE,
             fontstyle="italic",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the line of the cut-off
             arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 2},
         )

@@ -6,10 +6,11 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sps
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import actualise, record
+from spared_sc._core.record import actualise, check_key, record
 from spared_sc._core.report import logger
 
 if TYPE_CHECKING:
@@ -109,7 +110,10 @@ def spared_filter(
     >>> bool(adata.var["expressed_fraction"][adata.var["spared_keep"]].mean() >= 0.7)
     True
     """
+    from spared_sc._kernels.counts import column_statistics, weighted_row_sums
+
     validate.check_adata(adata)
+    check_key(adata, Key.layers.detected)
     for name, bounds in (("spot_counts", spot_counts), ("gene_counts", gene_counts)):
         if len(bounds) != 2 or not bounds[0] < bounds[1]:
             raise ValueError(f"{name}={bounds!r} leaves nothing: give a lower and a higher bound.")
@@ -118,10 +122,11 @@ def spared_filter(
     libraries = validate.get_libraries(adata, library_key)
     train = validate.train_libraries(adata, split_key, libraries)
     counts, counts_slot = validate.get_counts(adata, layer=layer)
-    detected = validate.detected_from_counts(counts)
+    sparse = sps.csr_matrix(counts)
+    stored = sparse.indptr, sparse.indices, sparse.data
     own_genes = None if genes is None else _own_genes(adata, genes)
 
-    total = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    total = weighted_row_sums(*stored, np.ones(adata.n_vars))
     keep_spot = (total > spot_counts[0]) & (total < spot_counts[1])
     if not keep_spot.any():
         raise ValueError(
@@ -132,12 +137,9 @@ def spared_filter(
     judged = keep_spot & train[libraries.codes]
     if not judged.any():
         raise ValueError("no spot of a train library passes `spot_counts`: change it, or pass split_key=None.")
-    n_detected = np.zeros((len(libraries.names), adata.n_vars))
-    n_spots = np.zeros(len(libraries.names))
-    for code, rows in enumerate(libraries.rows()):
-        rows = rows[judged[rows]]
-        n_spots[code] = rows.size
-        n_detected[code] = np.asarray(detected[rows].sum(axis=0)).ravel()
+    library = np.where(judged, libraries.codes, -1)
+    gene_total, n_detected = column_statistics(*stored, library, len(libraries.names), adata.n_vars)
+    n_spots = np.bincount(library[judged], minlength=len(libraries.names))
     present = n_spots > 0
     expressed = n_detected.sum(axis=0) / n_spots.sum()
     min_expressed = (n_detected[present] / n_spots[present, None]).min(axis=0)
@@ -145,7 +147,6 @@ def spared_filter(
     if own_genes is not None:
         keep_gene = own_genes
     else:
-        gene_total = np.asarray(counts[judged].sum(axis=0, dtype=np.float64)).ravel()
         candidate = (
             (gene_total > gene_counts[0])
             & (gene_total < gene_counts[1])
@@ -163,7 +164,7 @@ def spared_filter(
             f"(the best detected gene is found in {expressed.max():.0%} of the spots), widen `gene_counts`, "
             "or name your own `genes`."
         )
-    keep_spot &= np.asarray(detected[:, np.flatnonzero(keep_gene)].sum(axis=1)).ravel() > 0
+    keep_spot &= weighted_row_sums(*stored, keep_gene.astype(float)) > 0
     if not keep_spot.any():
         raise ValueError("none of the kept genes is detected in a spot that passes `spot_counts`: name other `genes`.")
     lost = [name for name, rows in zip(libraries.names, libraries.rows(), strict=True) if not keep_spot[rows].any()]
@@ -174,9 +175,23 @@ def spared_filter(
             stacklevel=2,
         )
 
-    missing = 1 - expressed[expressed > 0].mean()
+    summary = {
+        "n_spots_before": adata.n_obs,
+        "n_spots": int(keep_spot.sum()),
+        "n_genes_before": adata.n_vars,
+        "n_genes": int(keep_gene.sum()),
+        "missing_share_before": float(1 - expressed[expressed > 0].mean()),
+    }
     adata = adata.copy() if copy else adata
     actualise(adata)
+    # First drop what is not kept, so that the detections of a large collection need no memory for it.
+    spots = np.flatnonzero(keep_spot) if subset_spots else np.arange(adata.n_obs)
+    genes_left = np.flatnonzero(keep_gene) if subset_genes else np.arange(adata.n_vars)
+    if spots.size < adata.n_obs:
+        adata._inplace_subset_obs(spots)
+    if genes_left.size < adata.n_vars:
+        adata._inplace_subset_var(genes_left)
+    counts, _ = validate.get_counts(adata, layer=layer)
     record(
         adata,
         key="spared_filter",
@@ -195,21 +210,15 @@ def spared_filter(
             "split_key": split_key,
         },
         slots={
-            "obs": {Key.obs.keep: keep_spot},
+            "obs": {Key.obs.keep: keep_spot[spots]},
             "var": {
-                Key.var.keep: keep_gene,
-                Key.var.expressed_fraction: expressed,
-                Key.var.min_expressed_fraction: min_expressed,
+                Key.var.keep: keep_gene[genes_left],
+                Key.var.expressed_fraction: expressed[genes_left],
+                Key.var.min_expressed_fraction: min_expressed[genes_left],
             },
-            "layers": {Key.layers.detected: detected},
+            "layers": {Key.layers.detected: validate.detected_from_counts(counts)},
         },
-        summary={
-            "n_spots_before": adata.n_obs,
-            "n_spots": int(keep_spot.sum()),
-            "n_genes_before": adata.n_vars,
-            "n_genes": int(keep_gene.sum()),
-            "missing_share_before": float(missing),
-        },
+        summary=summary,
     )
     logger.info(
         "spared_filter keeps %d of %d spots and %d of %d genes",
@@ -218,10 +227,6 @@ def spared_filter(
         keep_gene.sum(),
         keep_gene.size,
     )
-    if subset_spots and not keep_spot.all():
-        adata._inplace_subset_obs(keep_spot)
-    if subset_genes and not keep_gene.all():
-        adata._inplace_subset_var(keep_gene)
     return adata if copy else None
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # SpaRED models 128 genes, and 32 where this many or fewer are left after the filter.
 _FEW_GENES = 320
-_CHUNK = 512  # genes handled at once, so that memory does not grow with the number of genes
+_BLOCK = 1 << 26  # values held as a dense array at once, so that memory does not grow with the number of genes
 
 
 def moran(
@@ -126,8 +126,9 @@ def moran(
     library_weights = [weights[r][:, r] for r in rows]
     genes = np.flatnonzero(mask)
     scores = np.full((len(rows), adata.n_vars), np.nan)
-    for start in range(0, genes.size, _CHUNK):
-        part = genes[start : start + _CHUNK]
+    step = max(1, _BLOCK // adata.n_obs)
+    for start in range(0, genes.size, step):
+        part = genes[start : start + step]
         block = values[:, part]
         if median_completed:
             block = median.adaptive_median(

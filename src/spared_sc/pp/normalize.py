@@ -129,7 +129,7 @@ def normalize_tpm(
         per_length = np.divide(1.0, match.lengths, out=np.zeros(adata.n_vars), where=known)
         slots["var"] = {Key.var.gene_length: match.lengths}
 
-    total = np.asarray(counts @ (per_length * scaled_genes)).ravel()
+    total = _weighted_totals(counts, per_length * scaled_genes)
     empty = total == 0
     if empty.any():
         warnings.warn(
@@ -158,16 +158,22 @@ def normalize_tpm(
     return adata if copy else None
 
 
+def _weighted_totals(counts: np.ndarray | sps.csr_matrix, weights: np.ndarray) -> np.ndarray:
+    """Sum of count times weight per spot, without a float64 copy of the counts."""
+    from spared_sc._kernels.counts import weighted_row_sums
+
+    if not sps.issparse(counts):
+        return counts @ weights
+    return weighted_row_sums(counts.indptr, counts.indices, counts.data, weights)
+
+
 def _log2_scaled(counts: np.ndarray | sps.csr_matrix, scale: np.ndarray, per_length: np.ndarray):
     """log2(1 + count * scale of the spot / length of the gene), as float32."""
+    from spared_sc._kernels.counts import log2_scaled
+
     if not sps.issparse(counts):
         return np.log2(1 + counts * scale[:, None] * per_length).astype(np.float32)
-    data = np.empty(counts.nnz, dtype=np.float32)
-    step = 1 << 24  # bounds the float64 temporaries
-    spot = np.repeat(np.arange(counts.shape[0], dtype=np.int32), np.diff(counts.indptr))
-    for start in range(0, counts.nnz, step):
-        part = slice(start, start + step)
-        data[part] = np.log2(1 + counts.data[part] * scale[spot[part]] * per_length[counts.indices[part]])
+    data = log2_scaled(counts.indptr, counts.indices, counts.data, scale, per_length)
     # Own indices: shared ones would be corrupted by any in-place change of the counts.
     values = sps.csr_matrix((data, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)
     values.eliminate_zeros()

@@ -106,7 +106,7 @@ def recipe_spared(
         check_key(adata, layer)
     # Work on a copy that shares the counts, so that a failing step leaves the user's object as it was.
     work = adata.copy() if copy else shallow_copy(adata)
-    spared_filter(work, library_key=library_key, split_key=split_key, **filter_options)
+    spared_filter(work, library_key=library_key, split_key=split_key, subset_genes=subset_genes, **filter_options)
     normalize_tpm(work, gene_lengths=gene_lengths, layer=filter_options.get("layer"))
     moran(
         work,

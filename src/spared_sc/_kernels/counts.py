@@ -1,0 +1,54 @@
+"""Sums over sparse counts without a copy of them: by spot, by gene, and detections by library."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True, parallel=True)
+def weighted_row_sums(indptr, indices, data, weights):
+    """Sum over the genes of count times weight, (n_spots,) float64."""
+    n = indptr.size - 1
+    total = np.zeros(n)
+    for row in numba.prange(n):
+        for k in range(indptr[row], indptr[row + 1]):
+            total[row] += data[k] * weights[indices[k]]
+    return total
+
+
+@numba.njit(cache=True)
+def column_statistics(indptr, indices, data, group, n_groups, n_genes):
+    """Total count (n_genes,) and number of spots with a count (n_groups, n_genes), over spots with a group >= 0."""
+    total = np.zeros(n_genes)
+    n_detected = np.zeros((n_groups, n_genes), dtype=np.int64)
+    for row in range(indptr.size - 1):
+        if group[row] < 0:
+            continue
+        for k in range(indptr[row], indptr[row + 1]):
+            if data[k] > 0:
+                total[indices[k]] += data[k]
+                n_detected[group[row], indices[k]] += 1
+    return total, n_detected
+
+
+@numba.njit(cache=True, parallel=True)
+def log2_scaled(indptr, indices, data, row_scale, column_scale):
+    """log2(1 + count * scale of the spot * scale of the gene) of the stored counts, float32."""
+    result = np.empty(data.size, dtype=np.float32)
+    for row in numba.prange(indptr.size - 1):
+        for k in range(indptr[row], indptr[row + 1]):
+            result[k] = np.log2(1 + data[k] * row_scale[row] * column_scale[indices[k]])
+    return result
+
+
+@numba.njit(cache=True)
+def inspect(values):
+    """Whether all values are finite, the smallest of them, and one that is no integer (NaN: there is none)."""
+    finite, smallest, broken = True, np.inf, np.nan
+    for value in values:
+        finite = finite and np.isfinite(value)
+        smallest = min(smallest, value)
+        if value != np.rint(value):
+            broken = value
+    return finite, smallest, broken
