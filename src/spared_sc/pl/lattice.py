@@ -146,9 +146,8 @@ def _graph(
         full = _TOUCHING.get(exact.kind, 0) * n_rings * (n_rings + 1) // 2
     elif connectivity_key in adata.obsp:
         graph = sps.csr_matrix(adata.obsp[connectivity_key]) != 0
-        graph = sps.csr_matrix(graph + graph.T)
-        graph.setdiag(False)
-        graph.eliminate_zeros()
+        upper = sps.triu(graph + graph.T, k=1)
+        graph = sps.csr_matrix(upper + upper.T)
         full = 0
     else:
         raise KeyError(

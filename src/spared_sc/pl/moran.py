@@ -64,7 +64,7 @@ def moran_ranking(
     KeyError
         If `key`, `mask_var` or `selected` names no column.
     TypeError
-        If `mask_var` or `selected` is not boolean.
+        If `mask_var` or `selected` is not boolean, or `key` holds no numbers.
     ValueError
         If no gene has a score, or `n_labelled` is no whole number from 0 upwards.
 
@@ -123,6 +123,10 @@ def _ranked(adata: AnnData, key: str, mask_var: str | None) -> tuple[np.ndarray,
         raise KeyError(
             f"there is no column {key!r} in adata.var (columns: {listing(adata.var.columns)}): "
             "run `sp.pp.moran(adata)` or `sp.pp.recipe_spared(adata)` first, or name the column with `key=`."
+        )
+    if adata.var[key].dtype.kind not in "buif":
+        raise TypeError(
+            f"adata.var[{key!r}] has the type {adata.var[key].dtype}: name a column of numbers with `key=`."
         )
     score = adata.var[key].to_numpy(dtype=float)
     mask = gene_mask(adata, mask_var, optional=Key.var.keep)

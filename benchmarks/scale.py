@@ -1,0 +1,128 @@
+"""Time and peak memory of the recipe, the adaptive median and SpaCKLE on made-up collections of Visium density.
+
+    python benchmarks/scale.py                          5,000 and 43,804 spots (SpaRED's largest set)
+    python benchmarks/scale.py --spots 500000 --subset-genes
+
+Each size runs in a process of its own, and each step's peak is the highest resident memory up to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import scipy.sparse as sps
+
+N_GENES = 32_000
+DENSITY = 0.055  # share of entries with a count in the lung organoids, over all genes of the reference
+SPOTS_PER_LIBRARY = 3_000
+
+
+def collection(n_spots: int):
+    """Counts of heavy-tailed genes, by blocks of spots, so that making them needs little beside the result."""
+    from anndata import AnnData
+
+    rng = np.random.default_rng(0)
+    share = rng.lognormal(sigma=2.6, size=N_GENES)
+    low, high = 1e-9, 10.0
+    for _ in range(60):  # scale so that the mean chance of a count is the density
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if (-np.expm1(-share * middle)).mean() < DENSITY else (low, middle)
+    rate = np.minimum(share * low, 50)
+    data, indices, sizes = [], [], []
+    for start in range(0, n_spots, 2_000):
+        n = min(2_000, n_spots - start)
+        depth = np.cumsum(rng.lognormal(sigma=0.4, size=n))
+        gene = np.repeat(np.arange(N_GENES), rng.poisson(rate * n))
+        spot = np.searchsorted(depth, rng.random(gene.size) * depth[-1])
+        # repeated pairs add up to counts above one
+        counts = sps.csr_matrix((np.ones(spot.size, np.float32), (spot, gene)), shape=(n, N_GENES))
+        data.append(counts.data)
+        indices.append(counts.indices.astype(np.int32))
+        sizes.append(np.diff(counts.indptr))
+    indptr = np.r_[0, np.cumsum(np.concatenate(sizes))]
+    all_data = np.empty(indptr[-1], np.float32)
+    all_indices = np.empty(indptr[-1], np.int32)
+    at = 0
+    while data:
+        one, other = data.pop(0), indices.pop(0)
+        all_data[at : at + one.size], all_indices[at : at + one.size] = one, other
+        at += one.size
+    if indptr[-1] < np.iinfo(np.int32).max:
+        indptr = indptr.astype(np.int32)
+    matrix = sps.csr_matrix((all_data, all_indices, indptr), shape=(n_spots, N_GENES))
+    adata = AnnData(matrix)
+    library, place = np.divmod(np.arange(n_spots), SPOTS_PER_LIBRARY)
+    row, col = np.divmod(place, 55)
+    adata.obs["array_row"], adata.obs["array_col"] = row, 2 * col + row % 2
+    adata.obs["library_id"] = [f"library_{i:03d}" for i in library]
+    adata.obs["library_id"] = adata.obs["library_id"].astype("category")
+    adata.var["gene_length"] = rng.lognormal(7.5, 0.8, size=N_GENES).round() + 200
+    return adata
+
+
+def memory() -> float:
+    """Peak resident memory of this process so far, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure(n_spots: int, *, subset_genes: bool, steps: int) -> None:
+    """One size: a line per step."""
+    import spared_sc as sp
+
+    warnings.simplefilter("ignore")
+    compile_kernels(sp)
+    adata = collection(n_spots)
+    rows = [("(the collection itself)", 0.0, memory())]
+
+    def step(name: str, run) -> None:
+        start = time.perf_counter()
+        run()
+        rows.append((name, time.perf_counter() - start, memory()))
+
+    key = {"library_key": "library_id"}
+    step("recipe", lambda: sp.pp.recipe_spared(adata, **key, subset_genes=subset_genes))
+    step("adaptive median", lambda: sp.tl.median_complete(adata, **key))
+    step(
+        f"SpaCKLE, {steps} steps",
+        lambda: sp.tl.spackle_complete(adata, **key, n_steps=steps, show_progress_bar=False),
+    )
+    kept = adata.uns["spared_sc"]["spared_filter"]["summary"]["n_genes"]
+    for name, seconds, gib in rows:
+        print(f"| {n_spots:,} | {kept} | {name} | {seconds:.1f} | {gib:.2f} |", flush=True)
+
+
+def compile_kernels(sp) -> None:
+    """Numba compiles once per machine and version; that is not what is measured."""
+    small = sp.datasets.synthetic(n_libraries=2, shape=(6, 6), image=False)
+    sp.pp.recipe_spared(small, library_key="library_id")
+    sp.tl.median_complete(small, library_key="library_id")
+    sp.tl.spackle_complete(small, library_key="library_id", n_steps=1, show_progress_bar=False)
+
+
+def main() -> None:
+    """Run every size in a fresh process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spots", type=int, nargs="+", default=[5_000, 43_804])
+    parser.add_argument("--subset-genes", action="store_true", help="keep only the selected genes")
+    parser.add_argument("--steps", type=int, default=100, help="training steps of SpaCKLE")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        measure(options.spots[0], subset_genes=options.subset_genes, steps=options.steps)
+        return
+    print(f"{N_GENES:,} genes, density {DENSITY:.1%}, {SPOTS_PER_LIBRARY:,} spots per library")
+    print("| spots | genes kept | step | seconds | peak GiB |")
+    print("|---|---|---|---|---|", flush=True)
+    for n_spots in options.spots:
+        command = [sys.executable, __file__, "--one", "--spots", str(n_spots), "--steps", str(options.steps)]
+        subprocess.run(command + ["--subset-genes"] * options.subset_genes, check=True)
+
+
+if __name__ == "__main__":
+    main()
