@@ -64,7 +64,7 @@ def table() -> None:
             )
 
 
-def feedforward(n_steps: int = 300) -> None:
+def feedforward(n_steps: int = 100) -> None:
     """What a wider feed-forward part costs and gives."""
     adata = read("VLO", with_split=False)
     print(f"VLO, {n_steps} steps")
