@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import warnings
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--steps", type=int, default=None, help="most training steps (the package's default)")
     commands.add_parser("info", help="versions, devices and folders, for bug reports")
     options = parser.parse_args(arguments)
+    # Waiting threads that spin slow training down several times on a machine that is busy with something else.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return _demo(options.output, options.steps) if options.command == "demo" else _info()
 
 
@@ -124,7 +127,8 @@ def _demo_sections() -> tuple[AnnData, str]:
             adata = sp.datasets.read_visium(sections, library_key=_LIBRARY_KEY)
             return adata, "human lung organoids (Gracia Villacampa et al. 2021), real Visium sections"
         print(f"no sections in {folder}: the demo runs on a made-up collection", file=sys.stderr)
-    adata = sp.datasets.synthetic(n_libraries=3, library_key=_LIBRARY_KEY)
+    # Shallow, so that much is missing, as in real sections.
+    adata = sp.datasets.synthetic(n_libraries=3, n_genes=1200, depth=1000, library_key=_LIBRARY_KEY)
     return adata, "a made-up collection (set SPARED_SC_DATA_DIR to run on real sections)"
 
 

@@ -320,7 +320,7 @@ def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -
         position = np.where(found < 0, _position(queries, known), -1)
         way[position >= 0] = kind
         found = np.where(position >= 0, position, found)
-    lengths = np.where(found >= 0, table["length"].to_numpy(dtype=float)[found], np.nan)
+    lengths = table["length"].astype(float).reindex(found).to_numpy()  # NaN where nothing was found
     way[np.isnan(lengths)] = ""
     return GeneMatch(
         lengths=lengths,

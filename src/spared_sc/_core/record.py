@@ -40,13 +40,23 @@ def _mixed(items: list[Any]) -> bool:
     return not all(isinstance(v, bool | int | float | np.number) for v in items)
 
 
-def check_key(adata: AnnData, key: str, *, attr: str = "layers") -> None:
-    """Refuse, before any work is done, a name that files cannot hold or that holds somebody else's values."""
+def check_key(adata: AnnData, key: str, *, attr: str = "layers", source: str | None = None) -> None:
+    """Refuse, before any work is done, a name that files cannot hold or that holds somebody else's values.
+
+    With `source`, the layer that is read, also refuse that one, and the names that every function reads.
+    """
     if not isinstance(key, str) or not key or "/" in key:
         raise ValueError(
             f"key_added={key!r} cannot be used: give a non-empty name without '/', "
             "which h5ad and zarr files would read as a folder."
         )
+    if source is not None and key in (source, Key.layers.counts, Key.layers.detected):
+        use = (
+            "is the layer that is read"
+            if key == source
+            else "is the name under which raw counts or detections are read"
+        )
+        raise ValueError(f"key_added={key!r} {use}, and would replace it: pass another key_added.")
     if attr in _GUARDED and key in getattr(adata, attr) and f'{attr}["{key}"]' not in _written_slots(adata):
         raise ValueError(
             f'{attr}["{key}"] exists and was not written by spared_sc: pass another key_added, '

@@ -40,7 +40,9 @@ def check_adata(adata: Any) -> AnnData:
     if adata.isbacked:
         raise ValueError("the AnnData is backed by a file: load it with `adata = adata.to_memory()` first.")
     if 0 in adata.shape:
-        raise ValueError(f"the AnnData is empty: {adata.n_obs} spots x {adata.n_vars} genes.")
+        raise ValueError(
+            f"the AnnData is empty: {adata.n_obs} spots x {adata.n_vars} genes; check how it was filtered."
+        )
     for names, what, remedy in (
         (adata.obs_names, "spot", "adata.obs_names_make_unique()"),
         (adata.var_names, "gene", "adata.var_names_make_unique()"),
@@ -54,8 +56,12 @@ def check_adata(adata: Any) -> AnnData:
 def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
     """A numpy array or a CSR matrix, each entry stored once (without copying where it is one already).
 
-    Half-precision floats become float32: neither scipy nor numba work on them.
+    Half-precision floats become float32, numbers of foreign byte order or of more than eight bytes the nearest common
+    type: neither scipy nor numba work on them.
     """
+    if (sps.issparse(matrix) or isinstance(matrix, np.ndarray)) and matrix.dtype.kind in "iuf":
+        common = np.dtype(np.float64) if matrix.dtype.itemsize > 8 else matrix.dtype.newbyteorder("=")
+        matrix = matrix.astype(np.float32 if common == np.float16 else common, copy=False)
     if sps.issparse(matrix):
         rows = matrix.tocsr()
         if not rows.has_canonical_format:
@@ -63,7 +69,7 @@ def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
             rows.sum_duplicates()
         return rows
     if isinstance(matrix, np.ndarray):
-        return matrix.astype(np.float32) if matrix.dtype == np.float16 else matrix
+        return matrix
     raise TypeError(f"{where} is a {type(matrix).__name__}: only numpy arrays and scipy sparse matrices are read.")
 
 
@@ -95,7 +101,9 @@ def get_counts(adata: AnnData, *, layer: str | None = None) -> tuple[np.ndarray 
     if layer is None:
         where, matrix = "X", adata.X
         if matrix is None:
-            raise ValueError('there are no counts: adata.X is None and there is no layers["counts"].')
+            raise ValueError(
+                'there are no counts: adata.X is None and there is no layers["counts"]; put raw counts into one of them.'
+            )
     else:
         where, matrix = f"layers[{layer!r}]", get_layer(adata, layer)
     matrix = _matrix(matrix, where)
@@ -119,8 +127,7 @@ def get_counts(adata: AnnData, *, layer: str | None = None) -> tuple[np.ndarray 
 def get_detected(adata: AnnData) -> sps.csr_matrix:
     """Sparse boolean matrix, spots x genes: count above zero."""
     if Key.layers.detected in adata.layers:
-        detected = _matrix(adata.layers[Key.layers.detected], f'layers["{Key.layers.detected}"]')
-        return sps.csr_matrix(detected, dtype=bool)
+        return sps.csr_matrix(get_layer(adata, Key.layers.detected), dtype=bool)
     counts, _ = get_counts(adata)
     return detected_from_counts(counts)
 
@@ -152,6 +159,18 @@ def gene_mask(adata: AnnData, mask_var: str | None, *, optional: str) -> np.ndar
     return column.to_numpy()
 
 
+def get_numbers(adata: AnnData, column: str, *, remedy: str = "pass the name of one that is there") -> np.ndarray:
+    """A column of `adata.var` as floats, NaN where a value is missing."""
+    if column not in adata.var:
+        raise KeyError(f"there is no column {column!r} in adata.var (columns: {listing(adata.var.columns)}): {remedy}.")
+    try:
+        return adata.var[column].to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"adata.var[{column!r}] has the type {adata.var[column].dtype}: numbers are needed, pass another column."
+        ) from error
+
+
 @dataclass(frozen=True)
 class Libraries:
     """Which library every spot belongs to."""
@@ -170,7 +189,7 @@ def get_libraries(adata: AnnData, library_key: str | None) -> Libraries:
         if library_key not in adata.obs:
             raise KeyError(
                 f"there is no column {library_key!r} in adata.obs; columns that may tell libraries apart: "
-                f"{listing(_library_columns(adata))}."
+                f"{listing(_library_columns(adata) or adata.obs.columns)}. Pass the right one as `library_key=`."
             )
         column = adata.obs[library_key]
         if column.isna().any():
@@ -246,10 +265,15 @@ def get_split(adata: AnnData, split_key: str | None, libraries: Libraries) -> np
     for name, rows in zip(libraries.names, libraries.rows(), strict=True):
         values = sorted(set(column[rows]))
         if len(values) > 1:
-            raise ValueError(f"library {name!r} is in several splits ({listing(values)}): a library is in one only.")
+            raise ValueError(
+                f"library {name!r} is in several splits ({listing(values)}): a library is in one only. "
+                f"Give all of its spots the same value, or pass split_key=None."
+            )
         result.append(values[0])
     if "train" not in result:
-        raise ValueError(f"adata.obs[{split_key!r}] puts no library into 'train'.")
+        raise ValueError(
+            f"adata.obs[{split_key!r}] puts no library into 'train': give one that value, or pass split_key=None."
+        )
     return np.asarray(result)
 
 
@@ -259,20 +283,33 @@ def train_libraries(adata: AnnData, split_key: str | None, libraries: Libraries)
     return np.ones(len(libraries.names), dtype=bool) if split is None else split == "train"
 
 
+def array_places(adata: AnnData, libraries: Libraries) -> np.ndarray | None:
+    """Row and column on the array, `(n_spots, 2)` integers; `None` without `array_row` and `array_col`."""
+    row_col = [Key.obs.array_row, Key.obs.array_col]
+    if not set(row_col) <= set(adata.obs):
+        return None
+    position = adata.obs[row_col].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    # Beyond the limit, places times libraries would not fit into one number.
+    if not (
+        np.isfinite(position).all() and (position == np.rint(position)).all() and np.ptp(position, axis=0).max() < 1e8
+    ):
+        raise ValueError(
+            "adata.obs['array_row'] and adata.obs['array_col'] must hold a whole number for every spot, and span fewer "
+            "than 1e8: give each its place on the array, or remove both columns to use pixel positions."
+        )
+    position = position.astype(np.int64)
+    _check_places(position, adata, libraries, "place on the array (array_row, array_col)")
+    return position
+
+
 def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind: str = "auto") -> Lattice:
     """The spots' lattice: from `array_row`/`array_col` where they exist, from pixel positions otherwise."""
     from spared_sc._kernels import lattice
 
-    row_col = [Key.obs.array_row, Key.obs.array_col]
-    if set(row_col) <= set(adata.obs):
-        position = adata.obs[row_col].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-        if not (np.isfinite(position).all() and (position == np.rint(position)).all()):
-            raise ValueError(
-                "adata.obs['array_row'] and adata.obs['array_col'] must hold a whole number for every spot: "
-                "give each its place on the array, or remove both columns to use pixel positions."
-            )
-        position = position.astype(np.int64)
-        _check_places(position, adata, libraries, "place on the array (array_row, array_col)")
+    if kind not in lattice.KINDS:
+        raise ValueError(f"lattice kind {kind!r} is unknown; choose {listing(lattice.KINDS)}.")
+    position = array_places(adata, libraries)
+    if position is not None:
         graph = lattice.from_array(position, libraries.codes, kind=kind)
     elif spatial_key in adata.obsm:
         position = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_LEAST = 1e-12  # variance of what does not vary, so that nothing is divided by zero
 _CONVERGED = 1e-4  # relative change of the posterior at which pycombat stops, too
 
 
@@ -48,7 +49,9 @@ def fit_combat(values: np.ndarray, batch: np.ndarray) -> CombatFit:
     varies = residual > 1e-12 * np.maximum((values**2).sum(axis=0), 1e-300)
     mean, variance = values.mean(axis=0), np.zeros(n_genes)
     location, scale = np.zeros((batches.size, n_genes)), np.ones((batches.size, n_genes))
-    if varies.sum() > 1:  # the prior is a variance over genes
+    if varies.sum() < 2:  # the prior is a variance over genes
+        varies[:] = False
+    else:
         with np.errstate(divide="ignore", invalid="ignore"):
             model = Combat().fit(values[:, varies], code)
         mean[varies], variance[varies] = model.intercept_, model.epsilon_
@@ -58,6 +61,10 @@ def fit_combat(values: np.ndarray, batch: np.ndarray) -> CombatFit:
         standard = _standardise(values[code == i][:, varies], mean[varies], variance[varies])
         raw_location.append(standard.mean(axis=0))
         raw_scale.append(standard.var(axis=0, ddof=1))
+        if not np.isfinite([location[i], scale[i]]).all():
+            # All genes vary alike in this batch, or none does: pycombat divides by the variance of their variances.
+            moments = _moments([raw_location[-1]]), _moments([raw_scale[-1]])
+            location[i, varies], scale[i, varies] = _posterior(standard, moments[0], _inverse_gamma(*moments[1]))
     return CombatFit(
         batches=[str(name) for name in batches],
         mean=mean,
@@ -99,7 +106,7 @@ def _moments(values: list[np.ndarray]) -> tuple[float, float]:
 
 def _inverse_gamma(mean: float, variance: float) -> tuple[float, float]:
     """Shape and rate of the inverse gamma distribution with these moments."""
-    variance = max(variance, 1e-12)
+    variance = max(variance, _LEAST)
     return (2 * variance + mean**2) / variance, (mean * variance + mean**3) / variance
 
 
@@ -109,13 +116,16 @@ def _posterior(
     """Posterior location and scale per gene: equations 10 and 11 of Johnson et al., iterated to convergence."""
     n = len(standard)
     prior_mean, prior_variance = location_prior
+    prior_variance = max(prior_variance, _LEAST)
     shape, rate = scale_prior
     observed = standard.mean(axis=0)
     location = observed
     scale = standard.var(axis=0, ddof=1) if n > 1 else np.full(observed.size, rate / (shape - 1))
+    scale = np.maximum(scale, _LEAST)
     for _ in range(1000):
         new_location = (n * prior_variance * observed + scale * prior_mean) / (n * prior_variance + scale)
         new_scale = (rate + 0.5 * ((standard - new_location) ** 2).sum(axis=0)) / (n / 2 + shape - 1)
+        new_scale = np.maximum(new_scale, _LEAST)
         moved = max(_change(new_location, location), _change(new_scale, scale))
         location, scale = new_location, new_scale
         if moved < _CONVERGED:

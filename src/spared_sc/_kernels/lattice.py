@@ -14,6 +14,7 @@ _STEPS = {
     "grid": ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)),
     "grid4": ((-1, 0), (0, -1), (0, 1), (1, 0)),
 }
+KINDS = ("auto", *_STEPS)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Lattice:
         indptr, indices, hops
             CSR form without the spot itself; sorted by hops, then by index, within a spot.
         """
-        return _hops(self.indptr, self.indices, n_rings)
+        return _hops(self.indptr, self.indices, min(n_rings, self.n_spots))  # no spot is farther away
 
     def reordered(self, order: np.ndarray) -> Lattice:
         """The same lattice with spot `order[i]` at place i."""

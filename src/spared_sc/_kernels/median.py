@@ -48,6 +48,7 @@ def adaptive_median(
     """
     dtype = np.result_type(values.dtype, np.float32)
     values = np.where(detected, values, values.dtype.type(0)).astype(dtype, copy=False)
+    n_rings = min(n_rings, lattice.n_spots)  # no spot is farther away
     indptr, indices, hops = lattice.hops(n_rings)
     before = numba.get_num_threads()
     numba.set_num_threads(n_threads)

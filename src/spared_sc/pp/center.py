@@ -77,7 +77,7 @@ def center(
     """
     validate.check_adata(adata)
     key_added = key_added or Key.delta(layer)
-    check_key(adata, key_added)
+    check_key(adata, key_added, source=layer)
     values = validate.get_layer(adata, layer)
     genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
     train = np.ones(adata.n_obs, dtype=bool)
@@ -159,7 +159,7 @@ def uncenter(
     """
     validate.check_adata(adata)
     key_added = key_added or f"{layer}_restored"
-    check_key(adata, key_added)
+    check_key(adata, key_added, source=layer)
     values = validate.get_layer(adata, layer)
     if mean is None:
         made = adata.uns.get(Key.uns.records, {}).get(layer, {})
@@ -169,11 +169,15 @@ def uncenter(
                 f"({validate.listing(adata.var.columns)}), with `mean=`."
             )
         mean = Key.mean(str(made["params"]["layer"]))
-    if mean not in adata.var:
-        raise KeyError(f"there is no column {mean!r} in adata.var (columns: {validate.listing(adata.var.columns)}).")
     genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
-    block = validate.dense(values[:, genes]) + adata.var[mean].to_numpy()[genes]
-    restored = write_columns(values, genes, block.astype(values.dtype, copy=False))
+    means = validate.get_numbers(adata, mean)[genes]
+    if not np.isfinite(means).all():
+        raise ValueError(
+            f"adata.var[{mean!r}] has no value for {int((~np.isfinite(means)).sum())} genes: pass the genes that have "
+            "one as `mask_var`."
+        )
+    block = (validate.dense(values[:, genes]) + means).astype(np.result_type(values.dtype, np.float32), copy=False)
+    restored = write_columns(values, genes, block)
 
     adata = adata.copy() if copy else adata
     record(

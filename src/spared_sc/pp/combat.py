@@ -109,7 +109,7 @@ def combat(
 
     validate.check_adata(adata)
     key_added = key_added or Key.combat(layer)
-    check_key(adata, key_added)
+    check_key(adata, key_added, source=layer)
     values = validate.get_layer(adata, layer)
     libraries = validate.get_libraries(adata, library_key)
     batch = _batches(adata, libraries, batch_key)

@@ -180,7 +180,7 @@ def spared_filter(
         "n_spots": int(keep_spot.sum()),
         "n_genes_before": adata.n_vars,
         "n_genes": int(keep_gene.sum()),
-        "missing_share_before": float(1 - expressed[expressed > 0].mean()),
+        "missing_share_before": float(1 - expressed[expressed > 0].mean()) if expressed.any() else 1.0,
     }
     adata = adata.copy() if copy else adata
     actualise(adata)
@@ -236,7 +236,8 @@ def _own_genes(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
     unknown = [gene for gene in genes if gene not in adata.var_names]
     if unknown:
         raise KeyError(
-            f"{len(unknown)} of the {len(genes)} `genes` are not in adata.var_names: {validate.listing(unknown)}."
+            f"{len(unknown)} of the {len(genes)} `genes` are not in adata.var_names: {validate.listing(unknown)}. "
+            f"Drop them, or write them as the data do (such as {validate.listing(adata.var_names, 3)})."
         )
     return adata.var_names.isin(list(genes))
 

@@ -115,6 +115,11 @@ def moran(
         weights = moran.lattice_weights(lattice)
     elif connectivity_key in adata.obsp:
         weights = sps.csr_matrix(adata.obsp[connectivity_key], dtype=np.float64)
+        if not (np.isfinite(weights.data).all() and (weights.data >= 0).all()):
+            raise ValueError(
+                f"the graph obsp[{connectivity_key!r}] holds NaN, infinite or negative weights: repair it, or leave "
+                "`connectivity_key` out to use the lattice."
+            )
     else:
         raise KeyError(
             f"there is no graph {connectivity_key!r} in adata.obsp (graphs: {validate.listing(adata.obsp)}): "
@@ -222,15 +227,10 @@ def select_genes(
     16
     """
     validate.check_adata(adata)
-    if score not in adata.var:
-        raise KeyError(
-            f"there is no column {score!r} in adata.var (columns: {validate.listing(adata.var.columns)}): "
-            "run `sp.pp.moran(adata)` first."
-        )
+    scores = validate.get_numbers(adata, score, remedy="run `sp.pp.moran(adata)` first")
     if n_genes is not None:
         validate.check_number("n_genes", n_genes, 1, whole=True)
     mask = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
-    scores = adata.var[score].to_numpy(dtype=float)
     candidates = np.flatnonzero(mask & np.isfinite(scores))
     if not candidates.size:
         raise ValueError(f"no gene has a finite {score!r}: run `sp.pp.moran(adata)` on the genes to choose from.")

@@ -101,9 +101,9 @@ def normalize_tpm(
     True
     """
     validate.check_adata(adata)
-    check_key(adata, key_added)
-    if not target_sum > 0:
-        raise ValueError(f"target_sum={target_sum} must be positive.")
+    check_key(adata, key_added, source=layer or Key.layers.counts)
+    if not 0 < target_sum < np.inf:
+        raise ValueError(f"target_sum={target_sum} must be positive and finite.")
     counts, counts_slot = validate.get_counts(adata, layer=layer)
     scaled_genes = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
     match = genes.resolve_lengths(adata, gene_lengths)

@@ -98,6 +98,7 @@ def split_libraries(
     ['train']
     """
     validate.check_adata(adata)
+    validate.check_number("random_state", random_state, 0, whole=True)
     libraries = validate.get_libraries(adata, library_key)
     subjects = _subjects(adata, libraries, subject_key, intra_subject=intra_subject or isinstance(assignment, str))
     copies = find_duplicate_libraries(adata, library_key=library_key)
@@ -180,12 +181,12 @@ def find_duplicate_libraries(
     validate.check_adata(adata)
     libraries = validate.get_libraries(adata, library_key)
     columns = ["library", "other", "n_shared", "correlation"]
-    if not {Key.obs.array_row, Key.obs.array_col} <= set(adata.obs):
+    places = validate.array_places(adata, libraries)
+    if places is None:
         return pd.DataFrame(columns=columns)
     counts, _ = validate.get_counts(adata, layer=layer)
     total = np.log1p(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel())
-    places = adata.obs[[Key.obs.array_row, Key.obs.array_col]]
-    by_place = [pd.Series(total[rows], index=pd.MultiIndex.from_frame(places.iloc[rows])) for rows in libraries.rows()]
+    by_place = [pd.Series(total[rows], index=pd.MultiIndex.from_arrays(places[rows].T)) for rows in libraries.rows()]
     found = []
     for i, one in enumerate(by_place):
         for j in range(i):
@@ -194,7 +195,7 @@ def find_duplicate_libraries(
             if len(shared) < min(_FEWEST_SHARED, len(one), len(other)) or len(shared) < 3:
                 continue
             a, b = one[shared].to_numpy(), other[shared].to_numpy()
-            correlation = np.corrcoef(a, b)[0, 1] if a.std() > 0 and b.std() > 0 else float(np.array_equal(a, b))
+            correlation = np.corrcoef(a, b)[0, 1] if np.ptp(a) > 0 and np.ptp(b) > 0 else float(np.array_equal(a, b))
             if correlation > _COPY:
                 found.append((libraries.names[j], libraries.names[i], len(shared), float(correlation)))
     return pd.DataFrame(found, columns=columns)
@@ -221,7 +222,8 @@ def _subjects(
         if values.isna().any() or values.nunique() != 1:
             raise ValueError(
                 f"library {name!r} has {values.nunique()} subjects in adata.obs[{subject_key!r}]"
-                f"{' and spots without one' if values.isna().any() else ''}: a library is of one subject."
+                f"{' and spots without one' if values.isna().any() else ''}: a library is of one subject. "
+                "Give all of its spots the same one, or check `library_key`."
             )
         subjects[name] = str(values.iloc[0])
     return {} if intra_subject else subjects
@@ -281,7 +283,8 @@ def _assigned(names: list[str], assignment: str | Mapping[str, str]) -> list[str
             )
         source, assignment = f"SpaRED's {assignment}", known[assignment]
     else:
-        source = "`assignment`"
+        # Libraries go by their names as text, also where the column holds numbers.
+        source, assignment = "`assignment`", {str(name): split for name, split in assignment.items()}
     missing = [name for name in names if name not in assignment]
     if missing:
         raise KeyError(
@@ -293,7 +296,7 @@ def _assigned(names: list[str], assignment: str | Mapping[str, str]) -> list[str
         raise ValueError(f"`assignment` holds {validate.listing(wrong)}; expected only {validate.listing(Key.splits)}.")
     splits = [str(assignment[name]) for name in names]
     if "train" not in splits:
-        raise ValueError(f"{source} puts no library into 'train'.")
+        raise ValueError(f"{source} puts no library into 'train': give one that value.")
     return splits
 
 

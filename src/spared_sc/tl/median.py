@@ -89,7 +89,7 @@ def median_complete(
     from spared_sc._kernels.median import adaptive_median
 
     validate.check_adata(adata)
-    check_key(adata, key_added)
+    check_key(adata, key_added, source=layer)
     validate.check_number("n_rings", n_rings, 1, whole=True)
     values = validate.get_layer(adata, layer)
     mask = validate.gene_mask(adata, mask_var, optional=Key.var.selected)

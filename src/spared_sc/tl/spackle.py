@@ -182,7 +182,7 @@ def spackle_complete(
     ['gene_mean', 'median', 'n_entries', 'spackle']
     """
     validate.check_adata(adata)
-    check_key(adata, key_added)
+    check_key(adata, key_added, source=layer)
     if batch_size is not None:
         validate.check_number("batch_size", batch_size, 1, whole=True)
     values = validate.get_layer(adata, layer)
@@ -333,7 +333,8 @@ def _genes_to_fit(
 def _block(matrix: np.ndarray | sps.csr_matrix, genes: np.ndarray) -> np.ndarray:
     """Columns of a matrix as a dense array, float32 or boolean; zero for a gene at -1."""
     block = validate.dense(matrix[:, np.maximum(genes, 0)])
-    block = block if block.dtype == bool else block.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and training says so
+        block = block if block.dtype == bool else block.astype(np.float32)
     block[:, genes < 0] = 0
     return block
 
