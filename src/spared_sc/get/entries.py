@@ -56,7 +56,7 @@ def missing_share(
     genes = gene_mask(adata, mask_var, optional=Key.var.selected)
     libraries = get_libraries(adata, library_key)
     detected = get_detected(adata)[:, genes]
-    share = [1 - np.asarray(detected[rows].mean(axis=0)).ravel() for rows in libraries.rows()]
+    share = [1 - np.asarray(detected[rows].sum(axis=0)).ravel() / rows.size for rows in libraries.rows()]
     return pd.DataFrame(
         np.column_stack(share), index=adata.var_names[genes], columns=pd.Index(libraries.names, name="library")
     )

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _PALE, _PALE_EDGE = "0.88", "0.55"  # light grey with an edge, to be seen on pale and on dark tissue
 _OUTLINE, _OUTLINE_DIAMETER = "black", 1.3  # the second as a multiple of the spot's
-_LOG2TPM_LABEL = "log2(TPM + 1)"
 
 
 def spatial_compare(
@@ -199,7 +198,8 @@ def _scale_label(adata: AnnData, gene: str, layers: list[str], values: np.ndarra
     if Key.layers.log2tpm in adata.layers:
         log2tpm = _column(get_layer(adata, Key.layers.log2tpm), adata.var_names.get_loc(gene))
         if np.allclose(values[detected], log2tpm[detected, None], atol=1e-3):
-            return _LOG2TPM_LABEL
+            made = adata.uns.get(Key.uns.records, {}).get(Key.layers.log2tpm, {})
+            return "log2(CPM + 1)" if str(made.get("match", "")).startswith("CPM") else "log2(TPM + 1)"
     return ", ".join(layers)
 
 

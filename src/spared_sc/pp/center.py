@@ -116,7 +116,7 @@ def uncenter(
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Add the train mean back to deviations: the inverse of :func:`center`.
+    """Add the train mean back to deviations, the inverse of `center`.
 
     Parameters
     ----------

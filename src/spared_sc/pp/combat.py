@@ -92,8 +92,8 @@ def combat(
 
     Notes
     -----
-    Source: Johnson et al. (2007), fitted by `pycombat`, which takes the prior's variances with n - 1 where
-    `scanpy.pp.combat` takes them with n. New batches: the same posterior with the prior's moments taken over all
+    Source: Johnson et al. (2007), fitted by `pycombat`, which takes the variance of the location's prior with n - 1
+    where `scanpy.pp.combat` takes it with n. New batches: the same posterior, with the prior's moments taken over all
     train batches and genes.
 
     Examples
