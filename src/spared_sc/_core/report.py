@@ -14,15 +14,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("spared_sc")
 
 
-def show_log(level: int = logging.INFO) -> None:
-    """Print the package's log lines to standard error (used by the command line; notebooks may call it)."""
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(level)
-
-
 def progress_bar(*, total: int, desc: str, show: bool | None = None, unit: str = "step") -> tqdm[Any]:
     """A progress bar; `show=None` asks the settings, and those ask whether somebody is watching."""
     from tqdm import tqdm

@@ -74,7 +74,7 @@ def load(folder: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
     from safetensors.numpy import load as deserialise
 
     folder = Path(folder)
-    if not (folder / _CARD).is_file():
+    if not exists(folder):
         what = "a file" if folder.is_file() else "no such folder" if not folder.exists() else f"no {_CARD} in it"
         raise FileNotFoundError(f"{folder} is no saved model ({what}): give the folder that `save` wrote.")
     try:
@@ -101,6 +101,11 @@ def load(folder: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
         return deserialise(content), card
     except SafetensorError as error:
         raise ValueError(f"{weights} is no safetensors file ({error}): save the model again.") from error
+
+
+def exists(folder: Path) -> bool:
+    """Whether a model was ever completely written to the folder."""
+    return (folder / _CARD).is_file()
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

@@ -120,7 +120,7 @@ def fit(
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     state = _State(network, optimizer, generator)
-    if checkpoint is not None and (checkpoint / "card.json").exists():
+    if checkpoint is not None and files.exists(checkpoint):
         state.restore(checkpoint, identity)
         if state.progress.step:
             logger.info("%s: goes on from step %d", desc, state.progress.step[-1])

@@ -6,13 +6,13 @@ import numpy as np
 
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, listing
+from spared_sc.pl._spots import OKABE_ITO
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-# Okabe and Ito (2008): told apart by the colour-blind.
-_BLUE, _VERMILION, _GREEN, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+_BLUE, _, _GREEN, _PURPLE, _, _VERMILION, _ = OKABE_ITO
 _WIDE = 10  # largest over smallest value from which a linear axis hides the end of the curve
 
 
