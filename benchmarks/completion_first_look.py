@@ -10,46 +10,22 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
-from typing import TYPE_CHECKING
 
 import torch
+from sections import ORGANOIDS, read
 
 import spared_sc as sp
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-FOLDERS = {"VLO": "lung_organoid", "VKO": "kidney_organoid"}
-SPLITS = {  # as SpaRED splits them
-    "VLO": {"V19D02-088_A1": "train", "V19D02-088_B1": "train", "V19D02-088_C1": "val", "V19D02-088_D1": "test"},
-    "VKO": {"V19D02-085_B1": "train", "V19D02-085_C1": "train", "V19D02-085_D1": "val"},
-}
-
-
-def read(name: str, *, with_split: bool) -> AnnData:
-    """One of the sets after the recipe; with a split, genes are chosen on the train sections alone."""
-    if sp.settings.data_dir is None:
-        raise SystemExit("set SPARED_SC_DATA_DIR to the folder that holds villacampa/")
-    folder = sp.settings.data_dir / "villacampa" / FOLDERS[name]
-    adata = sp.datasets.read_visium(sorted(p.parent for p in folder.glob("*/spatial")))
-    if with_split:
-        adata.obs["split"] = adata.obs["library_id"].astype(str).map(SPLITS[name])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*have no length")  # mitochondrial genes, see the docs
-        sp.pp.recipe_spared(adata, library_key="library_id")
-    return adata
 
 
 def table() -> None:
     """Error on hidden entries, with and without SpaRED's split."""
     print("| set | trained on | scored on | hidden entries | SpaCKLE | adaptive median | gene mean | steps | seconds |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for name in FOLDERS:
+    for name in ORGANOIDS:
         for with_split in (False, True):
             adata = read(name, with_split=with_split)
             start = time.perf_counter()
-            sp.tl.spackle_complete(adata, library_key="library_id")
+            sp.tl.spackle_complete(adata, model="paper", library_key="library_id")
             seconds = time.perf_counter() - start
             record = adata.uns["spared_sc"]["spackle"]
             score = record["score"]
@@ -66,14 +42,14 @@ def table() -> None:
 
 def feedforward(n_steps: int = 100) -> None:
     """What a wider feed-forward part costs and gives."""
-    adata = read("VLO", with_split=False)
+    adata = read("VLO")
     print(f"VLO, {n_steps} steps")
     print("| feed-forward width | weights | seconds per step | lowest validation MSE | training MSE at the end |")
     print("|---|---|---|---|---|")
     for width in (128, 256, 512, 2048):
         start = time.perf_counter()
         done = sp.tl.spackle_complete(
-            adata, library_key="library_id", n_steps=n_steps, patience=None, feedforward=width, copy=True
+            adata, model="paper", library_key="library_id", n_steps=n_steps, feedforward=width, copy=True
         )
         seconds = (time.perf_counter() - start) / n_steps
         record = done.uns["spared_sc"]["spackle"]

@@ -90,7 +90,7 @@ def measure(n_spots: int, *, subset_genes: bool, steps: int) -> None:
     step("adaptive median", lambda: sp.tl.median_complete(adata, **key))
     step(
         f"SpaCKLE, {steps} steps",
-        lambda: sp.tl.spackle_complete(adata, **key, n_steps=steps, show_progress_bar=False),
+        lambda: sp.tl.spackle_complete(adata, model="paper", **key, n_steps=steps, show_progress_bar=False),
     )
     kept = adata.uns["spared_sc"]["spared_filter"]["summary"]["n_genes"]
     for name, seconds, gib in rows:
@@ -102,7 +102,7 @@ def compile_kernels(sp) -> None:
     small = sp.datasets.synthetic(n_libraries=2, shape=(6, 6), image=False)
     sp.pp.recipe_spared(small, library_key="library_id")
     sp.tl.median_complete(small, library_key="library_id")
-    sp.tl.spackle_complete(small, library_key="library_id", n_steps=1, show_progress_bar=False)
+    sp.tl.spackle_complete(small, model="paper", library_key="library_id", n_steps=1, show_progress_bar=False)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Completion: what the adaptive median and SpaCKLE fill in, what they leave alone, and what they may not know."""
+"""Completion: what the adaptive median and the models fill in and leave alone, and what the paper's may not know."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from spared_sc._models.completion import spackle
 
 CPU = torch.device("cpu")
 LIBRARIES = ["library_1", "library_2", "library_3"]
-QUICK = {"n_steps": 25, "train_batch_size": 32, "feedforward": 64, "n_layers": 1, "device": "cpu"}
+QUICK = {
+    "model": "paper",
+    "n_steps": 25,
+    "train_batch_size": 32,
+    "feedforward": 64,
+    "n_layers": 1,
+    "device": "cpu",
+}
+METHODS = {"median": "median", "paper": "spackle", "residual": "spackle"}  # and the name of their layer
 
 
 @pytest.fixture(autouse=True)
@@ -47,22 +55,22 @@ def ready(finished) -> AnnData:
     return finished.copy()
 
 
-def complete(adata: AnnData, method: str = "spackle", **options) -> AnnData:
+def complete(adata: AnnData, method: str = "paper", **options) -> AnnData:
     run = sp.tl.median_complete if method == "median" else sp.tl.spackle_complete
-    options = options if method == "median" else {**QUICK, **options}
-    return run(adata, library_key="library_id", copy=True, **options)
+    quick = {"median": {}, "paper": QUICK, "residual": {"n_steps": 4, "device": "cpu"}}[method]
+    return run(adata, library_key="library_id", copy=True, **{**quick, **options})
 
 
-# --- both methods ----------------------------------------------------------------------------------------------------
+# --- all methods -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("container", [sps.csr_matrix, sps.csc_matrix, sps.csr_array, np.asarray])
-@pytest.mark.parametrize("method", ["median", "spackle"])
+@pytest.mark.parametrize("method", METHODS)
 def test_only_undetected_entries_of_the_modelled_genes_change(ready, method, container, dtype):
     ready.layers["log2tpm"] = container(dense(ready.layers["log2tpm"]).astype(dtype))
     before = dense(ready.layers["log2tpm"])
-    layer = complete(ready, method).layers[method]
+    layer = complete(ready, method).layers[METHODS[method]]
     if container is np.asarray:
         assert isinstance(layer, np.ndarray)
     else:
@@ -81,7 +89,7 @@ def test_only_undetected_entries_of_the_modelled_genes_change(ready, method, con
     np.testing.assert_array_equal(dense(ready.layers["log2tpm"]), before)
 
 
-@pytest.mark.parametrize("method", ["median", "spackle"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_layer_the_genes_and_the_name_can_be_chosen(ready, method):
     counts = ready.X.toarray()
     ready.layers["cpm"] = 100 * counts / counts.sum(axis=1, keepdims=True)
@@ -90,23 +98,26 @@ def test_the_layer_the_genes_and_the_name_can_be_chosen(ready, method):
     changed = (result.layers["filled"] != ready.layers["cpm"]).any(axis=0)
     assert set(ready.var_names[changed]) <= set(ready.var_names[ready.var["mine"]])
     assert changed.any()
-    assert set(result.layers) - set(ready.layers) == {"filled"}
+    others = {"filled_rate", "filled_sd"} if method == "residual" else set()
+    assert set(result.layers) - set(ready.layers) == {"filled"} | others
     record = result.uns["spared_sc"]["filled"]
-    assert record["function"] == f"tl.{method}_complete"
+    assert record["function"] == f"tl.{METHODS[method]}_complete"
     assert record["params"]["layer"] == "cpm"
     everything = complete(ready, method, layer="cpm", mask_var=None, key_added="filled")
     assert (everything.layers["filled"] != ready.layers["cpm"]).any(axis=0).sum() > 20
 
 
-@pytest.mark.parametrize("method", ["median", "spackle"])
+@pytest.mark.parametrize("method", METHODS)
 def test_completed_objects_survive_files(ready, method, tmp_path):
     import anndata
 
     result = complete(ready, method)
     result.write_h5ad(tmp_path / "a.h5ad")
     back = anndata.read_h5ad(tmp_path / "a.h5ad")
-    np.testing.assert_array_equal(dense(back.layers[method]), dense(result.layers[method]))
-    record, kept = back.uns["spared_sc"][method], result.uns["spared_sc"][method]
+    name = METHODS[method]
+    for layer in set(result.layers) - set(ready.layers):
+        np.testing.assert_array_equal(dense(back.layers[layer]), dense(result.layers[layer]))
+    record, kept = back.uns["spared_sc"][name], result.uns["spared_sc"][name]
     assert record["params"]["library_key"] == "library_id"
     assert set(record) == set(kept)
 
@@ -419,7 +430,7 @@ def test_scores_of_the_baselines_are_what_they_are_called(ready, monkeypatch):
 
 
 def test_training_lowers_the_error(ready):
-    training_curve = complete(ready, n_steps=300, patience=None).uns["spared_sc"]["spackle"]["training"]
+    training_curve = complete(ready, n_steps=300).uns["spared_sc"]["spackle"]["training"]
     assert training_curve["step"].tolist() == list(range(50, 301, 50))
     assert training_curve["train_mse"][-1] < 0.9 * training_curve["train_mse"][0]
     best = int(np.argmin(training_curve["validation_mse"]))

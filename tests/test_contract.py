@@ -32,6 +32,20 @@ RUNS = {
     "pp.combat": (["pp.recipe_spared"], KEY),
     "pp.center": (["pp.recipe_spared"], KEY),
     "pp.uncenter": (["pp.recipe_spared", "pp.center"], {}),
+    "tl.gene_mean_complete": (["pp.recipe_spared"], KEY),
+    "tl.library_gene_mean_complete": (["pp.recipe_spared"], KEY),
+    "tl.depth_only_complete": (["pp.recipe_spared"], KEY),
+    "tl.additive_complete": (["pp.recipe_spared"], KEY),
+    "tl.neighbor_mean_complete": (["pp.recipe_spared"], KEY),
+    "tl.kernel_complete": (["pp.recipe_spared"], KEY),
+    "tl.diffusion_complete": (["pp.recipe_spared"], KEY),
+    "tl.soft_impute_complete": (["pp.recipe_spared"], KEY),
+    "tl.soft_impute_kernel_complete": (["pp.recipe_spared"], KEY),
+    "tl.ridge_complete": (["pp.recipe_spared"], KEY),
+    "tl.stack_complete": (["pp.recipe_spared"], KEY),
+    "tl.sme_complete": (["pp.recipe_spared"], {**KEY, "use_rep": "programs"}),
+    "tl.magic_complete": (["pp.recipe_spared"], KEY),
+    "tl.alra_complete": (["pp.recipe_spared"], KEY),
     "tl.median_complete": (["pp.recipe_spared"], KEY),
     "tl.spackle_complete": (["pp.recipe_spared"], {**KEY, "n_steps": 4, "show_progress_bar": False, "device": "cpu"}),
 }
@@ -98,7 +112,8 @@ def assert_same(one: dict, other: dict) -> None:
     assert not changed
 
 
-READING = ["pp.find_duplicate_libraries"]  # write nothing
+TABLES = ["pl.completion_scores", "pl.completion_curve", "get.compare_completions"]  # work on a table of scores
+READING = ["pp.find_duplicate_libraries", "tl.evaluate_completion"]  # write nothing
 
 
 def test_every_writing_function_is_covered():
@@ -109,7 +124,7 @@ def test_every_writing_function_is_covered():
 def test_signature(name):
     parameters = inspect.signature(function(name)).parameters
     positional = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional[0].name == "adata"
+    assert positional[0].name == ("scores" if name in TABLES else "adata")
     assert len(positional) <= 2
     assert all(p.annotation is not p.empty for p in parameters.values())
     if name in RUNS:

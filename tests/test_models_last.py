@@ -22,7 +22,15 @@ from spared_sc._models import checkpoint, training
 from spared_sc._models.completion import spackle
 
 KEY = {"library_key": "library_id"}
-QUICK = {**KEY, "n_layers": 1, "feedforward": 32, "train_batch_size": 16, "show_progress_bar": False, "device": "cpu"}
+QUICK = {
+    **KEY,
+    "model": "paper",
+    "n_layers": 1,
+    "feedforward": 32,
+    "train_batch_size": 16,
+    "show_progress_bar": False,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +76,8 @@ def test_a_saved_model_gives_the_same_values(saved):
     np.testing.assert_array_equal(layer(again, "again"), layer(two))
     record = again.uns["spared_sc"]["again"]
     assert record["params"]["fitted"] == "before"
-    assert record["params"]["n_layers"] == 1
+    assert record["params"]["model"] == "paper"
+    assert record["hyperparameters"]["n_layers"] == 1
     assert record["data"] == two.uns["spared_sc"]["spackle"]["data"]
     assert "score" not in record
 
@@ -114,7 +123,7 @@ def test_another_layer_is_refused(saved, new):
 
 @pytest.mark.parametrize("name", ["nowhere", "papier"])
 def test_no_model(new, name):
-    with pytest.raises(FileNotFoundError, match=f"'{name}' is neither 'paper' nor the folder of a saved model"):
+    with pytest.raises(FileNotFoundError, match=f"'{name}' is neither 'residual', nor 'paper', nor the folder"):
         sp.tl.spackle_complete(new, library_key="library_id", model=name)
 
 
@@ -150,7 +159,7 @@ DAMAGE = {
     "card binary": (lambda card, weights: card.write_bytes(b"\x80\x04\x95"), "card.json cannot be read"),
     "foreign card": (lambda card, weights: card.write_text("{}"), "says format None"),
     "a list": (lambda card, weights: card.write_text("[1]"), "no table of names"),
-    "another kind": (lambda card, weights: edit(card, kind="combat"), "of kind 'combat', expected 'spackle'"),
+    "another kind": (lambda card, weights: edit(card, kind="combat"), "of kind 'combat', expected 'residual' or 'spackle'"),
     "pickled weights": (put_pickle, "is no safetensors file"),
     "other genes": (lambda card, weights: edit(card, genes=["a", "b"]), "weights and card do not fit"),
     "a gene twice": (
@@ -279,7 +288,8 @@ adata = sp.datasets.synthetic(n_libraries=2, shape=(7, 7), n_genes=40, depth=500
 sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
 print("ready", flush=True)
 sp.tl.spackle_complete(
-    adata, library_key="library_id", n_steps=1200, patience=None, n_layers=1, feedforward=32, train_batch_size=8,
+    adata, library_key="library_id", model="paper", n_steps=1200, patience=1200, n_layers=1, feedforward=32,
+    train_batch_size=8,
     show_progress_bar=False, device="cpu", checkpoint=sys.argv[1] or None, save_model=sys.argv[2],
 )
 """

@@ -116,6 +116,16 @@ def _demo(output: Path, steps: int | None) -> int:
     return 0
 
 
+_SCORED = {
+    "residual": "the default model",
+    "stack": "linear stack of its estimates",
+    "factor": "its count model alone",
+    "soft_impute_kernel": "low rank and neighbours",
+    "additive": "additive effects of gene, spot, section",
+    "library_gene_mean": "mean of the gene in the section",
+}
+
+
 def _demo_sections() -> tuple[AnnData, str]:
     """Real sections from the data folder where they are, a made-up collection otherwise."""
     import spared_sc as sp
@@ -142,11 +152,8 @@ def _telling_gene(adata: AnnData, missing) -> str:
 def _tell_score(tell, score: dict[str, float]) -> None:
     tell(f"error on {int(score['n_entries']):,} detected entries that were hidden before any value was filled in")
     tell("(mean squared error of log2(TPM + 1); lower is better)")
-    for name, label in (("spackle", "SpaCKLE"), ("median", "adaptive median"), ("gene_mean", "mean of the gene")):
-        tell(f"  {label:<17} {score[name]:.3f}")
-    if score["spackle"] >= score["gene_mean"]:
-        tell("SpaCKLE does not beat the plain mean of each gene here: do not read spatial detail into what it filled.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    for name, label in _SCORED.items():
+        if name in score:
+            tell(f"  {label:<38} {score[name]:.3f}")
+    if score["residual"] >= score["library_gene_mean"]:
+        tell("The model does not beat the plain mean of each gene here: do not read spatial detail into what it filled.")

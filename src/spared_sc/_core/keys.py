@@ -80,3 +80,13 @@ class Key:
     def combat(layer: str) -> str:
         """Layer corrected for batch effects."""
         return f"{layer}_combat"
+
+    @staticmethod
+    def rate(key_added: str) -> str:
+        """Layer of expected counts, true zeros included."""
+        return f"{key_added}_rate"
+
+    @staticmethod
+    def sd(key_added: str) -> str:
+        """Layer of standard deviations of filled entries."""
+        return f"{key_added}_sd"

@@ -44,10 +44,16 @@ class Lattice:
 
     def reordered(self, order: np.ndarray) -> Lattice:
         """The same lattice with spot `order[i]` at place i."""
-        place = np.empty_like(order)
-        place[order] = np.arange(order.size)
-        source = np.repeat(np.arange(self.n_spots), np.diff(self.indptr))
-        return _from_edges(place[source], place[self.indices], self.n_spots, self.kind)
+        return self.subset(order)
+
+    def subset(self, spots: np.ndarray) -> Lattice:
+        """The lattice of some of the spots, given by index; what was a neighbour and is left out is gone."""
+        place = np.full(self.n_spots, -1)
+        place[spots] = np.arange(spots.size)
+        source = place[np.repeat(np.arange(self.n_spots), np.diff(self.indptr))]
+        target = place[self.indices]
+        kept = (source >= 0) & (target >= 0)
+        return _from_edges(source[kept], target[kept], spots.size, self.kind)
 
     def table(self, n_rings: int) -> np.ndarray:
         """Spots within `n_rings` hops as an int64 table (n_spots, k), padded with `n_spots`."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
+    from spared_sc._kernels.lattice import Lattice
+
+_MOST = 0.9  # of a gene's detected entries, so that something stays visible of sparse genes
+_PATCH_HOPS = 2  # the centre of a patch has no visible spot within the paper's neighbourhood
 
 
 def hide_detected(detected: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -25,3 +30,53 @@ def hide_detected(detected: np.ndarray, share: float, rng: np.random.Generator) 
     (n_spots, n_genes) booleans, true where a detected entry is to be hidden.
     """
     return detected & (rng.random(detected.shape) < share)
+
+
+def hide_share_of_all(detected: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Hide as many detected entries of every gene as make up a share of all of its entries, but at most 90 % of them.
+
+    A detected entry is hidden with chance min(share / f, 0.9), where f is the share of spots that detected the gene.
+    Arguments and result are those of `hide_detected`.
+    """
+    expressed = detected.mean(axis=0)
+    chance = np.minimum(np.divide(share, expressed, out=np.zeros_like(expressed), where=expressed > 0), _MOST)
+    return detected & (rng.random(detected.shape) < chance)
+
+
+def hide_spots(detected: np.ndarray, library: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Hide all detected entries of a random share of the spots of every library, (n_spots,) 0, 1, ..."""
+    chosen = np.zeros(library.size, dtype=bool)
+    for code in np.unique(library):
+        rows = np.flatnonzero(library == code)
+        chosen[rng.permutation(rows)[: _n_hidden(rows.size, share)]] = True
+    return detected & chosen[:, None]
+
+
+def hide_blocks(
+    detected: np.ndarray, library: np.ndarray, lattice: Lattice, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Hide all detected entries of contiguous patches that make up a share of the spots of every library.
+
+    A patch is a random spot and the spots within two hops of it, 19 on a full hexagonal array; the last patch of a
+    library stops where the share is reached.
+    """
+    indptr, indices, _ = lattice.hops(_PATCH_HOPS)  # nearest first, so that a part of a patch is contiguous too
+    chosen = np.zeros(library.size, dtype=bool)
+    for code in np.unique(library):
+        rows = np.flatnonzero(library == code)
+        left = _n_hidden(rows.size, share)
+        for seed in rng.permutation(rows):
+            if left == 0:
+                break
+            if chosen[seed]:
+                continue
+            patch = np.concatenate([[seed], indices[indptr[seed] : indptr[seed + 1]]])
+            patch = patch[~chosen[patch]][:left]
+            chosen[patch] = True
+            left -= patch.size
+    return detected & chosen[:, None]
+
+
+def _n_hidden(n_spots: int, share: float) -> int:
+    """Spots of a library to hide: at least one, and never all."""
+    return min(max(1, round(share * n_spots)), n_spots - 1)

@@ -60,8 +60,8 @@ def save(folder: str | Path, kind: str, arrays: Mapping[str, np.ndarray], card: 
             old.unlink(missing_ok=True)
 
 
-def load(folder: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and card of a model folder.
+def load(folder: str | Path, *kinds: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and card of a model folder; `kinds` are those that will do.
 
     Raises
     ------
@@ -88,8 +88,9 @@ def load(folder: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str
             f"{folder / _CARD} says format {card.get('format')!r}, expected {_FORMAT!r}: it was written by another "
             "program or version of spared-sc."
         )
-    if card.get("kind") != kind:
-        raise ValueError(f"{folder} holds a model of kind {card.get('kind')!r}, expected {kind!r}.")
+    if card.get("kind") not in kinds:
+        expected = " or ".join(map(repr, kinds))
+        raise ValueError(f"{folder} holds a model of kind {card.get('kind')!r}, expected {expected}.")
     weights = folder / Path(str(card.get("weights"))).name
     try:
         content = weights.read_bytes()

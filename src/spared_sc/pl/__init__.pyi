@@ -1,4 +1,8 @@
+from .audit import audit as audit
 from .batch import batch_effect as batch_effect
+from .completion import completion_curve as completion_curve
+from .completion import completion_scatter as completion_scatter
+from .completion import completion_scores as completion_scores
 from .lattice import lattice as lattice
 from .missing import missing as missing
 from .moran import moran_ranking as moran_ranking

@@ -26,9 +26,10 @@ def training_curve(
 ) -> Axes:
     """Training and validation error of a completion model against the training step.
 
-    The best step, whose weights were kept, is marked. Where the record holds the errors of simpler methods (the adaptive
-    median and the gene's mean, on hidden entries), they are drawn as horizontal lines: a model is worth using when its
-    validation error ends below them.
+    The best step, whose weights were kept, is marked. Where the record holds the errors of simpler methods on hidden
+    entries (for the paper's model the adaptive median and the gene's mean, for the default the stack that its network
+    starts from and the gene's mean in the section), they are drawn as horizontal lines: a model is worth using when
+    its validation error ends below them.
 
     Parameters
     ----------
@@ -92,7 +93,12 @@ def training_curve(
         markeredgewidth=2,
         label=f"best step ({int(training['best_step'])})",
     )
-    baselines = {"median": ("adaptive median", "--", _GREEN), "gene_mean": ("mean of the gene", ":", _PURPLE)}
+    baselines = {
+        "median": ("adaptive median", "--", _GREEN),
+        "gene_mean": ("mean of the gene", ":", _PURPLE),
+        "stack": ("stack of simple estimates", "--", _GREEN),
+        "library_gene_mean": ("mean of the gene in the section", ":", _PURPLE),
+    }
     for name, (label, style, colour) in baselines.items():
         if name in score:
             ax.axhline(score[name], linestyle=style, color=colour, label=f"{label} ({score[name]:.3g})")

@@ -1,9 +1,9 @@
-"""Completion by SpaCKLE."""
+"""Completion by a model: the default, or SpaCKLE as the paper writes it."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,28 +11,30 @@ import numpy as np
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import check_key, record, write_columns
+from spared_sc._core.record import check_key
 from spared_sc._core.report import logger
-from spared_sc._core.settings import settings
+from spared_sc.tl._completers import make_run
+from spared_sc.tl._sections import resolve, write
 
 if TYPE_CHECKING:
     from typing import Literal
 
-    import scipy.sparse as sps
     from anndata import AnnData
 
-    from spared_sc._models.completion.spackle import SpackleNet, SpackleParams
+    from spared_sc._kernels.sections import Estimate, Sections
+    from spared_sc._models.completion.residual import FittedResidual
     from spared_sc._models.training import Fit
+    from spared_sc.tl._completers import Run
+    from spared_sc.tl._sections import Resolved
 
-PAPER = "paper"
-_WIDTH = 128  # of the encoder; the paper's
+RESIDUAL, PAPER = "residual", "paper"
 _MISSING_GENES = 0.1  # share of a saved model's genes that the data may lack
 
 
 def spackle_complete(
     adata: AnnData,
     *,
-    model: str | Path = "paper",
+    model: str | Path = "residual",
     layer: str = Key.layers.log2tpm,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
@@ -41,18 +43,19 @@ def spackle_complete(
     key_added: str = Key.layers.spackle,
     save_model: str | Path | None = None,
     checkpoint: str | Path | None = None,
-    n_rings: int = 2,
-    mask_share: float = 0.3,
-    precomplete: bool = True,
-    loss: Literal["all", "hidden"] = "all",
-    n_steps: int = 10_000,
-    patience: int | None = 1_000,
-    learning_rate: float | Literal["search"] = 1e-3,
-    train_batch_size: int = 256,
-    n_layers: int = 2,
-    n_heads: int = 4,
-    feedforward: int = 256,
-    dropout: float = 0.1,
+    n_steps: int | None = None,
+    patience: int | None = None,
+    learning_rate: float | Literal["search"] | None = None,
+    train_batch_size: int | None = None,
+    dropout: float | None = None,
+    use_rep: str | None = None,
+    n_rings: int | None = None,
+    mask_share: float | None = None,
+    precomplete: bool | None = None,
+    loss: Literal["all", "hidden"] | None = None,
+    n_layers: int | None = None,
+    n_heads: int | None = None,
+    feedforward: int | None = None,
     device: str | None = None,
     batch_size: int | None = None,
     n_jobs: int | None = None,
@@ -60,26 +63,30 @@ def spackle_complete(
     show_progress_bar: bool | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Fill undetected entries with SpaCKLE, a transformer over each spot's neighbourhood.
+    """Fill undetected entries with a model learned from the detected ones.
 
-    Undetected entries are first filled with the adaptive median. The network sees a spot and its neighbours
-    up to `n_rings` hops away, with a random share of the detected entries set to zero, and learns to give back
-    the whole neighbourhood. To complete a spot, its undetected entries are set to zero and the network's values
-    are taken for them.
+    The default, `model="residual"`, combines a count model of the sections (genes load on factors that vary smoothly
+    over the tissue, or not; counts are zero-inflated negative binomial) with simple estimates: additive effects,
+    neighbours, low rank, regression on other genes. How to combine them is learned on detected entries that were hidden
+    from all of them, by a linear stack and a small network on what the stack leaves over.
 
-    Some detected entries are hidden before anything is filled in or trained: one part chooses the best step, the
-    other gives the score that is logged and recorded beside those of the adaptive median and the gene mean. Look at
-    it before you use the layer.
+    `model="paper"` is SpaCKLE, a transformer over each spot's neighbourhood. Undetected entries are first filled with
+    the adaptive median; a random share of the detected entries is set to zero, and the network learns to give back the
+    whole neighbourhood. To complete a spot, its undetected entries are set to zero.
+
+    In both, some detected entries are hidden before anything is filled in or trained: one part chooses the best step,
+    the other gives the score that is logged and recorded beside those of simple estimates. Look at it, or better run
+    `sp.tl.audit_completion`, before you use the layer.
 
     Parameters
     ----------
     adata
         Spots x genes.
     model
-        `"paper"`: fit the model of Ruiz et al. (2025), section 4, to these data. Or the folder of a saved model, which
-        is applied as it is; what concerns fitting (from `split_key` and `save_model` to `dropout`, and `mask_var`) is
-        not used then. The model's genes are found by name, in any order. Up to a tenth of them may be missing from
-        the data: they count as undetected.
+        `"residual"` or `"paper"`: fit that model to these data. Or the folder of a saved model, which is applied as it
+        is; what concerns fitting (from `save_model` to `feedforward`, and `mask_var`) is not used then. The model's
+        genes are found by name, in any order. Up to a tenth of them may be missing from the data: they count as
+        undetected.
     layer
         Layer to complete.
     mask_var
@@ -90,40 +97,49 @@ def spackle_complete(
     spatial_key
         Name in `obsm` of the positions that stand in where there are no array coordinates.
     split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, the network is trained on the train
-        libraries, the best step is chosen on the validation libraries, and the score is taken on the test
-        libraries. Without a split all libraries are trained on, apart from a tenth of the detected entries.
+        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, the model is fitted to the train
+        libraries alone, and these are completed from each other alone: no measurement of another split has a part in
+        a train value. The libraries of another split are completed together with the train libraries. For `"paper"`,
+        the best step is then chosen on the validation libraries and the score is taken on the test libraries.
     key_added
-        Name of the new layer.
+        Name of the new layer, and beginning of the names of the others.
     save_model
         Folder to save the fitted model to.
     checkpoint
-        Folder to keep the state of training in. A call that finds its own state there, after a crash or an interrupt,
+        Folder to keep the state of the fit in. A call that finds its own state there, after a crash or an interrupt,
         goes on from it and ends with the same result as without the break.
-    n_rings
-        Neighbourhood in hops, 0 to 3: 0, 6, 18 or 36 neighbours on a full hexagonal array.
-    mask_share
-        Share of the detected entries that is hidden in every training batch.
-    precomplete
-        Fill undetected entries with the adaptive median before training; without it they are zero.
-    loss
-        `"all"`: squared error over all entries of all spots of the neighbourhood (the paper's equation 5), filled
-        medians included; `"hidden"`: over the hidden entries of the spot itself.
     n_steps
-        Most training steps.
+        Most training steps: of the network, 2,000 for `"residual"` (whose count model takes at most 400) and 10,000 for
+        `"paper"`.
     patience
-        Stop when the validation error has not improved for this many steps. `None` takes all steps.
+        Stop when the validation error has not improved for this many steps: 500 for `"residual"`, 1,000 for `"paper"`.
     learning_rate
-        Of Adam, constant. `"search"` fits a model for each of ten values from 1e-5 to 1e-2, evenly spaced on the
-        logarithmic scale, as the paper does, and keeps the one with the lowest validation error.
+        Of Adam, constant, 1e-3. For `"paper"`, `"search"` fits a model for each of ten values from 1e-5 to 1e-2, evenly
+        spaced on the logarithmic scale, as the paper does, and keeps the one with the lowest validation error.
     train_batch_size
-        Spots per training step; part of the method.
-    n_layers, n_heads, feedforward, dropout
-        Of the transformer encoder, of width 128.
+        Entries (`"residual"`: 2,048) or spots (`"paper"`: 256) per training step; part of the method.
+    dropout
+        Of the network, 0.1.
+    use_rep
+        `"paper"` only: name in `obsm` of an embedding, such as of the image, that is put beside the expression of each
+        spot. A saved model that was fitted with one needs one of the same kind.
+    n_rings
+        `"paper"` only: neighbourhood in hops, 0 to 3: 0, 6, 18 (the default) or 36 neighbours on a full hexagonal
+        array.
+    mask_share
+        `"paper"` only: share of the detected entries that is hidden in every training batch, 0.3.
+    precomplete
+        `"paper"` only: fill undetected entries with the adaptive median before training (the default); without it they
+        are zero.
+    loss
+        `"paper"` only: `"all"`, squared error over all entries of all spots of the neighbourhood (the paper's equation
+        5, the default), filled medians included; `"hidden"`: over the hidden entries of the spot itself.
+    n_layers, n_heads, feedforward
+        `"paper"` only: of the transformer encoder, of width 128: 2, 4 and 256.
     device
         Torch device. `None` asks `sp.settings`, which takes cuda, mps or cpu, in that order.
     batch_size
-        Spots per forward pass when completing; changes memory and speed, not results.
+        `"paper"` only: spots per forward pass when completing; changes memory and speed, not results.
     n_jobs
         Threads of the adaptive median. `None` asks `sp.settings`.
     random_state
@@ -140,6 +156,12 @@ def spackle_complete(
     `layers["spackle"]`
         Expression given detection, in the unit and container of the input layer. Equal to the input where
         detected, and for genes outside of the mask.
+    `layers["spackle_rate"]`
+        Only by `"residual"`, and only with raw counts: expected count of every entry at the depth of its spot, true
+        zeros included; the entry's own count has its say. Raw counts for genes outside of the mask.
+    `layers["spackle_sd"]`
+        Only by `"residual"`: standard deviation of the filled entries of `layers["spackle"]`, given detection; zero
+        elsewhere.
     `uns["spared_sc"]["spackle"]`
         Parameters, device and genes; of a model fitted here also the training curve (`training`), the learning
         rates tried (`search`) and the score on hidden entries (`score`).
@@ -149,9 +171,9 @@ def spackle_complete(
     KeyError
         If a named layer or column does not exist.
     ValueError
-        If several libraries come without `library_key`, a parameter is out of range, the device is absent,
-        there are too few detected entries to hold any out, a saved model is damaged or of other genes or another
-        layer, or a checkpoint belongs to another fit.
+        If several libraries come without `library_key`, a parameter is out of range or not one of the model, the
+        device is absent, there are too few detected entries to hold any out, a saved model is damaged or of other genes
+        or another layer, or a checkpoint belongs to another fit.
     FileNotFoundError
         If there is no saved model.
     OSError
@@ -167,10 +189,12 @@ def spackle_complete(
 
     Notes
     -----
-    Source: Ruiz et al. (2025), equations 1 to 6. The paper leaves open the number of layers and heads, the width
-    of the feed-forward part and the initialisation; what was chosen here and why is in the documentation. The
-    values are conditional on detection: they say nothing on whether a zero is a true one, so do not use them for
-    differential expression.
+    Sources: of `"paper"` Ruiz et al. (2025), equations 1 to 6. The paper leaves open the number of layers and heads, the
+    width of the feed-forward part and the initialisation; what was chosen here and why is in the documentation.
+    `"residual"` is this package's own; the documentation has its formulas.
+
+    `layers["spackle"]` is conditional on detection: it says nothing on whether a zero is a true one, so do not use it
+    for differential expression. `layers["spackle_rate"]` is for questions in which true zeros count.
 
     Examples
     --------
@@ -178,176 +202,202 @@ def spackle_complete(
     >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8))
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=32)
     >>> sp.tl.spackle_complete(adata, library_key="library_id", n_steps=20)
-    >>> sorted(adata.uns["spared_sc"]["spackle"]["score"])
-    ['gene_mean', 'median', 'n_entries', 'spackle']
+    >>> sorted(layer for layer in adata.layers if layer.startswith("spackle"))
+    ['spackle', 'spackle_rate', 'spackle_sd']
     """
-    validate.check_adata(adata)
-    check_key(adata, key_added, source=layer)
-    if batch_size is not None:
-        validate.check_number("batch_size", batch_size, 1, whole=True)
-    values = validate.get_layer(adata, layer)
-    libraries = validate.get_libraries(adata, library_key)
-    lattice = validate.get_lattice(adata, libraries, spatial_key)
-    order = validate.canonical_order(adata, libraries, spatial_key)
-    detected = validate.get_detected(adata)
-
-    from spared_sc._models.completion import spackle
-    from spared_sc._models.training import resolve_device
-
-    run = {
-        "device": resolve_device(device),
-        "batch_size": batch_size or settings.batch_size or 2048,
-        "n_threads": validate.n_threads(n_jobs),
+    check_key(validate.check_adata(adata), key_added, source=layer)
+    for key in (Key.rate(key_added), Key.sd(key_added)):
+        check_key(adata, key, source=layer)
+    given = {
+        "n_steps": n_steps,
+        "patience": patience,
+        "learning_rate": learning_rate,
+        "train_batch_size": train_batch_size,
+        "dropout": dropout,
+        "n_rings": n_rings,
+        "mask_share": mask_share,
+        "precomplete": precomplete,
+        "loss": loss,
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "feedforward": feedforward,
     }
-    ordered = lattice.reordered(order), libraries.codes[order]
-    if model == PAPER:
-        params = spackle.SpackleParams(
-            n_rings=n_rings,
-            mask_share=mask_share,
-            precomplete=precomplete,
-            loss=loss,
-            width=_WIDTH,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            feedforward=feedforward,
-            dropout=dropout,
-            n_steps=n_steps,
-            train_batch_size=train_batch_size,
-            learning_rate=learning_rate,
-            patience=patience,
-        )
-        _check_params(params, random_state)
-        split = validate.get_split(adata, split_key, libraries)
-        spot_split = None if split is None else split[libraries.codes]
-        genes = _genes_to_fit(adata, mask_var, detected, spot_split)
-        block, known = _block(values, genes)[order], _block(detected, genes)[order]
-        fitted = spackle.fit_spackle(
-            block,
-            known,
-            *ordered,
-            None if spot_split is None else spot_split[order],
-            params,
-            seed=random_state,
-            show_progress_bar=show_progress_bar,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            **run,
-        )
-        network, score = fitted.network, fitted.score
-        logger.info(
-            "MSE on %d hidden entries: SpaCKLE %.4f, adaptive median %.4f, gene mean %.4f",
-            *(score[name] for name in ("n_entries", "spackle", "median", "gene_mean")),
-        )
-        details = {
-            "data": spackle.data_hash(block, known),
-            "score": score,
-            "training": _curve(fitted.fit),
-            "search": {name: np.asarray(tried) for name, tried in fitted.search.items()},
-        }
-        if save_model is not None:
-            card = {"layer": layer, "data": details["data"], "score": score, "random_state": random_state}
-            spackle.save_spackle(save_model, network, params, adata.var_names[genes].tolist(), card)
-    else:
-        network, params, genes, card = _load(model, adata, layer)
-        network.to(run["device"])
-        block, known = _block(values, genes)[order], _block(detected, genes)[order]
-        details = {"data": card["data"], "model_version": card["version"]}
-    completed = np.empty_like(block)
-    completed[order] = spackle.complete(network, params, block, known, *ordered, **run)
-
-    present = genes >= 0
-    genes = genes[present]
-    filled = validate.dense(values[:, genes])
-    filled = np.where(_block(detected, genes), filled, completed[:, present]).astype(
-        np.result_type(values.dtype, np.float32), copy=False
+    given = {name: value for name, value in given.items() if value is not None}
+    run = make_run(
+        random_state, device=device, batch_size=batch_size, n_jobs=n_jobs, show_progress_bar=show_progress_bar
     )
+    where = {
+        "layer": layer,
+        "mask_var": mask_var,
+        "library_key": library_key,
+        "spatial_key": spatial_key,
+        "use_rep": use_rep,
+    }
+    if model == RESIDUAL and use_rep is not None:
+        raise ValueError("'use_rep' only concerns model='paper': leave it out, or pass that model.")
+    libraries = validate.get_libraries(adata, library_key)
+    split = validate.get_split(adata, split_key, libraries)
+    spot_split = None if split is None else split[libraries.codes]
+    if model in (RESIDUAL, PAPER):
+        train = None if spot_split is None else spot_split == "train"
+        resolved = resolve(adata, **where, spots=train)
+        in_order = None if spot_split is None else spot_split[resolved.order]
+        fit = _fit_residual if model == RESIDUAL else _fit_paper
+        checkpoint = None if checkpoint is None else Path(checkpoint)
+        estimate, details = fit(
+            resolved.sections, in_order, given, run, checkpoint, _saver(adata, resolved, save_model, layer)
+        )
+        logger.info(
+            "MSE on %d hidden entries: %s",
+            details["score"]["n_entries"],
+            ", ".join(f"{name} {mse:.4f}" for name, mse in details["score"].items() if name != "n_entries"),
+        )
+        fitted = "here"
+    else:
+        arrays, card, genes = _load(model, adata, layer)
+        resolved = resolve(adata, **where, genes=genes)
+        in_order = None if spot_split is None else spot_split[resolved.order]
+        estimate, details = _apply(arrays, card, resolved.sections, in_order, run)
+        model, fitted = details.pop("model"), "before"
     adata = adata.copy() if copy else adata
-    record(
+    write(
         adata,
-        key=key_added,
+        resolved,
+        estimate,
+        key_added=key_added,
         function="tl.spackle_complete",
         params={
-            "model": PAPER,
-            "fitted": "here" if model == PAPER else "before",
+            "model": model,
+            "fitted": fitted,
             "layer": layer,
-            "mask_var": mask_var if mask_var in adata.var and model == PAPER else None,
+            "mask_var": mask_var if mask_var in adata.var and fitted == "here" else None,
             "library_key": library_key,
-            "split_key": split_key if split_key in adata.obs and model == PAPER else None,
-            "lattice": lattice.kind,
+            "split_key": None if split is None else split_key,
+            "use_rep": use_rep,
             "random_state": random_state,
-            **asdict(params),
         },
-        slots={"layers": {key_added: write_columns(values, genes, filled)}},
-        device=str(run["device"]),
-        n_parameters=sum(weights.numel() for weights in network.parameters()),
-        genes=adata.var_names[genes].to_numpy(dtype=object),
+        device=str(run.device),
         **details,
     )
     return adata if copy else None
 
 
-def _check_params(params: SpackleParams, random_state: int) -> None:
-    for name, most in (
-        ("n_rings", 3),
-        ("n_steps", None),
-        ("train_batch_size", None),
-        ("n_layers", None),
-        ("n_heads", None),
-        ("feedforward", None),
-    ):
-        validate.check_number(name, getattr(params, name), 0 if name == "n_rings" else 1, most, whole=True)
-    validate.check_number("random_state", random_state, 0, whole=True)
-    if params.patience is not None:
-        validate.check_number("patience", params.patience, 1, whole=True)
-    validate.check_number("mask_share", params.mask_share, 0.01, 0.99)
-    validate.check_number("dropout", params.dropout, 0, 0.9)
-    if params.learning_rate != "search":
-        validate.check_number("learning_rate", params.learning_rate, 1e-8, 1)
-    if params.loss not in ("all", "hidden"):
-        raise ValueError(f"loss={params.loss!r} is unknown: choose 'all' or 'hidden'.")
+# --- the default ------------------------------------------------------------------------------------------------------
+
+
+def _fit_residual(sections, split, given, run, checkpoint, save) -> tuple[Estimate, dict[str, Any]]:
+    from spared_sc._models.completion import residual
+
+    params = residual.ResidualParams()
+    _check_params(RESIDUAL, params, given)
+    params = replace(params, **given)
+    if "n_steps" in given:
+        params = replace(params, factor=replace(params.factor, n_steps=min(given["n_steps"], params.factor.n_steps)))
+    learned_from = sections if split is None else sections.of_spots(np.flatnonzero(split == "train"))
+    how = {"device": run.device, "seed": run.seed, "show_progress_bar": run.show_progress_bar}
+    fitted = residual.fit_residual(learned_from, params, **how, checkpoint=checkpoint)
+    details = {
+        "data": residual.data_hash(learned_from),
+        "score": fitted.score,
+        "training": _curve(fitted.fit),
+        "tuned": fitted.tuned,
+        "n_parameters": _n_weights(fitted.network) + len(fitted.stack),
+        "hyperparameters": asdict(params),
+    }
+    if save is not None:
+        save(residual.save_residual, fitted, card={"data": details["data"]})
+    return _complete_residual(fitted, sections, split, run), details
+
+
+def _complete_residual(fitted: FittedResidual, sections: Sections, split: np.ndarray | None, run: Run) -> Estimate:
+    """Complete the train libraries from each other, and those of every other split together with them."""
+    from spared_sc._kernels.sections import Estimate
+    from spared_sc._models.completion import residual
+
+    how = {"device": run.device, "seed": run.seed, "show_progress_bar": run.show_progress_bar}
+    if split is None:
+        return residual.complete_residual(fitted, sections, **how)
+    parts: dict[str, np.ndarray] = {}
+    for name in Key.splits:
+        here = split == name
+        if not here.any():
+            continue
+        spots = np.flatnonzero(here | (split == "train"))
+        estimate = residual.complete_residual(fitted, sections.of_spots(spots), **how)
+        for what in ("values", "rate", "sd"):
+            block = getattr(estimate, what)
+            if block is not None:
+                parts.setdefault(what, np.empty_like(sections.values))[here] = block[here[spots]]
+    return Estimate(**parts)
+
+
+# --- the paper's ------------------------------------------------------------------------------------------------------
+
+
+def _fit_paper(sections, split, given, run, checkpoint, save) -> tuple[Estimate, dict[str, Any]]:
+    from spared_sc._kernels.sections import Estimate
+    from spared_sc._models.completion import spackle
+
+    params = spackle.SpackleParams()
+    _check_params(PAPER, params, given)
+    params = replace(params, **given)
     if params.width % params.n_heads:
         raise ValueError(
             f"n_heads={params.n_heads} does not divide the width of {params.width}: choose 1, 2, 4, 8, 16, ..."
         )
+    data = (sections.values, sections.known, sections.lattice, sections.library)
+    how = {"device": run.device, "batch_size": run.batch_size, "n_threads": run.n_threads}
+    fitted = spackle.fit_spackle(
+        *data,
+        split,
+        params,
+        seed=run.seed,
+        show_progress_bar=run.show_progress_bar,
+        checkpoint=checkpoint,
+        embedding=sections.embedding,
+        **how,
+    )
+    details = {
+        "data": spackle.data_hash(sections.values, sections.known),
+        "score": fitted.score,
+        "training": _curve(fitted.fit),
+        "search": {name: np.asarray(tried) for name, tried in fitted.search.items()},
+        "n_parameters": _n_weights(fitted.network),
+        "hyperparameters": asdict(params),
+    }
+    if save is not None:
+        save(spackle.save_spackle, fitted.network, params, card={"data": details["data"], "score": fitted.score})
+    values = spackle.complete(fitted.network, params, *data, embedding=sections.embedding, **how)
+    return Estimate(values), details
 
 
-def _genes_to_fit(
-    adata: AnnData, mask_var: str | None, detected: sps.csr_matrix, spot_split: np.ndarray | None
-) -> np.ndarray:
-    """Genes of the mask that some training spot detected."""
-    genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
-    train = np.ones(adata.n_obs, dtype=bool) if spot_split is None else spot_split == "train"
-    seen = np.asarray(detected[train][:, genes].sum(axis=0)).ravel() > 0
-    if not seen.any():
-        raise ValueError("no gene to model is detected in a training spot: check `mask_var` and the counts.")
-    if not seen.all():
-        warnings.warn(
-            f"{int((~seen).sum())} genes are detected in no training spot and stay as they are "
-            f"({validate.listing(adata.var_names[genes[~seen]], 5)}): "
-            "select genes with `sp.pp.recipe_spared(adata)` first.",
-            UserWarning,
-            stacklevel=3,
-        )
-    return genes[seen]
+# --- saved models -----------------------------------------------------------------------------------------------------
 
 
-def _block(matrix: np.ndarray | sps.csr_matrix, genes: np.ndarray) -> np.ndarray:
-    """Columns of a matrix as a dense array, float32 or boolean; zero for a gene at -1."""
-    block = validate.dense(matrix[:, np.maximum(genes, 0)])
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and training says so
-        block = block if block.dtype == bool else block.astype(np.float32)
-    block[:, genes < 0] = 0
-    return block
+def _saver(adata: AnnData, resolved: Resolved, folder: str | Path | None, layer: str):
+    """What writes a fitted model to the folder, if one is asked for."""
+    if folder is None:
+        return None
+    genes = adata.var_names[resolved.genes].tolist()
+
+    def save(write_files, *fitted: Any, card: dict[str, Any]) -> None:
+        write_files(folder, *fitted, genes, {"layer": layer, **card})
+
+    return save
 
 
-def _load(
-    folder: str | Path, adata: AnnData, layer: str
-) -> tuple[SpackleNet, SpackleParams, np.ndarray, dict[str, Any]]:
-    """A saved model, and where its genes are in the data (-1: missing)."""
-    from spared_sc._models.completion import spackle
+def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[dict[str, np.ndarray], dict[str, Any], np.ndarray]:
+    """Arrays and card of a saved model, and where its genes are in the data (-1: missing)."""
+    from spared_sc._models import checkpoint
+    from spared_sc._models.completion import residual, spackle
 
     if isinstance(folder, str) and not Path(folder).exists():
-        raise FileNotFoundError(f"model={folder!r} is neither {PAPER!r} nor the folder of a saved model.")
-    network, params, card = spackle.load_spackle(folder)
+        raise FileNotFoundError(
+            f"model={folder!r} is neither {RESIDUAL!r}, nor {PAPER!r}, nor the folder of a saved model."
+        )
+    arrays, card = checkpoint.load(folder, residual.KIND, spackle.KIND)
+    if not {"layer", "genes"} <= card.keys() or len(set(card["genes"])) < len(card["genes"]):
+        raise ValueError(f"the model in {folder} is damaged: its card lacks the layer or names a gene twice.")
     if card["layer"] != layer:
         raise ValueError(f"the model completes layer {card['layer']!r}, not {layer!r}: pass layer={card['layer']!r}.")
     genes = adata.var_names.get_indexer(card["genes"])
@@ -365,7 +415,88 @@ def _load(
             UserWarning,
             stacklevel=3,
         )
-    return network, params, genes, card
+    return arrays, card, genes
+
+
+def _apply(
+    arrays: dict[str, np.ndarray], card: dict[str, Any], sections: Sections, split: np.ndarray | None, run: Run
+) -> tuple[Estimate, dict[str, Any]]:
+    """Complete with a saved model."""
+    from spared_sc._kernels.sections import Estimate
+    from spared_sc._models.completion import residual, spackle
+
+    details = {"data": card["data"], "model_version": card["version"]}
+    if card["kind"] == residual.KIND:
+        fitted = residual.from_files(arrays, card)
+        fitted.network.to(run.device)
+        details |= {
+            "model": RESIDUAL,
+            "hyperparameters": asdict(fitted.params),
+            "n_parameters": _n_weights(fitted.network),
+        }
+        return _complete_residual(fitted, sections, split, run), details
+    network, params = spackle.from_files(arrays, card)
+    network.to(run.device)
+    _check_embedding(network, sections)
+    values = spackle.complete(
+        network,
+        params,
+        *(sections.values, sections.known, sections.lattice, sections.library),
+        device=run.device,
+        batch_size=run.batch_size,
+        n_threads=run.n_threads,
+        embedding=sections.embedding,
+    )
+    return Estimate(values), {
+        **details,
+        "model": PAPER,
+        "hyperparameters": asdict(params),
+        "n_parameters": _n_weights(network),
+    }
+
+
+def _check_embedding(network: Any, sections: Sections) -> None:
+    """Refuse a saved model and data of which only one has an embedding, or whose embeddings differ in width."""
+    wanted = network.embedding_mean.numel() if hasattr(network, "embedding_mean") else 0
+    found = 0 if sections.embedding is None else sections.embedding.shape[1]
+    if wanted != found:
+        raise ValueError(
+            f"the model was fitted with an embedding of {wanted} features, and here are {found}: "
+            + ("name the embedding with `use_rep=`." if wanted else "leave out `use_rep`.")
+        )
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _check_params(model: str, params: Any, given: dict[str, Any]) -> None:
+    """Refuse what is out of range, or not a parameter of the model."""
+    known = {field.name for field in fields(params)}
+    foreign = sorted(given.keys() - known)
+    if foreign:
+        other = PAPER if model == RESIDUAL else RESIDUAL
+        raise ValueError(
+            f"{validate.listing(foreign)} only concern model={other!r}: leave them out, or pass that model."
+        )
+    for name, (least, most) in _WHOLE.items():
+        if name in given:
+            validate.check_number(name, given[name], least, most, whole=True)
+    for name, (least, most) in _REAL.items():
+        if name in given and not (model == PAPER and given[name] == "search"):
+            validate.check_number(name, given[name], least, most)
+    if given.get("loss", "all") not in ("all", "hidden"):
+        raise ValueError(f"loss={given['loss']!r} is unknown: choose 'all' or 'hidden'.")
+
+
+_WHOLE = {
+    "n_rings": (0, 3),
+    **dict.fromkeys(("n_steps", "patience", "train_batch_size", "n_layers", "n_heads", "feedforward"), (1, None)),
+}
+_REAL = {"mask_share": (0.01, 0.99), "dropout": (0, 0.9), "learning_rate": (1e-8, 1)}
+
+
+def _n_weights(network: Any) -> int:
+    return sum(weights.numel() for weights in network.parameters())
 
 
 def _curve(fit: Fit) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.median import adaptive_median
 from spared_sc._kernels.metrics import masked_mse
 from spared_sc._models import checkpoint as checkpoint_files
-from spared_sc._models.training import Fit, fit, local_seed, mixed_precision
+from spared_sc._models.training import Fit, fit, kept_threads, local_seed, mixed_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from spared_sc._kernels.lattice import Lattice
 
-_KIND = "spackle"
+KIND = "spackle"
 SEARCH = "search"  # in place of a learning rate
 LEARNING_RATES = [float(rate) for rate in np.geomspace(1e-5, 1e-2, 10)]  # the paper's
 _VALIDATE_EVERY = 50
@@ -52,16 +52,23 @@ class SpackleParams:
 class SpackleNet(nn.Module):
     """Linear adapter, transformer encoder over the spots of a neighbourhood, linear adapter."""
 
-    def __init__(self, n_genes: int, params: SpackleParams) -> None:
+    def __init__(self, n_genes: int, params: SpackleParams, embedding: np.ndarray | None = None) -> None:
         super().__init__()
-        self.adapter_in = nn.Linear(n_genes, params.width)
+        n_features = 0 if embedding is None else embedding.shape[1]
+        self.adapter_in = nn.Linear(n_genes + n_features, params.width)
+        if embedding is not None:  # as numbers of about the same size, whatever its unit
+            mean, sd = embedding.mean(axis=0), embedding.std(axis=0)
+            self.register_buffer("embedding_mean", torch.as_tensor(mean, dtype=torch.float32))
+            self.register_buffer("embedding_sd", torch.as_tensor(np.where(sd > 0, sd, 1), dtype=torch.float32))
         layer = nn.TransformerEncoderLayer(
             params.width, params.n_heads, params.feedforward, params.dropout, batch_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, params.n_layers, enable_nested_tensor=False)
         self.adapter_out = nn.Linear(params.width, n_genes)
 
-    def forward(self, values: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, values: torch.Tensor, padding: torch.Tensor, embedding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Expression of every spot of every neighbourhood.
 
         Parameters
@@ -70,7 +77,11 @@ class SpackleNet(nn.Module):
             (n_batch, 1 + k, n_genes); the spot itself comes first.
         padding
             (n_batch, 1 + k), true where there is no spot.
+        embedding
+            (n_batch, 1 + k, n_features), where the network was made with one.
         """
+        if embedding is not None:
+            values = torch.cat([values, (embedding - self.embedding_mean) / self.embedding_sd], dim=-1)
         hidden = self.adapter_in(values)
         # bfloat16 resolves a log expression of 12 to 0.06 only, so the adapters stay in float32.
         with mixed_precision(values.device):
@@ -81,25 +92,38 @@ class SpackleNet(nn.Module):
 class _Neighbourhoods:
     """Values on the device, gathered by neighbourhood; place `n` stands for "no spot"."""
 
-    def __init__(self, values: np.ndarray, known: np.ndarray, lattice: Lattice, n_rings: int, device: torch.device):
+    def __init__(
+        self,
+        values: np.ndarray,
+        known: np.ndarray,
+        lattice: Lattice,
+        n_rings: int,
+        device: torch.device,
+        embedding: np.ndarray | None = None,
+    ):
         n, n_genes = values.shape
         self.n = n
+        self.embedding = None
+        if embedding is not None:
+            padded = np.vstack([embedding, np.zeros((1, embedding.shape[1]))])
+            self.embedding = torch.as_tensor(padded, dtype=torch.float32, device=device)
         none = np.zeros((1, n_genes))
         self.values = torch.as_tensor(np.vstack([values, none]), dtype=torch.float32, device=device)
         self.known = torch.as_tensor(np.vstack([known, none]), dtype=torch.bool, device=device)
         spots = np.column_stack([np.arange(n), lattice.table(n_rings)])
         self.spots = torch.as_tensor(spots, device=device)
 
-    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Values and known entries (n_batch, 1 + k, n_genes), and padding (n_batch, 1 + k)."""
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Values and known entries (n_batch, 1 + k, n_genes), padding (n_batch, 1 + k), and embedding, if any."""
         spots = self.spots[index]
-        return self.values[spots], self.known[spots], spots == self.n
+        embedding = None if self.embedding is None else self.embedding[spots]
+        return self.values[spots], self.known[spots], spots == self.n, embedding
 
     def complete(self, network: SpackleNet, index: torch.Tensor) -> torch.Tensor:
         """Estimate of the spots in `index`, from known entries of the spot and completed ones of its neighbours."""
-        values, known, padding = self.batch(index)
+        values, known, padding, embedding = self.batch(index)
         values[:, 0] *= known[:, 0]
-        return network(values, padding)[:, 0]
+        return network(values, padding, embedding)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -127,6 +151,7 @@ def fit_spackle(
     n_threads: int,
     show_progress_bar: bool | None,
     checkpoint: Path | None = None,
+    embedding: np.ndarray | None = None,
 ) -> FittedSpackle:
     """Train SpaCKLE on the detected entries.
 
@@ -146,6 +171,8 @@ def fit_spackle(
         Spots per forward pass at inference.
     checkpoint
         Folder for the state of the fit; one below it for each learning rate of a search.
+    embedding
+        (n_spots, n_features) more input of every spot, which is never hidden; such as of the image.
     """
     rng = np.random.default_rng(seed)
     train = np.ones(len(values), dtype=bool) if split is None else split == "train"
@@ -159,18 +186,26 @@ def fit_spackle(
     known = detected & ~for_choice & ~for_score
     median = _median(values, known, lattice, library, n_threads)
     gene_mean = _gene_mean(values, known & train[:, None])
-    data = _Neighbourhoods(_visible(values, known, median, params), known, lattice, params.n_rings, device)
+    data = _Neighbourhoods(_visible(values, known, median, params), known, lattice, params.n_rings, device, embedding)
     choice_spots = rng.permutation(np.flatnonzero(for_choice.any(axis=1)))[:_VALIDATION_SPOTS]
     choice = _Choice(values, for_choice, choice_spots, device)
     identity = {
         **asdict(params),
         "seed": seed,
-        "data": data_hash(values, detected, lattice.indptr, lattice.indices, library, train),
+        "data": data_hash(
+            values,
+            detected,
+            lattice.indptr,
+            lattice.indices,
+            library,
+            train,
+            *([] if embedding is None else [embedding]),
+        ),
     }
 
     def fit_one(learning_rate: float, folder: Path | None) -> tuple[SpackleNet, Fit]:
         with local_seed(seed, device) as generator:
-            network = SpackleNet(values.shape[1], params)
+            network = SpackleNet(values.shape[1], params, embedding)
             # The paper leaves the start open; from the gene means the first thousand steps need not find them.
             network.adapter_out.bias.data = torch.as_tensor(gene_mean, dtype=torch.float32)
             network.to(device)
@@ -215,10 +250,12 @@ def complete(
     device: torch.device,
     batch_size: int,
     n_threads: int,
+    embedding: np.ndarray | None = None,
 ) -> np.ndarray:
     """Estimate of every entry, (n_spots, n_genes) float32, from all detected entries; arguments as `fit_spackle`'s."""
     median = _median(values, detected, lattice, library, n_threads)
-    data = _Neighbourhoods(_visible(values, detected, median, params), detected, lattice, params.n_rings, device)
+    visible = _visible(values, detected, median, params)
+    data = _Neighbourhoods(visible, detected, lattice, params.n_rings, device, embedding)
     return _predict(network, data, batch_size)
 
 
@@ -227,29 +264,25 @@ def save_spackle(
 ) -> None:
     """Write weights, hyper-parameters and genes to a folder."""
     arrays = {name: weights.cpu().numpy() for name, weights in network.state_dict().items()}
-    checkpoint_files.save(folder, _KIND, arrays, {"params": asdict(params), "genes": genes, **card})
+    checkpoint_files.save(folder, KIND, arrays, {"params": asdict(params), "genes": genes, **card})
 
 
-def load_spackle(folder: str | Path) -> tuple[SpackleNet, SpackleParams, dict[str, Any]]:
-    """Network, hyper-parameters and card of a saved model.
+def from_files(arrays: dict[str, np.ndarray], card: dict[str, Any]) -> tuple[SpackleNet, SpackleParams]:
+    """Network and hyper-parameters that `save_spackle` wrote.
 
     Raises
     ------
-    FileNotFoundError
-        If there is none.
     ValueError
-        If it is damaged or of another kind.
+        If weights and card do not fit.
     """
-    arrays, card = checkpoint_files.load(folder, _KIND)
     try:
         params = SpackleParams(**card["params"])
-        network = SpackleNet(len(card["genes"]), params)
+        n_features = arrays["embedding_mean"].size if "embedding_mean" in arrays else 0
+        network = SpackleNet(len(card["genes"]), params, np.zeros((1, n_features)) if n_features else None)
         network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
     except (KeyError, TypeError, RuntimeError, ValueError, AssertionError) as error:
-        raise ValueError(f"the model in {folder} is damaged: weights and card do not fit ({error}).") from error
-    if len(set(card["genes"])) < len(card["genes"]):
-        raise ValueError(f"the model in {folder} is damaged: its card names a gene twice.")
-    return network.eval(), params, card
+        raise ValueError(f"the model is damaged: weights and card do not fit ({error}).") from error
+    return network.eval(), params
 
 
 def data_hash(*arrays: np.ndarray) -> str:
@@ -274,9 +307,9 @@ def _training_loss(
     """Hide known entries of a random batch of neighbourhoods, and compare what the network gives back."""
     device = train_spots.device
     draw = torch.randint(len(train_spots), (params.train_batch_size,), generator=generator, device=device)
-    target, known, padding = data.batch(train_spots[draw])
+    target, known, padding, embedding = data.batch(train_spots[draw])
     hidden = known & (torch.rand(target.shape, generator=generator, device=device) < params.mask_share)
-    error = (network(target.masked_fill(hidden, 0), padding) - target) ** 2
+    error = (network(target.masked_fill(hidden, 0), padding, embedding) - target) ** 2
     if params.loss == "all":
         return error[~padding].mean()
     return (error[:, 0] * hidden[:, 0]).sum() / hidden[:, 0].sum().clamp(min=1)
@@ -325,12 +358,8 @@ def _search(
 
 
 def _median(values: np.ndarray, known: np.ndarray, lattice: Lattice, library: np.ndarray, n_threads: int) -> np.ndarray:
-    # Both use OpenMP, and the first parallel kernel of numba changes torch's number of threads.
-    torch_threads = torch.get_num_threads()
-    try:
+    with kept_threads():
         return adaptive_median(values, known, lattice, library, n_threads=n_threads)
-    finally:
-        torch.set_num_threads(torch_threads)
 
 
 def _predict(network: SpackleNet, data: _Neighbourhoods, batch_size: int) -> np.ndarray:

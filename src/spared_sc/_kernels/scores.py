@@ -1,0 +1,259 @@
+"""What is hidden from completers, and every score of what they make of the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from spared_sc._kernels import masking, metrics
+from spared_sc._kernels.floor import FLOORS, is_log2_of_counts, noise_variances
+from spared_sc._kernels.moran import lattice_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from spared_sc._kernels.sections import Estimate, Sections
+
+# Regimes, and the share that each hides where none is given. The order is part of the random draws.
+REGIMES = {"paper": 0.3, "released": 0.3, "spots": 0.1, "blocks": 0.1, "thinning": 0.5}
+TOGETHER = -1  # in place of a library: all of them
+_MOST_PAIRED = 500  # genes whose correlations are compared
+_LEAST_FLAGGED = 200  # hidden entries, for a verdict on an error below the floor
+
+
+class Score(NamedTuple):
+    """One value, and the entries (genes, pairs of genes) behind it."""
+
+    library: int
+    genes: str
+    metric: str
+    value: float
+    n: int
+
+
+class Truth:
+    """What was measured, and what of it every score needs."""
+
+    def __init__(self, sections: Sections, rng: np.random.Generator):
+        self.sections = sections
+        known = sections.known
+        n_genes = known.shape[1]
+        by_detection = np.argsort(known.mean(axis=0), kind="stable")
+        thirds = zip(("sparse", "medium", "dense"), np.array_split(by_detection, 3), strict=True)
+        self.groups = {"all": np.arange(n_genes)} | {name: genes for name, genes in thirds if genes.size}
+        self.members = np.array([np.isin(np.arange(n_genes), genes) for genes in self.groups.values()], dtype=float).T
+        self.rows = [np.flatnonzero(sections.library == code) for code in range(sections.n_libraries)]
+        self.weights = [lattice_weights(sections.lattice.subset(rows)) for rows in self.rows]
+        evenly = np.unique(np.linspace(0, n_genes - 1, min(n_genes, _MOST_PAIRED)).astype(int))
+        self.paired = np.sort(by_detection[evenly])
+        self.follows_counts = sections.counts is not None and is_log2_of_counts(sections)
+        self.variances = noise_variances(sections, rng) if self.follows_counts else None
+
+    def structure(self, code: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Moran's I of all genes and the correlations of the paired ones over detected entries of one library."""
+        rows, paired, known = self.rows[code], self.paired, self.sections.known
+        return (
+            metrics.detected_morans_i(self.weights[code], values[rows], known[rows]),
+            metrics.detected_correlations(values[np.ix_(rows, paired)], known[np.ix_(rows, paired)]),
+        )
+
+    def hide(self, regime: str, share: float, rng: np.random.Generator) -> Hidden | Thinned:
+        """What methods see in a regime, and the rest, to score them on."""
+        known, library = self.sections.known, self.sections.library
+        if regime == "thinning":
+            return Thinned(self, rng)
+        if regime == "paper":
+            hidden = masking.hide_detected(known, share, rng)
+        elif regime == "released":
+            hidden = masking.hide_share_of_all(known, share, rng)
+        elif regime == "spots":
+            hidden = masking.hide_spots(known, library, share, rng)
+        else:
+            hidden = masking.hide_blocks(known, library, self.sections.lattice, share, rng)
+        if not hidden.any() or not (known & ~hidden).any():
+            raise ValueError(
+                f"the regime {regime!r} hides {int(hidden.sum())} of the {int(known.sum())} detected entries: more "
+                "spots or genes are needed, or another share."
+            )
+        return Hidden(self, hidden)
+
+    def table(self, metric: str, value: np.ndarray, n: np.ndarray, library: int | None = None) -> Iterator[Score]:
+        """Scores from arrays (n_libraries, n_groups), those left out that are not defined."""
+        for (code, group), number in np.ndenumerate(value):
+            if np.isfinite(number):
+                where = code if library is None else library
+                yield Score(where, list(self.groups)[group], metric, float(number), int(n[code, group]))
+
+
+class Hidden:
+    """Entries that were taken out, and the sections without them."""
+
+    def __init__(self, truth: Truth, hidden: np.ndarray):
+        sections = truth.sections
+        self.truth, self.hidden = truth, hidden
+        self.visible = sections.without(hidden)
+        self.renormalised = sections.renormalised(hidden)
+        self.values = self.renormalised[hidden].astype(np.float64)
+        spot, self.gene = np.nonzero(hidden)
+        self.library = sections.library[spot]
+        self.cell = self.library * hidden.shape[1] + self.gene
+        self.n = self._by_gene()
+        self.structures = [truth.structure(code, self.renormalised) for code in range(len(truth.rows))]
+        known = self.visible.known
+        total = np.sum(self.visible.values, axis=0, where=known, dtype=np.float64)
+        overall = total.sum() / known.sum()
+        mean = np.divide(total, known.sum(axis=0), out=np.full(total.size, overall), where=known.any(axis=0))
+        self.squares_of_mean = self._by_gene((self.values - mean[self.gene]) ** 2)
+
+    def _by_gene(self, values: np.ndarray | None = None) -> np.ndarray:
+        """Sum (without values, number) of hidden entries, (n_libraries, n_genes)."""
+        shape = len(self.truth.rows), self.hidden.shape[1]
+        return np.bincount(self.cell, values, shape[0] * shape[1]).reshape(shape)
+
+    def check(self, estimate: Estimate) -> None:
+        """Refuse values that cannot be scored."""
+        for what, block in (("values", estimate.values), ("standard deviations", estimate.sd)):
+            if block is None:
+                continue
+            if block.shape != self.hidden.shape:
+                raise ValueError(f"{what} of the shape {block.shape}, where {self.hidden.shape} (spots x genes) is due")
+            found = block[self.hidden]
+            if not np.isfinite(found).all():
+                raise ValueError(f"NaN or infinite {what} for {int((~np.isfinite(found)).sum())} hidden entries")
+        if estimate.sd is not None and (estimate.sd[self.hidden] < 0).any():
+            raise ValueError("negative standard deviations")
+
+    def floors(self) -> Iterator[tuple[str, Score]]:
+        """The noise floor of the squared error as a range."""
+        if self.truth.variances is None:
+            return
+        n = self.n @ self.truth.members
+        sums = [self._by_gene(variance[self.hidden]) @ self.truth.members for variance in self.truth.variances]
+        for name, end in zip(FLOORS, (np.minimum(*sums), np.maximum(*sums)), strict=True):
+            for score in self.truth.table("mse", _ratio(end, n), n):
+                yield name, score
+
+    def is_below_floor(self, estimate: Estimate) -> bool:
+        """Whether the squared error over all libraries is below half of the lower floor."""
+        if self.truth.variances is None or self.values.size < _LEAST_FLAGGED:
+            return False
+        floor = min(variance[self.hidden].mean() for variance in self.truth.variances)
+        return bool(np.mean((estimate.values[self.hidden] - self.values) ** 2) < 0.5 * floor)
+
+    def scores(self, estimate: Estimate) -> Iterator[Score]:
+        """All metrics of one method."""
+        truth, members = self.truth, self.truth.members
+        n = self.n @ members
+        found = estimate.values[self.hidden].astype(np.float64)
+        error = found - self.values
+        squares = self._by_gene(error**2)
+        mse = _ratio(squares @ members, n)
+        yield from truth.table("mse", mse, n)
+        yield from truth.table("mae", _ratio(self._by_gene(np.abs(error)) @ members, n), n)
+        yield from truth.table("r2", 1 - _ratio(squares @ members, self.squares_of_mean @ members), n)
+        pcc = metrics.grouped_pearson(found, self.values, self.cell, self.n.size).reshape(self.n.shape)
+        yield from truth.table("pcc", *self._over_genes(pcc, self.n))
+        pooled = metrics.grouped_pearson(found, self.values, self.gene, self.n.shape[1])[None]
+        yield from truth.table("pcc_pooled", *self._over_genes(pooled, self.n.sum(axis=0)[None]), library=TOGETHER)
+        yield from self._structure(estimate)
+        if estimate.sd is not None:
+            yield from self._uncertainty(found, error, estimate.sd[self.hidden].astype(np.float64), mse)
+
+    def _over_genes(self, values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean over the genes of every group that have a value, and the sum of their n."""
+        has, members = np.isfinite(values), self.truth.members
+        return _ratio(np.where(has, values, 0) @ members, has @ members), (n * has) @ members
+
+    def _structure(self, estimate: Estimate) -> Iterator[Score]:
+        """What filling does to spatial structure and to correlations between genes."""
+        truth = self.truth
+        filled = np.where(self.hidden, estimate.values, self.renormalised)
+        change = np.full(self.n.shape, np.nan)
+        error, n_pairs = np.full((2, len(truth.rows), len(truth.groups)), np.nan)
+        for code, (moran, correlation) in enumerate(self.structures):
+            filled_moran, filled_correlation = truth.structure(code, filled)
+            change[code] = filled_moran - moran
+            difference = np.abs(filled_correlation - correlation)
+            difference[np.tril_indices_from(difference)] = np.nan
+            for group, genes in enumerate(truth.groups.values()):
+                inside = np.isin(truth.paired, genes)
+                pairs = difference[np.ix_(inside, inside)]
+                pairs = pairs[np.isfinite(pairs)]
+                if pairs.size:
+                    error[code, group], n_pairs[code, group] = pairs.mean(), pairs.size
+        yield from truth.table("moran_change", *self._over_genes(change, np.ones(change.shape)))
+        yield from truth.table("correlation_error", error, n_pairs)
+
+    def _uncertainty(self, found: np.ndarray, error: np.ndarray, sd: np.ndarray, mse: np.ndarray) -> Iterator[Score]:
+        """Quality of the standard deviations."""
+        truth, members = self.truth, self.truth.members
+        n = self.n @ members
+        inside = np.abs(error) <= metrics.WIDTH_90 * sd
+        yield from truth.table("crps", _ratio(self._by_gene(metrics.gaussian_crps(error, sd)) @ members, n), n)
+        constant = np.empty(n.shape)
+        of_decile, n_decile = np.zeros((2, 10, *n.shape))
+        for group, genes in enumerate(truth.groups.values()):
+            width = np.sqrt(np.nan_to_num(mse[:, group]))[self.library]
+            constant[:, group] = self._by_gene(metrics.gaussian_crps(error, width)) @ members[:, group]
+            in_group = np.isin(self.gene, genes)
+            for code in range(len(truth.rows)):
+                here = in_group & (self.library == code)
+                if here.any():
+                    which = metrics.decile(found[here])
+                    n_decile[:, code, group] = np.bincount(which, minlength=10)
+                    of_decile[:, code, group] = np.bincount(which, inside[here], 10)
+        yield from truth.table("crps_constant", _ratio(constant, n), n)
+        yield from truth.table("coverage_90", _ratio(self._by_gene(inside) @ members, n), n)
+        for number in range(10):
+            share = _ratio(of_decile[number], n_decile[number])
+            yield from truth.table(f"coverage_90_d{number + 1}", share, n_decile[number])
+
+
+class Thinned:
+    """One half of the counts, and the other to score expected counts on."""
+
+    def __init__(self, truth: Truth, rng: np.random.Generator):
+        self.truth = truth
+        self.visible, self.counts = truth.sections.thinned(rng)
+
+    def check(self, estimate: Estimate) -> None:
+        """Refuse expected counts that cannot be scored."""
+        rate = estimate.rate
+        if rate is not None and rate.shape != self.counts.shape:
+            raise ValueError(f"rates of the shape {rate.shape}, where {self.counts.shape} (spots x genes) is due")
+        if rate is not None and not (np.isfinite(rate) & (rate >= 0)).all():
+            raise ValueError("NaN, infinite or negative rates")
+
+    def floors(self) -> Iterator[tuple[str, Score]]:
+        """There is none of the deviance."""
+        yield from ()
+
+    def is_below_floor(self, estimate: Estimate) -> bool:
+        """There is none of the deviance."""
+        return False
+
+    def scores(self, estimate: Estimate) -> Iterator[Score]:
+        """Deviance and calibration; nothing for a method without rates."""
+        if estimate.rate is None:
+            return
+        truth, members, rate = self.truth, self.truth.members, estimate.rate
+        deviance = metrics.poisson_deviance(self.counts, rate)
+        sums = np.array([deviance[rows].sum(axis=0) for rows in truth.rows])
+        n = np.array([np.full(rate.shape[1], rows.size) for rows in truth.rows]) @ members
+        yield from truth.table("deviance", _ratio(sums @ members, n), n)
+        counts, expected, n = np.zeros((3, 10, 1, len(truth.groups)))
+        for group, genes in enumerate(truth.groups.values()):
+            predicted = rate[:, genes].ravel().astype(np.float64)
+            which = metrics.decile(predicted)
+            counts[:, 0, group] = np.bincount(which, self.counts[:, genes].ravel(), 10)
+            expected[:, 0, group] = np.bincount(which, predicted, 10)
+            n[:, 0, group] = np.bincount(which, minlength=10)
+        for number in range(10):
+            ratio = _ratio(counts[number], expected[number])
+            yield from truth.table(f"calibration_d{number + 1}", ratio, n[number], library=TOGETHER)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Quotient, NaN where the denominator is zero."""
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

@@ -1,0 +1,151 @@
+"""What a completer is given and what it gives back, as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from spared_sc._kernels.lattice import Lattice
+
+
+_LN2 = np.log(2.0)
+_SCALE_STEPS = 20  # of the alternating fit of a spot's and a gene's scale
+_LARGEST = 60.0  # logarithm of a scale, of layers that are no logarithm
+
+
+@dataclass(frozen=True)
+class Sections:
+    """Expression of the genes to complete, with all undetected and hidden entries taken out.
+
+    The spots come in an order that does not depend on the user's.
+    """
+
+    values: np.ndarray  # (n_spots, n_genes) float32, zero where not known
+    known: np.ndarray  # (n_spots, n_genes) booleans: detected and not hidden
+    lattice: Lattice
+    library: np.ndarray  # (n_spots,) library as 0, 1, ...
+    counts: np.ndarray | None = None  # (n_spots, n_genes) float32, zero where not known
+    depth: np.ndarray | None = None  # (n_spots,) float64, total count over all genes of the data
+    # (n_spots,) float64, sum of the scaled expression 2^value - 1 over the genes that the layer was normalised by; only
+    # where values are log2(scaled count + 1)
+    total: np.ndarray | None = None
+    embedding: np.ndarray | None = None  # (n_spots, n_features), such as of the image
+
+    @property
+    def n_libraries(self) -> int:
+        """Number of libraries."""
+        return int(self.library.max()) + 1
+
+    def without(self, hidden: np.ndarray) -> Sections:
+        """The same sections as if the `hidden` entries, (n_spots, n_genes), had not been detected.
+
+        What is left is normalised by what is left, so that its scale does not tell how much is hidden.
+        """
+        left = {
+            "values": np.where(hidden, np.float32(0), self.renormalised(hidden)),
+            "known": self.known & ~hidden,
+        }
+        if self.counts is not None:
+            left["counts"] = np.where(hidden, np.float32(0), self.counts)
+            left["depth"] = self.depth - np.sum(self.counts, axis=1, where=hidden, dtype=np.float64)
+        return replace(self, **left)
+
+    def renormalised(self, hidden: np.ndarray) -> np.ndarray:
+        """All known values, the hidden ones too, on the scale of the sections without the hidden entries.
+
+        (n_spots, n_genes) float32; what estimates from `without(hidden)` are to be compared with.
+        """
+        factor = self.rescaling(hidden)
+        return self.values if factor is None else rescaled(self.values, factor[:, None])
+
+    def rescaling(self, hidden: np.ndarray) -> np.ndarray | None:
+        """(n_spots,) factor of the scaled expression that is left, so that it has the same total as before."""
+        if self.total is None:
+            return None
+        gone = np.sum(np.expm1(self.values * _LN2), axis=1, where=hidden, dtype=np.float64)
+        left = self.total - gone
+        # Of a spot that is hidden as a whole, nothing tells the scale.
+        return np.where(left > 1e-6 * self.total, self.total / np.where(left > 0, left, 1), 1)
+
+    def of_spots(self, spots: np.ndarray) -> Sections:
+        """The sections of some of the spots, given by index: whole libraries as a rule."""
+        part = {
+            name: None if getattr(self, name) is None else getattr(self, name)[spots]
+            for name in ("values", "known", "counts", "depth", "total", "embedding")
+        }
+        library = np.unique(self.library[spots], return_inverse=True)[1]
+        return Sections(lattice=self.lattice.subset(spots), library=library, **part)
+
+    def count_scale(self) -> np.ndarray:
+        """What one count adds to the scaled expression, (n_spots, n_genes) float32: values are log2(count x scale + 1).
+
+        The scale is a factor of the spot times one of the gene, fitted on the logarithm over the known entries; for TPM
+        and the like it is exact. A spot or gene without known entries gets the typical factor.
+        """
+        known = self.known & (self.values > 0) & (self.counts > 0)
+        log_scale = np.zeros(known.shape)
+        log_scale[known] = _log_scaled(self.values[known]) - np.log(self.counts[known], dtype=np.float64)
+        spot, gene = np.zeros((len(known), 1)), np.zeros(known.shape[1])
+        per_spot, per_gene = known.sum(axis=1, keepdims=True), known.sum(axis=0)
+        for _ in range(_SCALE_STEPS):
+            gene = np.where(known, log_scale - spot, 0).sum(axis=0) / np.maximum(per_gene, 1)
+            gene[per_gene == 0] = np.median(gene[per_gene > 0]) if per_gene.any() else 0.0
+            spot = np.where(known, log_scale - gene, 0).sum(axis=1, keepdims=True) / np.maximum(per_spot, 1)
+        return np.exp(np.clip(spot + gene, -_LARGEST, _LARGEST)).astype(np.float32)
+
+    def thinned(self, rng: np.random.Generator) -> tuple[Sections, np.ndarray]:
+        """A half of the counts as sections of their own, and the counts of the other half.
+
+        Every molecule goes to one half or the other by a fair coin, so given the expression the halves are independent
+        (molecular cross-validation). The values are those of a section with these counts and their own total, taking
+        the layer for log2(scaled count + 1); those at or below zero, which are none, stay as they are.
+        """
+        counts = self.counts.astype(np.int64)
+        half = rng.binomial(counts, 0.5)
+        others = np.rint(self.depth - counts.sum(axis=1)).astype(np.int64)
+        half_others = rng.binomial(others, 0.5)
+        depth = half.sum(axis=1) + half_others
+        known = half > 0
+        up = self.depth / np.maximum(depth, 1)
+        share = half / np.maximum(counts, 1) * up[:, None]
+        values = np.where(known, self.values, np.float32(0))
+        positive = known & (values > 0)
+        values[positive] = np.logaddexp(0, _log_scaled(values[positive]) + np.log(share[positive])) / _LN2
+        total = self.total
+        if total is not None:
+            scaled = np.expm1(self.values * _LN2)
+            rest = (total - scaled.sum(axis=1)) * half_others / np.maximum(others, 1) * up
+            total = (scaled * share).sum(axis=1) + np.maximum(rest, 0)
+        sections = replace(
+            self,
+            values=values,
+            known=known,
+            counts=half.astype(np.float32),
+            depth=depth.astype(np.float64),
+            total=total,
+        )
+        return sections, (counts - half).astype(np.float32)
+
+
+def rescaled(values: np.ndarray, factor: np.ndarray | float) -> np.ndarray:
+    """log2(1 + factor x scaled expression), of values log2(1 + scaled expression); float32."""
+    return np.log2(1 + factor * np.expm1(values * _LN2)).astype(np.float32)
+
+
+def _log_scaled(values: np.ndarray) -> np.ndarray:
+    """Logarithm of 2^values - 1, of values above zero however large."""
+    exponent = values * _LN2
+    return exponent + np.log(-np.expm1(-exponent))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a completer says of every entry, the known ones included; arrays are (n_spots, n_genes) float32."""
+
+    values: np.ndarray  # expression given detection, in the unit of the layer
+    rate: np.ndarray | None = None  # expected count at the spot's depth, true zeros included
+    sd: np.ndarray | None = None  # standard deviation of `values`, given detection
+    params: dict[str, Any] = field(default_factory=dict)  # as used; what was tuned, as chosen

@@ -1,0 +1,86 @@
+"""Moments of log2(scaled count + 1), given that the count is above zero."""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+_MANY = 300.0  # expected counts, or a thousand times the size, from which counts are summed in blocks
+
+
+def truncated_moments(rate: np.ndarray, size: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of log2(1 + c k) for negative binomial counts c >= 1.
+
+    Parameters
+    ----------
+    rate
+        (n_spots, n_genes) expected counts, zeros included.
+    size
+        (n_genes,) dispersion: the variance is rate + rate^2 / size; infinite for Poisson counts.
+    scale
+        (n_spots, n_genes) k, what one count adds to the scaled expression.
+
+    Returns
+    -------
+    Two float32 arrays of the shape of `rate`.
+    """
+    mean, sd = np.empty(rate.shape, dtype=np.float32), np.empty(rate.shape, dtype=np.float32)
+    _moments(rate.astype(np.float64), np.minimum(size, 1e6).astype(np.float64), scale.astype(np.float64), mean, sd)
+    return mean, sd
+
+
+@numba.njit(cache=True, parallel=True)
+def _moments(rate, size, scale, mean, sd):
+    n, n_genes = rate.shape
+    for s in numba.prange(n):
+        for g in range(n_genes):
+            lam, theta, k = max(rate[s, g], 1e-6), size[g], scale[s, g]
+            if lam > _MANY or lam > 1000 * theta:
+                first, second = _sum_of_blocks(lam, theta, k)
+            else:
+                first, second = _sum_of_counts(lam, theta, k)
+            mean[s, g] = first
+            sd[s, g] = math.sqrt(max(second - first * first, 0.0))
+
+
+@numba.njit(cache=True)
+def _sum_of_counts(lam, theta, k):
+    """First and second moment."""
+    ratio = lam / (theta + lam)
+    zero = math.exp(-theta * math.log1p(lam / theta))
+    p = ratio * theta * zero  # of one count
+    above = -math.expm1(-theta * math.log1p(lam / theta))
+    c, mass, first, second = 1, 0.0, 0.0, 0.0
+    while mass < above * (1 - 1e-6) and c < 20000:
+        value = math.log2(1 + c * k)
+        mass += p
+        first += p * value
+        second += p * value * value
+        p *= (c + theta) / (c + 1) * ratio
+        c += 1
+    return first / mass, second / mass
+
+
+@numba.njit(cache=True)
+def _sum_of_blocks(lam, theta, k):
+    """The same, where counts that are near each other beside the spread of the distribution are taken together."""
+    spread = math.sqrt(1 / lam + 1 / theta)
+    step = min(0.1 * spread, 0.05)
+    log_zero = -theta * math.log1p(lam / theta)
+    log_ratio = -math.log1p(theta / lam)
+    c = max(1.0, math.floor(lam * (1 - 8 * spread)))
+    mass, first, second = 0.0, 0.0, 0.0
+    while True:
+        width = max(1.0, math.floor(step * c))
+        middle = c + (width - 1) / 2
+        log_p = log_zero + math.lgamma(middle + theta) - math.lgamma(theta) - math.lgamma(middle + 1)
+        p = width * math.exp(log_p + middle * log_ratio)
+        value = math.log2(1 + middle * k)
+        mass += p
+        first += p * value
+        second += p * value * value
+        c += width
+        if c > lam and p < 1e-9 * mass:
+            return first / mass, second / mass

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core.keys import Key
+from spared_sc._core.validate import check_adata, check_number, listing
+from spared_sc.pl._spots import OKABE_ITO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+_VERDICTS = {  # verdict -> colour, what it means
+    "complete": (OKABE_ITO[0], "filled values beat depth and gene averages: use them"),
+    "use as is": (OKABE_ITO[1], "filling in brings no sure gain: keep the measured values"),
+    "drop": (OKABE_ITO[6], "hardly more than noise: leave the gene out"),
+}
+_HARM = "Filling in would do harm here: do not use the filled values."
+_COLUMNS = ("verdict", "skill", "skill_low", "skill_high", "missing", "floor", "mse_depth_only", "mse_additive")
+_LIMIT, _WARNING = "0.6", OKABE_ITO[5]
+_LIMIT_LABEL, _BEYOND_LABEL = "limit set by noise", "further left"
+_LABEL_SIZE = 7  # points
+_ROW = 1.25 * _LABEL_SIZE / 72  # inches for a gene with its name
+_CHARACTERS = 12.5  # of the summary in an inch
+_LINE = 0.24  # inches, of the summary
+
+
+def audit(
+    adata: AnnData,
+    *,
+    key: str = "audit",
+    genes: str | Sequence[str] | None = None,
+    n_genes: int | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+) -> Figure:
+    """What the audit of completion found: for which genes the filled values are to be trusted, and how far.
+
+    On top stands the summary, with a warning where completion would do harm. At the left, the genes by verdict. At the
+    right, one row for every gene, the best first, in the colour of its verdict: the skill with its interval, and the
+    share of spots without a count. Skill is the share of the error that filling in removes from the better of two simple
+    estimates, depth only and additive (gene, spot and section): at 0 filling in is no better than those, below 0 it is
+    worse. The grey mark is what the noise of the counts allows at best.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with what `sp.tl.audit_completion` wrote.
+    key
+        The `key_added` of that call.
+    genes
+        Genes to show at the right, such as markers; by default all that were audited.
+    n_genes
+        How many genes to show at the right, evenly spaced in the order of their skill, the best and the worst among
+        them; `None` shows all.
+    figsize
+        Width and height of the new figure in inches; by default it grows with the genes.
+    show
+        Whether to call `plt.show()`; `None` means no.
+
+    Returns
+    -------
+    The figure. Genes are named where all names fit. Genes whose skill lies beyond the left end of the axis have an
+    arrow there.
+
+    Raises
+    ------
+    KeyError
+        If there is no audit under `key`, or one of `genes` is not in the object.
+    ValueError
+        If no gene was audited, none of `genes` was, a verdict is unknown, or `n_genes` is no whole number from 1
+        upwards.
+
+    Examples
+    --------
+    `sp.tl.audit_completion` writes the table and the summary; here they are written by hand, to be quick.
+
+    >>> import matplotlib.pyplot as plt
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_genes=3, image=False)
+    >>> adata.var["audit_verdict"] = ["complete", "use as is", "drop"]
+    >>> adata.var["audit_skill"] = [0.3, 0.02, -0.1]
+    >>> adata.var["audit_skill_low"] = adata.var["audit_skill"] - 0.1
+    >>> adata.var["audit_skill_high"] = adata.var["audit_skill"] + 0.1
+    >>> adata.var["audit_missing"] = [0.2, 0.5, 0.9]
+    >>> adata.var["audit_floor"] = [0.4, 0.5, 0.9]
+    >>> adata.var["audit_mse_depth_only"] = adata.var["audit_mse_additive"] = [0.8, 0.7, 1.0]
+    >>> adata.uns["spared_sc"]["audit"] = {"summary": "Completion pays for 1 of 3 genes.", "harm": False}
+    >>> fig = sp.pl.audit(adata)
+    >>> plt.close(fig)
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.transforms import blended_transform_factory
+
+    record, table = _audited(adata, key)
+    shown = _shown(adata, table, genes, n_genes)
+    size = figsize or (10.5, np.clip(2.5 + _ROW * len(shown), 5, 10))
+    lines = textwrap.wrap(str(record["summary"]), int(_CHARACTERS * size[0])) or [""]
+    fig = plt.figure(figsize=size, layout="constrained")
+    height = 0.1 + _LINE * len(lines)
+    grid = fig.add_gridspec(2, 3, height_ratios=(height, size[1] - height), width_ratios=(3.4, 4.5, 1.4))
+    if record["harm"]:
+        fig.suptitle(_HARM, color=_WARNING, fontweight="bold")
+    top = fig.add_subplot(grid[0, :], label="<summary>")
+    top.set_axis_off()
+    # Over the whole width; the layout gives it a row of its own, and must not make room at its sides.
+    across = blended_transform_factory(fig.transFigure, top.transAxes)
+    top.text(0.01, 1, "\n".join(lines), transform=across, va="top").set_in_layout(False)
+    counts = fig.add_subplot(grid[1, 0], label="<verdicts>")
+    _draw_verdicts(counts, table["verdict"], adata.n_vars)
+    skill = fig.add_subplot(grid[1, 1], label="<skill>")
+    missing = fig.add_subplot(grid[1, 2], label="<missing>", sharey=skill)
+    _draw_skill(skill, shown)
+    _draw_missing(missing, shown)
+    _name_genes(skill, shown, int(table["skill"].isna().sum()))
+    fig.legend(handles=_marks(skill), loc="outside lower right", ncols=3, frameon=False)
+    if show:
+        plt.show()
+    return fig
+
+
+def _audited(adata: AnnData, key: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The record of the audit, and its table of the audited genes."""
+    check_adata(adata)
+    records = adata.uns.get(Key.uns.records, {})
+    columns = [f"{key}_{name}" for name in _COLUMNS]
+    missing = [f"adata.var[{column!r}]" for column in columns if column not in adata.var]
+    missing += [
+        f'uns["spared_sc"][{key!r}][{name!r}]' for name in ("summary", "harm") if name not in records.get(key, {})
+    ]
+    if missing:
+        audits = [name for name, record in records.items() if "harm" in record]
+        raise KeyError(
+            f"there is no {missing[0]} (audits: {listing(audits)}): pass one of those as `key=`, or call "
+            f'`sp.tl.audit_completion(adata, key_added="{key}")`, which writes it.'
+        )
+    table = adata.var[columns].set_axis(_COLUMNS, axis=1)
+    table["verdict"] = table["verdict"].astype(object)
+    table = table[~table["verdict"].isin(["not audited", ""]) & table["verdict"].notna()]
+    unknown = sorted(set(table["verdict"]) - set(_VERDICTS))
+    if unknown:
+        raise ValueError(
+            f"adata.var['{key}_verdict'] holds {listing(unknown)}; expected {listing(_VERDICTS)}: "
+            "run `sp.tl.audit_completion(adata)` again."
+        )
+    if table.empty:
+        raise ValueError(
+            "no gene was audited: run `sp.tl.audit_completion(adata)` on some of the genes in this object."
+        )
+    return records[key], table
+
+
+def _shown(adata: AnnData, table: pd.DataFrame, genes: str | Sequence[str] | None, n_genes: int | None) -> pd.DataFrame:
+    """The genes of the right panel, best first."""
+    if n_genes is not None:
+        check_number("n_genes", n_genes, 1, whole=True)
+    if genes is not None:
+        genes = [genes] if isinstance(genes, str) else list(genes)
+        unknown = [gene for gene in genes if gene not in adata.var_names]
+        if unknown:
+            raise KeyError(
+                f"there is no gene {unknown[0]!r} in adata.var_names (such as {listing(adata.var_names, 3)}): "
+                "pass other names as `genes=`."
+            )
+        table = table[table.index.isin(genes)]
+    table = table[table["skill"].notna()].sort_values("skill", ascending=False, kind="stable")
+    if table.empty:
+        raise ValueError("none of the genes has a skill: leave `genes` out, or audit more genes.")
+    at = np.linspace(0, len(table) - 1, min(n_genes or len(table), len(table))).round().astype(int)
+    return table.iloc[at]
+
+
+def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int) -> None:
+    """One stacked bar of the audited genes, with the verdicts in words beside it."""
+    from matplotlib.ticker import MaxNLocator
+    from matplotlib.transforms import ScaledTranslation
+
+    bottom = 0
+    # From the bottom up, so that what can be completed is on top.
+    for i, (name, (colour, words)) in enumerate(reversed(_VERDICTS.items())):
+        n, y = int((verdict == name).sum()), (i + 0.6) / len(_VERDICTS)
+        share = 100 * n / len(verdict)
+        percent = "under 1" if 0 < share < 1 else f"{share:.0f}"
+        ax.bar(0, n, bottom=bottom, width=0.8, color=colour, edgecolor="white", linewidth=0.5, label=name)
+        if n:
+            line = {"arrowstyle": "-", "color": colour, "shrinkA": 0, "shrinkB": 0}
+            ax.annotate("", (0.4, bottom + n / 2), xytext=(0.32, y), textcoords=ax.transAxes, arrowprops=line)
+        text = f"{name}: {n:,} gene{'' if n == 1 else 's'} ({percent} %)"
+        ax.text(0.34, y, text, transform=ax.transAxes, va="center", fontweight="bold")
+        below = ax.transAxes + ScaledTranslation(0, -8 / 72, ax.figure.dpi_scale_trans)
+        ax.text(0.34, y, textwrap.fill(words, 28), transform=below, va="top", fontsize="small")
+        bottom += n
+    ax.set_xlim(-0.5, 2.9)
+    ax.set_ylim(0, len(verdict))
+    ax.set_xticks([])
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_ylabel("audited genes")
+    rest = n_vars - len(verdict)
+    ax.set_xlabel(f"{rest:,} other genes were not audited" if rest else "")
+    ax.set_title("Verdict")
+    ax.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _draw_skill(ax: Axes, table: pd.DataFrame) -> None:
+    """Skill, interval and the limit that noise sets, a row for every gene."""
+    row = np.arange(len(table))
+    skill, low, high = (table[name].to_numpy(dtype=float) for name in ("skill", "skill_low", "skill_high"))
+    limit = 1 - table["floor"] / table[["mse_depth_only", "mse_additive"]].min(axis=1)
+    points = min(_row_height(ax, len(table)), 8)
+    for name, (colour, _) in _VERDICTS.items():
+        mask = (table["verdict"] == name).to_numpy()
+        if mask.any():
+            ax.hlines(row[mask], low[mask], high[mask], color=colour, linewidth=max(0.25 * points, 0.3), alpha=0.6)
+            ax.scatter(skill[mask], row[mask], s=max(0.6 * points, 1.5) ** 2, color=colour, linewidths=0, label=name)
+    ax.scatter(limit, row, marker="|", s=max(points, 3) ** 2, color=_LIMIT, label=_LIMIT_LABEL, zorder=0)
+    ax.axvline(0, color="black", linewidth=1)
+    left, right = _ends(np.concatenate([skill, low]), np.concatenate([skill, high, limit]))
+    beyond = skill < left
+    if beyond.any():
+        colours = [_VERDICTS[name][0] for name in table["verdict"][beyond]]
+        edge = np.full(beyond.sum(), left)
+        ax.scatter(edge, row[beyond], marker="<", s=20, c=colours, clip_on=False, label=_BEYOND_LABEL, zorder=3)
+    ax.set_xlim(left, right)
+    ax.set_xlabel("skill: share of the averages' error removed\n(0: no better than averages, below 0: worse)")
+    ax.set_title("Does filling in pay?")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _marks(ax: Axes) -> list[Line2D]:
+    """What dots, lines and arrows mean, in a size that can be seen; the colours are named beside the bar."""
+    from matplotlib.lines import Line2D
+
+    marks = [
+        Line2D([], [], color="black", alpha=0.6, marker="o", markersize=5, label="skill and its interval"),
+        Line2D([], [], color=_LIMIT, marker="|", markersize=9, linestyle="", label=_LIMIT_LABEL),
+        Line2D([], [], color="black", marker="<", markersize=5, linestyle="", label=_BEYOND_LABEL),
+    ]
+    drawn = [artist.get_label() for artist in ax.collections]
+    return marks if _BEYOND_LABEL in drawn else marks[:2]
+
+
+def _row_height(ax: Axes, n_rows: int) -> float:
+    """Points that a row takes."""
+    return 72 * ax.get_window_extent().height / ax.figure.dpi / n_rows
+
+
+def _ends(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
+    """Ends of the axis of skill: few extreme genes, which may be very negative, must not squeeze all others."""
+    left = min(np.nanpercentile(low, 2), -0.05)
+    right = max(np.nanpercentile(high, 98), 0.05)
+    pad = 0.03 * (right - left)
+    return left - pad, min(right, 1) + pad
+
+
+def _draw_missing(ax: Axes, table: pd.DataFrame) -> None:
+    colours = [_VERDICTS[name][0] for name in table["verdict"]]
+    width = min(max(0.6 * _row_height(ax, len(table)), 0.5), 12)
+    ax.hlines(np.arange(len(table)), 0, 100 * table["missing"], colors=colours, linewidth=width)
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("spots without\na count (%)")
+    ax.tick_params(axis="y", left=False, labelleft=False)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _name_genes(ax: Axes, table: pd.DataFrame, n_without: int) -> None:
+    """Names where all fit, else their number."""
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    without = f" ({n_without} without a skill left out)" if n_without else ""
+    if _row_height(ax, len(table)) >= 1.1 * _LABEL_SIZE:
+        ax.set_yticks(np.arange(len(table)), table.index, fontsize=_LABEL_SIZE, fontstyle="italic")
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylabel(without.strip(" ()"))
+    else:
+        ax.set_yticks([])
+        ax.set_ylabel(f"{len(table):,} genes, best first{without}")

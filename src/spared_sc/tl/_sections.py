@@ -1,0 +1,215 @@
+"""From an AnnData to the arrays that completers work on, and from their estimate back to layers."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sps
+
+from spared_sc._core import validate
+from spared_sc._core.keys import Key
+from spared_sc._core.record import record, write_columns
+from spared_sc._core.report import logger
+from spared_sc._kernels.sections import Sections, rescaled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+    from spared_sc._core.validate import Libraries
+    from spared_sc._kernels.sections import Estimate
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Sections, and where their rows and columns are in the AnnData."""
+
+    sections: Sections
+    order: np.ndarray  # (n_spots,) row of the AnnData for every row of the sections
+    genes: np.ndarray  # (n_genes,) column of the AnnData for every gene of the sections
+    libraries: Libraries  # of the rows of the AnnData
+    lattice_kind: str
+    values: np.ndarray | sps.csr_matrix  # the whole layer
+    counts: np.ndarray | sps.csr_matrix | None  # all raw counts, where there are any
+
+    def to_rows(self, block: np.ndarray) -> np.ndarray:
+        """A block (n_spots, n_genes) in the order of the AnnData."""
+        result = np.empty_like(block)
+        result[self.order] = block
+        return result
+
+
+def resolve(
+    adata: AnnData,
+    *,
+    layer: str,
+    mask_var: str | None,
+    library_key: str | None,
+    spatial_key: str,
+    use_rep: str | None = None,
+    genes: np.ndarray | None = None,
+    spots: np.ndarray | None = None,
+) -> Resolved:
+    """Find layer, genes, libraries, lattice, detected entries and raw counts.
+
+    `genes` are columns to use instead of those of the mask, -1 for one that the data lack. Of the mask, genes are used
+    that some spot detected, among those in `spots` where that mask is given.
+    """
+    from spared_sc._kernels.floor import is_log2_of_counts
+
+    validate.check_adata(adata)
+    values = validate.get_layer(adata, layer)
+    libraries = validate.get_libraries(adata, library_key)
+    lattice = validate.get_lattice(adata, libraries, spatial_key)
+    order = validate.canonical_order(adata, libraries, spatial_key)
+    detected = validate.get_detected(adata)
+    if genes is None:
+        mask = validate.gene_mask(adata, mask_var, optional=Key.var.selected)
+        genes = _seen(adata, np.flatnonzero(mask), detected if spots is None else detected[spots])
+    known = block_of(detected, genes)[order]
+    counts = _raw_counts(adata)
+    block = np.where(known, block_of(values, genes)[order], np.float32(0))
+    sections = Sections(
+        values=block,
+        known=known,
+        lattice=lattice.reordered(order),
+        library=libraries.codes[order],
+        counts=None if counts is None else np.where(known, block_of(counts, genes)[order], np.float32(0)),
+        depth=None if counts is None else _row_sums(counts)[order],
+        embedding=None if use_rep is None else _embedding(adata, use_rep)[order],
+    )
+    with np.errstate(all="ignore"):  # of layers that are something else
+        if counts is not None and is_log2_of_counts(sections):
+            normalised_by = _normalised_by(adata, layer, genes[genes >= 0])
+            sections = replace(sections, total=_scaled_totals(values[:, normalised_by])[order])
+    return Resolved(sections, order, genes, libraries, lattice.kind, values, counts)
+
+
+def _normalised_by(adata: AnnData, layer: str, genes: np.ndarray) -> np.ndarray:
+    """Mask of the genes whose counts make the total of a spot, as the layer's record says; all of them without one."""
+    params = adata.uns.get(Key.uns.records, {}).get(layer, {}).get("params", {})
+    mask_var = params.get("mask_var")
+    mask = adata.var[mask_var].to_numpy() if mask_var in adata.var else None
+    if mask is None or mask.dtype != bool or not mask[genes].all():
+        return np.ones(adata.n_vars, dtype=bool)
+    return mask
+
+
+def _scaled_totals(values: np.ndarray | sps.csr_matrix) -> np.ndarray:
+    """Sum over all genes of 2^value - 1, (n_spots,) float64."""
+    if sps.issparse(values):
+        values = values.copy()
+        values.data = np.exp2(values.data) - 1
+    else:
+        values = np.exp2(values) - 1
+    return _row_sums(values)
+
+
+def _row_sums(matrix: np.ndarray | sps.csr_matrix) -> np.ndarray:
+    """In double precision, which scipy does not keep to."""
+    if not sps.issparse(matrix):
+        return matrix.sum(axis=1, dtype=np.float64)
+    sums = np.zeros(matrix.shape[0])
+    filled = np.diff(matrix.indptr) > 0
+    if filled.any():
+        sums[filled] = np.add.reduceat(matrix.data, matrix.indptr[:-1][filled], dtype=np.float64)
+    return sums
+
+
+def rescaled_rows(values: np.ndarray | sps.csr_matrix, factor: np.ndarray) -> np.ndarray | sps.csr_matrix:
+    """A layer of log2(1 + scaled expression) with the scaled expression of every spot multiplied by its factor."""
+    if not sps.issparse(values):
+        return rescaled(values, factor[:, None])
+    values = values.copy()
+    values.data = rescaled(values.data, np.repeat(factor, np.diff(values.indptr)))
+    return values
+
+
+def block_of(matrix: np.ndarray | sps.csr_matrix, genes: np.ndarray) -> np.ndarray:
+    """Columns of a matrix as a dense array, float32 or boolean; zero for a gene at -1."""
+    block = validate.dense(matrix[:, np.maximum(genes, 0)])
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported where it matters
+        block = block if block.dtype == bool else block.astype(np.float32)
+    block[:, genes < 0] = 0
+    return block
+
+
+def write(
+    adata: AnnData,
+    resolved: Resolved,
+    estimate: Estimate,
+    *,
+    key_added: str,
+    function: str,
+    params: Mapping[str, Any],
+    **details: Any,
+) -> None:
+    """Write the layers of an estimate: filled values, and rate and standard deviation where there are some."""
+    present = resolved.genes >= 0
+    genes = resolved.genes[present]
+    known = resolved.to_rows(resolved.sections.known)[:, present]
+    filled = resolved.to_rows(estimate.values)[:, present]
+    filled = np.where(known, validate.dense(resolved.values[:, genes]), filled)
+    dtype = np.result_type(resolved.values.dtype, np.float32)
+    layers = {key_added: write_columns(resolved.values, genes, filled.astype(dtype, copy=False))}
+    if estimate.rate is not None:
+        rate = resolved.to_rows(estimate.rate)[:, present]
+        layers[Key.rate(key_added)] = write_columns(resolved.counts, genes, rate)
+    if estimate.sd is not None:
+        sd = np.where(known, np.float32(0), resolved.to_rows(estimate.sd)[:, present])
+        shape = resolved.values.shape
+        empty = sps.csr_matrix(shape, dtype=np.float32)
+        zero = empty if sps.issparse(resolved.values) else np.zeros(shape, dtype=np.float32)
+        layers[Key.sd(key_added)] = write_columns(zero, genes, sd)
+    record(
+        adata,
+        key=key_added,
+        function=function,
+        params={**params, "lattice": resolved.lattice_kind, **estimate.params},
+        slots={"layers": layers},
+        genes=adata.var_names[genes].to_numpy(dtype=object),
+        **details,
+    )
+
+
+def _seen(adata: AnnData, genes: np.ndarray, detected: sps.csr_matrix) -> np.ndarray:
+    """Genes that some spot detected."""
+    seen = np.asarray(detected[:, genes].sum(axis=0)).ravel() > 0
+    if not seen.any():
+        raise ValueError("no gene to complete is detected in a spot to learn from: check `mask_var` and the counts.")
+    if not seen.all():
+        warnings.warn(
+            f"{int((~seen).sum())} genes are detected in no spot to learn from and stay as they are "
+            f"({validate.listing(adata.var_names[genes[~seen]], 5)}): "
+            "select genes with `sp.pp.recipe_spared(adata)` first.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return genes[seen]
+
+
+def _raw_counts(adata: AnnData) -> np.ndarray | sps.csr_matrix | None:
+    """Raw counts, or `None` where the detected entries are known without them."""
+    try:
+        return validate.get_counts(adata)[0]
+    except (TypeError, ValueError):
+        if Key.layers.detected not in adata.layers:
+            raise
+        logger.info("there are no raw counts: expected counts are not estimated")
+        return None
+
+
+def _embedding(adata: AnnData, use_rep: str) -> np.ndarray:
+    if use_rep not in adata.obsm:
+        raise KeyError(
+            f"there is no obsm[{use_rep!r}] (obsm: {validate.listing(adata.obsm)}): pass the name of an embedding that "
+            "is there as `use_rep=`."
+        )
+    embedding = np.asarray(adata.obsm[use_rep], dtype=np.float32)
+    if embedding.ndim != 2 or not np.isfinite(embedding).all():
+        raise ValueError(f"obsm[{use_rep!r}] must be a table of finite numbers, spots x features.")
+    return embedding
