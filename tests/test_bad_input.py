@@ -94,6 +94,12 @@ SPATIAL = {
     "moran": lambda a, **k: sp.pp.moran(a, **k),
     "median_complete": lambda a, **k: sp.tl.median_complete(a, **k),
     "spackle_complete": lambda a, **k: sp.tl.spackle_complete(a, **{"n_steps": 2, "device": "cpu", **k}),
+    "spackle_complete, paper": lambda a, **k: sp.tl.spackle_complete(
+        a, **{"model": "paper", "n_steps": 2, "device": "cpu", **k}
+    ),
+    "audit_completion": lambda a, **k: sp.tl.audit_completion(
+        a, **{"method": "additive", "n_masks": 1, "device": "cpu", **k}
+    ),
 }
 LAYER_READERS = {name: call for name, call in SPATIAL.items() if name != "lattice_neighbors"}
 ALL = {**COUNT_READERS, **SPATIAL, "select_genes": lambda a, **k: sp.pp.select_genes(a, n_genes=4, **k)}
@@ -369,7 +375,10 @@ def test_kinds_of_library_columns(kind):
     assert frozen(adata.obsp) == frozen(expected.obsp)
 
 
-SPLIT_READERS = {name: ALL[name] for name in ("spared_filter", "recipe_spared", "moran", "spackle_complete")}
+SPLIT_READERS = {
+    name: ALL[name]
+    for name in ("spared_filter", "recipe_spared", "moran", "spackle_complete", "spackle_complete, paper")
+}
 
 
 @each(SPLIT_READERS)
@@ -538,13 +547,14 @@ def test_a_section_with_one_spot():
     sp.pp.recipe_spared(adata, library_key="library_id", n_genes=8)
     sp.pp.lattice_neighbors(adata, library_key="library_id")
     sp.tl.median_complete(adata, library_key="library_id")
-    sp.tl.spackle_complete(adata, library_key="library_id", n_steps=3, device="cpu")
+    for model in ("paper", "residual"):
+        sp.tl.spackle_complete(adata, library_key="library_id", model=model, key_added=model, n_steps=3, device="cpu")
+        assert np.isfinite(adata.layers[model].data).all()
     assert adata.n_obs == 37
     assert adata.obsp["spatial_connectivities"][36].nnz == 0
     alone = adata.layers["median"][[36]].toarray().ravel()
     # nothing to fill from: what was not detected stays zero
     np.testing.assert_array_equal(alone, adata.layers["log2tpm"][[36]].toarray().ravel())
-    assert np.isfinite(adata.layers["spackle"].data).all()
     # its only spot has no variance, so the ranking is the other section's
     first = synthetic()[:36].copy()
     first.var["spared_keep"] = adata.var["spared_keep"]
@@ -580,9 +590,10 @@ def test_a_gene_without_counts(adata):
     assert np.isnan(whole.var["moran_i"].iloc[4])
     sp.tl.median_complete(whole, library_key="library_id")
     assert whole.layers["median"][:, [4]].nnz == 0
-    with pytest.warns(UserWarning, match="1 genes are detected in no training spot.*'Gene005'.*recipe_spared"):
-        sp.tl.spackle_complete(whole, library_key="library_id", n_steps=3, device="cpu")
-    assert whole.layers["spackle"][:, [4]].nnz == 0
+    for model in ("residual", "paper"):
+        with pytest.warns(UserWarning, match="1 genes are detected in no spot to learn from.*'Gene005'.*recipe_spared"):
+            sp.tl.spackle_complete(whole, library_key="library_id", model=model, n_steps=3, device="cpu")
+        assert whole.layers["spackle"][:, [4]].nnz == 0
 
 
 def test_a_spot_without_counts(adata):
@@ -671,15 +682,27 @@ def test_too_few_train_spots(adata):
         (lambda a: sp.pp.select_genes(a, n_genes=0), "n_genes=0 cannot be used: give a whole number from 1"),
         (lambda a: sp.pp.recipe_spared(a, moran_layer="spackle"), "moran_layer='spackle' is unknown: choose 'median'"),
         (lambda a: sp.pp.normalize_tpm(a, target_sum=0), "target_sum=0 must be positive"),
-        (lambda a: sp.tl.spackle_complete(a, library_key="library_id", n_rings=9), "n_rings=9 cannot be used"),
-        (lambda a: sp.tl.spackle_complete(a, library_key="library_id", n_rings=1.5), "n_rings=1.5 cannot be used"),
-        (lambda a: sp.tl.spackle_complete(a, library_key="library_id", n_heads=3), "does not divide the width"),
-        (lambda a: sp.tl.spackle_complete(a, library_key="library_id", n_layers=0), "n_layers=0 cannot be used"),
-        (lambda a: sp.tl.spackle_complete(a, library_key="library_id", feedforward=0), "feedforward=0 cannot be used"),
+        (lambda a: ALL["spackle_complete, paper"](a, library_key="library_id", n_rings=9), "n_rings=9 cannot be used"),
+        (
+            lambda a: ALL["spackle_complete, paper"](a, library_key="library_id", n_rings=1.5),
+            "n_rings=1.5 cannot be used",
+        ),
+        (lambda a: ALL["spackle_complete, paper"](a, library_key="library_id", n_heads=3), "does not divide the width"),
+        (
+            lambda a: ALL["spackle_complete, paper"](a, library_key="library_id", n_layers=0),
+            "n_layers=0 cannot be used",
+        ),
+        (
+            lambda a: ALL["spackle_complete, paper"](a, library_key="library_id", feedforward=0),
+            "feedforward=0 cannot be used",
+        ),
         (lambda a: sp.tl.spackle_complete(a, library_key="library_id", batch_size=0), "batch_size=0 cannot be used"),
         (lambda a: sp.tl.spackle_complete(a, library_key="library_id", random_state=-1), "random_state=-1 cannot"),
         (lambda a: sp.tl.spackle_complete(a, library_key="library_id", random_state=None), "random_state=None cannot"),
-        (lambda a: sp.tl.spackle_complete(a, library_key="library_id", mask_share=30), "mask_share=30 cannot be used"),
+        (
+            lambda a: ALL["spackle_complete, paper"](a, library_key="library_id", mask_share=30),
+            "mask_share=30 cannot be used",
+        ),
         (lambda a: sp.tl.spackle_complete(a, library_key="library_id", n_steps=0), "n_steps=0 cannot be used"),
     ],
 )

@@ -46,6 +46,7 @@ RUNS = {
     "tl.sme_complete": (["pp.recipe_spared"], {**KEY, "use_rep": "programs"}),
     "tl.magic_complete": (["pp.recipe_spared"], KEY),
     "tl.alra_complete": (["pp.recipe_spared"], KEY),
+    "tl.audit_completion": (["pp.recipe_spared"], {**KEY, "method": "soft_impute_kernel", "n_masks": 1}),
     "tl.median_complete": (["pp.recipe_spared"], KEY),
     "tl.spackle_complete": (["pp.recipe_spared"], {**KEY, "n_steps": 4, "show_progress_bar": False, "device": "cpu"}),
 }

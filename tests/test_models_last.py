@@ -159,7 +159,10 @@ DAMAGE = {
     "card binary": (lambda card, weights: card.write_bytes(b"\x80\x04\x95"), "card.json cannot be read"),
     "foreign card": (lambda card, weights: card.write_text("{}"), "says format None"),
     "a list": (lambda card, weights: card.write_text("[1]"), "no table of names"),
-    "another kind": (lambda card, weights: edit(card, kind="combat"), "of kind 'combat', expected 'residual' or 'spackle'"),
+    "another kind": (
+        lambda card, weights: edit(card, kind="combat"),
+        "of kind 'combat', expected 'residual' or 'spackle'",
+    ),
     "pickled weights": (put_pickle, "is no safetensors file"),
     "other genes": (lambda card, weights: edit(card, genes=["a", "b"]), "weights and card do not fit"),
     "a gene twice": (

@@ -156,4 +156,6 @@ def _tell_score(tell, score: dict[str, float]) -> None:
         if name in score:
             tell(f"  {label:<38} {score[name]:.3f}")
     if score["residual"] >= score["library_gene_mean"]:
-        tell("The model does not beat the plain mean of each gene here: do not read spatial detail into what it filled.")
+        tell(
+            "The model does not beat the plain mean of each gene here: do not read spatial detail into what it filled."
+        )

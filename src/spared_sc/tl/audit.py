@@ -16,13 +16,14 @@ from spared_sc.tl._sections import resolve
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spared_sc._kernels.sections import Sections
+    from spared_sc._kernels.sections import Estimate, Sections
     from spared_sc.tl._completers import Run
 
 COMPLETE, AS_IS, DROP, NOT_AUDITED = "complete", "use as is", "drop", "not audited"
 _HIDDEN_SHARE = 0.3  # of the detected entries
 _LEAST_HIDDEN = 30  # entries of a gene, over all masks, for a verdict
 _LEAST_MISSING = 0.01  # share of undetected spots below which there is nothing to complete
+_LEAST_SKILL = 0.05  # of all genes together; less may come from better averages alone
 _FALSE_DISCOVERIES = 0.05
 _N_BOOTSTRAP = 1000
 _METRICS = ("mse", "mse_depth_only", "mse_additive", "mse_gene_mean", "floor")
@@ -119,9 +120,12 @@ def audit_completion(
 
     Notes
     -----
+    Depth alone is the better of two: a trend of the values, and what counts at that depth and of that library would be.
     `"complete"` needs a skill above zero at a false discovery rate of 5 % over the genes (Benjamini and Hochberg), and
-    expected counts that are no worse than those from depth alone. The audit hides 30 % of the detected entries, so the
-    method sees less than it does when it completes the sections: errors are rather too large.
+    expected counts that are better than those from depth alone; of a method without expected counts, halves that agree
+    by more than chance. `harm` is true where there is no such gene, or where the skill of all genes together is below 5 %
+    or not reliably above zero. The audit hides 30 % of the detected entries, so the method sees less than it does when it
+    completes the sections: errors are rather too large.
 
     Splitting molecules: Batson, Royer and Webber (2019), Molecular cross-validation for single-cell RNA-seq.
 
@@ -214,25 +218,45 @@ def _on_hidden_entries(
     if sections.total is not None:
         variance = noise_variances(sections, np.random.default_rng([run.seed, 103]))[0]
     n = np.zeros(shape)
-    squares = {name: np.zeros(shape) for name in _METRICS}
+    squares = {"floor": np.zeros(shape)}
     covered = []
     for mask in range(n_masks):
         where = hide_detected(sections.known, _HIDDEN_SHARE, np.random.default_rng([run.seed, 104, 1 + mask]))
         visible, truth = sections.without(where), sections.renormalised(where)
         estimate = complete(method, visible, run)
-        found = {"mse": estimate.values} | {
-            f"mse_{name}": complete(name, visible, run).values for name in ("depth_only", "additive", "gene_mean")
-        }
+        simple = {name: complete(name, visible, run) for name in ("depth_only", "additive", "gene_mean")}
+        found = {"mse": estimate.values} | {f"mse_{name}": one.values for name, one in simple.items()}
+        if sections.total is not None:
+            found["mse_counts"] = _counts_at_depth(visible, simple)
         n += where
         for name, values in found.items():
-            squares[name] += np.where(where, (values - truth) ** 2, 0)
+            squares[name] = squares.get(name, 0) + np.where(where, (values - truth) ** 2, 0)
         squares["floor"] += np.where(where, variance, 0)
         if estimate.sd is not None:
             inside = np.abs(estimate.values - truth) <= WIDTH_90 * estimate.sd
             covered.append(inside[where].mean())
         on_mask()
+    if "mse_counts" in squares:
+        counts = squares.pop("mse_counts")
+        better = counts.sum(axis=0) < squares["mse_depth_only"].sum(axis=0)
+        squares["mse_depth_only"] = np.where(better, counts, squares["mse_depth_only"])
     sums = {name: _by_patch(values, patches) for name, values in squares.items()}
     return _Hidden(_by_patch(n, patches), sums, float(np.mean(covered)) if covered else np.nan)
+
+
+def _counts_at_depth(visible: Sections, simple: dict[str, Estimate]) -> np.ndarray:
+    """Values given detection, of counts that nothing but the depth and the library has a say in.
+
+    Negative binomial, with a dispersion for every gene by moments, made up for the share of the counts that is hidden.
+    """
+    from spared_sc._kernels.truncated import truncated_moments
+
+    rate, of_library, of_all = (simple[name].rate.astype(float) for name in ("depth_only", "additive", "gene_mean"))
+    rate *= _ratio(of_library, of_all, default=1.0) / (1 - _HIDDEN_SHARE)
+    squares = (rate**2).sum(axis=0)
+    excess = (visible.counts.astype(float) ** 2).sum(axis=0) / (1 - _HIDDEN_SHARE) - squares - rate.sum(axis=0)
+    size = 1 / np.maximum(_ratio(excess, squares, default=0.0), 1e-3)
+    return truncated_moments(rate, size, visible.count_scale())[0]
 
 
 def _on_halves(sections: Sections, method: str, run: Run, patches: np.ndarray) -> _Halves:
@@ -274,13 +298,13 @@ def _judge(
     weights = rng.multinomial(n_patches, np.full(n_patches, 1 / n_patches), _N_BOOTSTRAP)
     skill, low, high, chance = _skill(hidden.squares["mse"], reference, weights)
     together = _skill(hidden.squares["mse"].sum(axis=1, keepdims=True), best, weights)
-    rate_skill, not_worse = np.full(n.size, np.nan), np.ones(n.size, dtype=bool)
+    rate_skill, signal = np.full(n.size, np.nan), halves.reliable
     if halves.method is not None:
-        rate_skill, _, rate_high, _ = _skill(halves.method, halves.depth_only, weights)
-        not_worse = ~(rate_high < 0)
+        rate_skill, rate_low, _, _ = _skill(halves.method, halves.depth_only, weights)
+        signal = rate_low > 0
     missing = 1 - sections.known.mean(axis=0)
     enough = n >= _LEAST_HIDDEN
-    helps = enough & (missing >= _LEAST_MISSING) & not_worse
+    helps = enough & (missing >= _LEAST_MISSING) & signal
     helps[helps] = _discoveries(chance[helps])
     verdict = np.where(helps, COMPLETE, np.where(halves.reliable, AS_IS, DROP)).astype(object)
     verdict[~enough] = NOT_AUDITED
@@ -301,12 +325,13 @@ def _in_words(verdict: np.ndarray, overall: dict[str, float], method: str) -> tu
     """The summary, and whether completion would do harm."""
     n = {name: int((verdict == name).sum()) for name in (COMPLETE, AS_IS, DROP, NOT_AUDITED)}
     audited = len(verdict) - n[NOT_AUDITED]
-    harm = not overall["skill_low"] > 0 or n[COMPLETE] == 0
+    hardly = overall["skill_low"] > 0 and overall["skill"] < _LEAST_SKILL
+    harm = hardly or not overall["skill_low"] > 0 or n[COMPLETE] == 0
     interval = f"95 % interval {overall['skill_low']:.0%} to {overall['skill_high']:.0%}"
     if harm:
         first = (
-            f"Do not complete these sections with {method!r}: filled values are not reliably nearer to the truth than "
-            f"simple averages (error removed: {overall['skill']:.0%}, {interval})."
+            f"Do not complete these sections with {method!r}: filled values are {'hardly' if hardly else 'not reliably'} "
+            f"nearer to the truth than simple averages (error removed: {overall['skill']:.0%}, {interval})."
         )
     else:
         first = (
@@ -370,5 +395,5 @@ def _within_libraries(values: np.ndarray, library: np.ndarray) -> np.ndarray:
     return values - mean[library]
 
 
-def _ratio(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.divide(one, other, out=np.full(np.shape(one), np.nan), where=other > 0)
+def _ratio(one: np.ndarray, other: np.ndarray, *, default: float = np.nan) -> np.ndarray:
+    return np.divide(one, other, out=np.full(np.shape(one), default), where=other > 0)
