@@ -403,7 +403,7 @@ def test_the_loss_on_hidden_entries_is_what_it_says():
     loss = spackle._training_loss(network, data, spots, params, generator).item()
     generator.manual_seed(1)
     draw = torch.randint(9, (6,), generator=generator)
-    target, seen, padding = data.batch(draw)
+    target, seen, padding, _ = data.batch(draw)
     hidden = seen & (torch.rand(target.shape, generator=generator) < 0.3)
     estimate = network(target.masked_fill(hidden, 0), padding).detach()
     errors = [(estimate[i, 0, g] - target[i, 0, g]).item() ** 2 for i in range(6) for g in range(5) if hidden[i, 0, g]]

@@ -29,7 +29,7 @@ import spared_sc as sp
 
 SOURCE = Path(sp.__file__).parent
 FACTOR = int(os.environ.get("SPARED_SC_EXAMPLES", "1"))
-EXAMPLES = {"counts": 240, "space": 200, "learning": 180, "whole way": 60, "spackle": 50}
+EXAMPLES = {"counts": 240, "space": 200, "learning": 180, "whole way": 60, "spackle": 50, "residual": 40}
 RAN: Counter[str] = Counter()
 SEEN: Counter[str | None] = Counter()  # faults
 
@@ -349,7 +349,7 @@ REMEDY = re.compile(
 WARNINGS = re.compile(
     "genes have no length and get no value|spots have no count in the genes|no spot is left of|genes have a score|"
     "genes do not vary within the batches|batches have one spot|look like copies of each other|"
-    "are detected in no training spot|training diverged"
+    "are detected in no spot to learn from|training diverged"
 )
 
 
@@ -1325,7 +1325,14 @@ def test_spackle(case: Case, data):
             },
         )
     )
-    tiny = {"n_layers": 1, "n_heads": 1, "feedforward": 8, "train_batch_size": 4, "device": "cpu"}
+    tiny = {
+        "model": "paper",
+        "n_layers": 1,
+        "n_heads": 1,
+        "feedforward": 8,
+        "train_batch_size": 4,
+        "device": "cpu",
+    }
     refused = []
 
     def expected():
@@ -1368,6 +1375,62 @@ def test_spackle(case: Case, data):
     other = original[rng.permutation(adata.n_obs)].copy()
     call(sp.tl.spackle_complete, other, library_key=case.key, **options, **tiny)
     np.testing.assert_array_equal(dense(other[adata.obs_names].layers["spackle"]), dense(adata.layers["spackle"]))
+
+
+@examples("residual")
+@given(
+    case=collections(faults=("names", "library", "places", "layer", "split"), layer=True, masks=MASKS, most_spots=40),
+    data=st.data(),
+)
+def test_residual(case: Case, data):
+    SEEN[case.fault] += 1
+    RAN["residual"] += 1
+    adata = case.adata
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    options = data.draw(
+        st.fixed_dictionaries(
+            {"n_steps": st.integers(1, 2)},
+            optional={
+                "dropout": st.sampled_from([0, 0.5, 1.0]),
+                "mask_var": st.none(),
+                "split_key": st.none(),
+                "random_state": st.sampled_from([3, -1]),
+            },
+        )
+    )
+
+    def expected():
+        need(case, "layer", "library", "places", *(["split"] if options.get("split_key", "split") else []))
+        if options.get("dropout") == 1.0 or options.get("random_state") == -1:
+            raise Refused("parameters")
+        mask = mask_of(adata, options.get("mask_var", "spared_selected"), "spared_selected")
+        n_detected = (detected_of(case, adata) & mask)[train_rows(case, adata, options)].sum()
+        if n_detected < 50:  # ten for each of five folds
+            raise Refused("too few detected entries")
+        return {}
+
+    original = copied_if_whole(adata)
+    slots = ["layers:spackle", "layers:spackle_rate", "layers:spackle_sd"]
+    if not attempt(
+        sp.tl.spackle_complete, adata, expected, slots, library_key=case.key, device="cpu", again=False, **options
+    ):
+        return
+    check_completed(case, adata, "spackle")
+    mask = mask_of(adata, options.get("mask_var", "spared_selected"), "spared_selected")
+    detected = detected_of(case, adata)
+    rate, sd = (dense(adata.layers[slot.partition(":")[2]]) for slot in slots[1:])
+    np.testing.assert_array_equal(rate[:, ~mask], np.asarray(counts_of(adata), dtype=float)[:, ~mask])
+    for values in (rate, sd):
+        assert np.isfinite(values).all()
+        assert (values >= 0).all()
+    assert not sd[:, ~mask].any()
+    assert not sd[detected].any()
+    # The order of the spots does not matter.
+    other = original[rng.permutation(adata.n_obs)].copy()
+    call(sp.tl.spackle_complete, other, library_key=case.key, device="cpu", **options)
+    for slot in slots:
+        name = slot.partition(":")[2]
+        np.testing.assert_array_equal(dense(other[adata.obs_names].layers[name]), dense(adata.layers[name]))
 
 
 def test_enough_examples():

@@ -105,7 +105,8 @@ class Sections:
         """
         counts = self.counts.astype(np.int64)
         half = rng.binomial(counts, 0.5)
-        others = np.rint(self.depth - counts.sum(axis=1)).astype(np.int64)
+        # Counts that float32 rounds up may exceed the depth.
+        others = np.maximum(np.rint(self.depth - counts.sum(axis=1)), 0).astype(np.int64)
         half_others = rng.binomial(others, 0.5)
         depth = half.sum(axis=1) + half_others
         known = half > 0

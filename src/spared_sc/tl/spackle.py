@@ -254,10 +254,10 @@ def spackle_complete(
         )
         fitted = "here"
     else:
-        arrays, card, genes = _load(model, adata, layer)
+        saved, card, genes = _load(model, adata, layer)
         resolved = resolve(adata, **where, genes=genes)
         in_order = None if spot_split is None else spot_split[resolved.order]
-        estimate, details = _apply(arrays, card, resolved.sections, in_order, run)
+        estimate, details = _apply(saved, card, resolved.sections, in_order, run)
         model, fitted = details.pop("model"), "before"
     adata = adata.copy() if copy else adata
     write(
@@ -386,8 +386,8 @@ def _saver(adata: AnnData, resolved: Resolved, folder: str | Path | None, layer:
     return save
 
 
-def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[dict[str, np.ndarray], dict[str, Any], np.ndarray]:
-    """Arrays and card of a saved model, and where its genes are in the data (-1: missing)."""
+def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[Any, dict[str, Any], np.ndarray]:
+    """What was saved, its card, and where its genes are in the data (-1: missing)."""
     from spared_sc._models import checkpoint
     from spared_sc._models.completion import residual, spackle
 
@@ -400,6 +400,7 @@ def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[dict[str, np.
         raise ValueError(f"the model in {folder} is damaged: its card lacks the layer or names a gene twice.")
     if card["layer"] != layer:
         raise ValueError(f"the model completes layer {card['layer']!r}, not {layer!r}: pass layer={card['layer']!r}.")
+    model = (residual if card["kind"] == residual.KIND else spackle).from_files(arrays, card)
     genes = adata.var_names.get_indexer(card["genes"])
     missing = [gene for gene, at in zip(card["genes"], genes, strict=True) if at < 0]
     if len(missing) > _MISSING_GENES * len(genes):
@@ -415,11 +416,11 @@ def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[dict[str, np.
             UserWarning,
             stacklevel=3,
         )
-    return arrays, card, genes
+    return model, card, genes
 
 
 def _apply(
-    arrays: dict[str, np.ndarray], card: dict[str, Any], sections: Sections, split: np.ndarray | None, run: Run
+    saved: Any, card: dict[str, Any], sections: Sections, split: np.ndarray | None, run: Run
 ) -> tuple[Estimate, dict[str, Any]]:
     """Complete with a saved model."""
     from spared_sc._kernels.sections import Estimate
@@ -427,15 +428,14 @@ def _apply(
 
     details = {"data": card["data"], "model_version": card["version"]}
     if card["kind"] == residual.KIND:
-        fitted = residual.from_files(arrays, card)
-        fitted.network.to(run.device)
+        saved.network.to(run.device)
         details |= {
             "model": RESIDUAL,
-            "hyperparameters": asdict(fitted.params),
-            "n_parameters": _n_weights(fitted.network),
+            "hyperparameters": asdict(saved.params),
+            "n_parameters": _n_weights(saved.network),
         }
-        return _complete_residual(fitted, sections, split, run), details
-    network, params = spackle.from_files(arrays, card)
+        return _complete_residual(saved, sections, split, run), details
+    network, params = saved
     network.to(run.device)
     _check_embedding(network, sections)
     values = spackle.complete(
