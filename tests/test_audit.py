@@ -182,21 +182,26 @@ def test_a_method_that_is_worse_than_averages_would_do_harm(structured, fake):
     assert set(result.var["audit_verdict"]) == {"use as is", "drop"}
 
 
+def test_a_method_that_is_hardly_better_than_averages_is_left_alone(structured, result, monkeypatch):
+    skill = result.uns["spared_sc"]["audit"]["skill"]
+    for least, harm in ((skill - 0.01, False), (skill + 0.01, True)):
+        monkeypatch.setattr(audit, "_LEAST_SKILL", least)
+        record = audited(structured).uns["spared_sc"]["audit"]
+        assert record["harm"] is harm
+        assert ("filled values are hardly nearer to the truth" in record["summary"]) == harm
+        assert record["n_complete"] > 0
+    assert audit._LEAST_SKILL > skill
+
+
 def test_a_method_that_knows_the_truth_removes_all_of_the_error(structured, fake):
-    truth = {}
-
-    def oracle(sections):
-        return truth["of"](sections)
-
-    seen = fake(oracle)
     whole = sections_of(structured)
 
-    def of(sections):
-        if (sections.known & ~whole.known).any() or sections.counts.sum() < 0.6 * whole.counts.sum():
-            return Estimate(sections.values)  # a half
+    def oracle(sections):
+        if (sections.counts != whole.counts)[sections.known].any():
+            return Estimate(sections.values)  # one of the halves
         return Estimate(whole.renormalised(whole.known & ~sections.known))
 
-    truth["of"] = of
+    seen = fake(oracle)
     result = audited(structured, method="fake", n_masks=1)
     found = table(result)
     missing, reliable = found["missing"] >= 0.01, found["reliability"] > 0.3

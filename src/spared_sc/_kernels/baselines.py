@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from spared_sc._kernels import lowrank, regression, smoothing, stack
 from spared_sc._kernels.masking import hide_detected
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Tuned = dict[str, dict[str, Any]]  # completer -> parameters
+
+# The matrices are small: threads of the linear algebra gain little, and on a busy machine cost a hundred times as much.
+_one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
 _HIDDEN_SHARE = 0.1  # of the known entries, to choose parameters on
 _SHARE_SPOTS = 5.0  # spots of mean depth by which a library's share of a gene is shrunken to the share in all
@@ -322,6 +326,7 @@ def _rates(sections: Sections, seed: int) -> _Rates | None:
 # --- several at once -------------------------------------------------------------------------------------------------
 
 
+@_one_blas_thread
 def tune_all(sections: Sections, seed: int) -> Tuned:
     """Parameters of the values of all completers that `base_features` runs."""
     tuner = _Tuner(sections, seed)
@@ -339,6 +344,7 @@ def tune_all(sections: Sections, seed: int) -> Tuned:
     return tuned
 
 
+@_one_blas_thread
 def base_features(sections: Sections, tuned: Tuned, *, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
     """Estimates of the values by the completers that can be stacked, and their names.
 
@@ -638,19 +644,22 @@ def median(sections: Sections, *, seed: int, n_threads: int, n_rings: int = 4) -
 
 
 BASELINES: dict[str, Callable[..., Estimate]] = {
-    "gene_mean": gene_mean,
-    "library_gene_mean": library_gene_mean,
-    "depth_only": depth_only,
-    "additive": additive,
-    "neighbor_mean": neighbor_mean,
-    "kernel": kernel,
-    "diffusion": diffusion,
-    "soft_impute": soft_impute,
-    "soft_impute_kernel": soft_impute_kernel,
-    "ridge": ridge,
-    "stack": stacked,
-    "sme": sme,
-    "magic": magic,
-    "alra": alra,
-    "median": median,
+    name: _one_blas_thread(function)
+    for name, function in {
+        "gene_mean": gene_mean,
+        "library_gene_mean": library_gene_mean,
+        "depth_only": depth_only,
+        "additive": additive,
+        "neighbor_mean": neighbor_mean,
+        "kernel": kernel,
+        "diffusion": diffusion,
+        "soft_impute": soft_impute,
+        "soft_impute_kernel": soft_impute_kernel,
+        "ridge": ridge,
+        "stack": stacked,
+        "sme": sme,
+        "magic": magic,
+        "alra": alra,
+        "median": median,
+    }.items()
 }
