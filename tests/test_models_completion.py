@@ -1047,3 +1047,12 @@ def test_damaged_models_are_refused(saved, tmp_path, damage):
     harm(folder)
     with pytest.raises(ValueError, match=message):
         load(saved[2], folder)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu(adata):
+    on_cpu, on_gpu = (complete(adata, n_steps=100, device=device) for device in ("cpu", "cuda"))
+    assert on_gpu.uns["spared_sc"]["spackle"]["device"] == "cuda"
+    scores = [a.uns["spared_sc"]["spackle"]["score"]["residual"] for a in (on_cpu, on_gpu)]
+    assert scores[0] == pytest.approx(scores[1], rel=0.2)
