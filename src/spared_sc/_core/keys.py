@@ -50,6 +50,7 @@ class Key:
         "batch",
     )
     splits = ("train", "val", "test")
+    models = ("residual", "factor", "paper")  # completers that are fitted, beside the baselines
 
     @staticmethod
     def connectivities(key_added: str) -> str:

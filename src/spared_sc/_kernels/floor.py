@@ -12,7 +12,6 @@ from spared_sc._kernels.truncated import truncated_moments
 if TYPE_CHECKING:
     from spared_sc._kernels.sections import Sections
 
-FLOORS = ("floor_low", "floor_high")  # how the two ends are named in tables
 _LEAST_DISPERSION = 1e-3  # of a gene; below it the other half says nothing that the prior mean does not
 
 

@@ -10,6 +10,8 @@ from scipy.special import ndtr, xlogy
 if TYPE_CHECKING:
     import scipy.sparse as sps
 
+FLOORS = ("floor_low", "floor_high")  # how the two ends of the noise floor are named in tables
+HIGHER_IS_BETTER = ("pcc", "pcc_pooled", "r2")  # of the others, less is, or there is an ideal
 WIDTH_90 = 1.6448536269514722  # standard deviations to either side that hold 90 % of a Gaussian
 _LEAST = 10  # entries, or spots in common, for a correlation
 _LEAST_RATE = 1e-9  # an expected count of zero is taken for this, so that a count there costs much but not infinitely

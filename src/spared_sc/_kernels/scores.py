@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from spared_sc._kernels import masking, metrics
-from spared_sc._kernels.floor import FLOORS, is_log2_of_counts, noise_variances
+from spared_sc._kernels.floor import noise_variances
 from spared_sc._kernels.moran import lattice_weights
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Truth:
         self.weights = [lattice_weights(sections.lattice.subset(rows)) for rows in self.rows]
         evenly = np.unique(np.linspace(0, n_genes - 1, min(n_genes, _MOST_PAIRED)).astype(int))
         self.paired = np.sort(by_detection[evenly])
-        self.follows_counts = sections.counts is not None and is_log2_of_counts(sections)
+        self.follows_counts = sections.total is not None
         self.variances = noise_variances(sections, rng) if self.follows_counts else None
 
     def structure(self, code: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +130,7 @@ class Hidden:
             return
         n = self.n @ self.truth.members
         sums = [self._by_gene(variance[self.hidden]) @ self.truth.members for variance in self.truth.variances]
-        for name, end in zip(FLOORS, (np.minimum(*sums), np.maximum(*sums)), strict=True):
+        for name, end in zip(metrics.FLOORS, (np.minimum(*sums), np.maximum(*sums)), strict=True):
             for score in self.truth.table("mse", _ratio(end, n), n):
                 yield name, score
 

@@ -39,6 +39,14 @@ class Sections:
         """Number of libraries."""
         return int(self.library.max()) + 1
 
+    def check_size(self) -> None:
+        """Refuse values whose squares are no longer finite."""
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.square(self.values).sum()):
+                raise FloatingPointError(
+                    "the values are too large to compute with: check that the layer holds no extreme values."
+                )
+
     def without(self, hidden: np.ndarray) -> Sections:
         """The same sections as if the `hidden` entries, (n_spots, n_genes), had not been detected.
 

@@ -109,6 +109,14 @@ def exists(folder: Path) -> bool:
     return (folder / _CARD).is_file()
 
 
+def data_hash(*arrays: np.ndarray) -> str:
+    """Short name of the data that something was learned from."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(_contiguous(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _contiguous(array: np.ndarray) -> np.ndarray:
     import numpy as np
 

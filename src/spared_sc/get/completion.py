@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_number, listing
+from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
-_LOWER_IS_BETTER = ("mse", "mae", "deviance", "crps", "correlation_error")
-_HIGHER_IS_BETTER = ("pcc", "r2")
-_FLOORS = ("floor_low", "floor_high")
-_MODELS = ("residual", "factor", "paper")
+_COMPARED = ("mse", "mae", "deviance", "crps", "correlation_error", "pcc", "r2")
 _COLUMNS = ("regime", "share", "mask", "method", "library", "subject", "genes", "metric", "value")
 _QUANTITIES = ("ratio", "difference", "excess_removed_floor_low", "excess_removed_floor_high")
 _EVERY_SET = "all"
@@ -134,14 +133,13 @@ def _averaged(
             f"the table has no column {missing[0]!r} (columns: {listing(scores.columns)}): pass the table that "
             "`sp.tl.evaluate_completion` returns."
         )
-    metrics = (*_LOWER_IS_BETTER, *_HIGHER_IS_BETTER)
-    if metric not in metrics:
-        raise KeyError(f"the metric {metric!r} cannot be compared: choose among {listing(metrics)}.")
+    if metric not in _COMPARED:
+        raise KeyError(f"the metric {metric!r} cannot be compared: choose among {listing(_COMPARED)}.")
     sets = "set" in scores
     table = scores if sets else scores.assign(set="")
     present = table["method"].unique().tolist()
     if baselines is None:
-        baselines = [name for name in present if name not in (method, *_MODELS, *_FLOORS)]
+        baselines = [name for name in present if name not in (method, *Key.models, *FLOORS)]
     baselines = [baselines] if isinstance(baselines, str) else list(baselines)
     unknown = [name for name in (method, *baselines) if name not in present]
     if unknown:
@@ -152,11 +150,11 @@ def _averaged(
         (table["metric"] == metric)
         & (table["genes"] == "all")
         & (table["library"] != "all")
-        & table["method"].isin([method, *baselines, *_FLOORS])
+        & table["method"].isin([method, *baselines, *FLOORS])
     ]
     by = ["set", "regime", "share", "subject", "library", "method"]
     means = table.groupby(by, observed=True)["value"].mean().unstack("method")
-    return means.reindex(columns=[method, *baselines, *_FLOORS]), sets
+    return means.reindex(columns=[method, *baselines, *FLOORS]), sets
 
 
 def _compare(
@@ -164,11 +162,11 @@ def _compare(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """One row of the table, and the resampled quantities; `None` where there is nothing to compare."""
     part = part[part[method].notna()]
-    means = part.drop(columns=[method, *_FLOORS]).dropna(axis=1).mean()
+    means = part.drop(columns=[method, *FLOORS]).dropna(axis=1).mean()
     if part.empty or means.empty:
         return None
-    best = means.idxmin() if metric in _LOWER_IS_BETTER else means.idxmax()
-    values = part[[method, best, *_FLOORS]].to_numpy(dtype=float)
+    best = means.idxmax() if metric in HIGHER_IS_BETTER else means.idxmin()
+    values = part[[method, best, *FLOORS]].to_numpy(dtype=float)
     samples = _quantities(_weights(part.index.get_level_values("subject"), n_bootstrap, rng) @ values)
     row = {"method": method, "baseline": best, "method_value": part[method].mean(), "baseline_value": means[best]}
     estimates = _quantities(values.mean(axis=0))
@@ -216,7 +214,7 @@ def _quantities(means: np.ndarray) -> dict[str, np.ndarray]:
     """What is reported, from means (..., 4) of method, baseline and the two ends of the floor."""
     method, baseline = means[..., 0], means[..., 1]
     result = {"ratio": method / baseline, "difference": method - baseline}
-    for end, name in enumerate(_FLOORS):
+    for end, name in enumerate(FLOORS):
         excess = baseline - means[..., 2 + end]
         removed = np.divide(baseline - method, excess, out=np.full_like(excess, np.nan), where=excess > 0)
         result[f"excess_removed_{name}"] = removed

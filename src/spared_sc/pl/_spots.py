@@ -183,3 +183,9 @@ def add_circles(ax: Axes, xy: np.ndarray, diameter: float | np.ndarray, **style:
 
     circles = EllipseCollection(diameter, diameter, 0, units="xy", offsets=xy, offset_transform=ax.transData, **style)
     ax.add_collection(circles, autolim=False)
+
+
+def normalised_unit(adata: AnnData) -> str:
+    """Unit of `layers["log2tpm"]`: without lengths, `pp.normalize_tpm` makes it CPM."""
+    made = adata.uns.get(Key.uns.records, {}).get(Key.layers.log2tpm, {})
+    return "log2(CPM + 1)" if str(made.get("match", "")).startswith("CPM") else "log2(TPM + 1)"

@@ -7,7 +7,8 @@ import numpy as np
 
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, dense, gene_mask, get_detected, get_layer, listing
-from spared_sc.pl._spots import OKABE_ITO, PANEL_WIDTH
+from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
+from spared_sc.pl._spots import OKABE_ITO, PANEL_WIDTH, normalised_unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _BLUE, _, _, _, _, _VERMILION, _ = OKABE_ITO
 _COLUMNS = ("regime", "share", "mask", "method", "library", "genes", "metric", "value")
-_FLOOR = ("floor_low", "floor_high")  # the two ends of the noise floor, as methods of the table
 _FLOOR_STYLE = {"color": "0.85", "linewidth": 0, "zorder": 0, "label": "noise floor (range)"}  # no method is grey
 _DOT = {"color": _BLUE, "alpha": 0.5, "markeredgewidth": 0}
 _MEAN = {"color": _VERMILION, "markersize": 15, "markeredgewidth": 2.5}
@@ -37,7 +37,6 @@ _METRICS = {
     "deviance": "Poisson deviance per entry",
     "calibration": "held-out over expected counts",
 }
-_HIGHER_IS_BETTER = ("pcc", "pcc_pooled", "r2")
 _IDEALS = {"moran_change": 0, "coverage_90": 0.9, "calibration": 1}  # best is what comes next; else less is better
 _TOGETHER = "all"  # the library of values that are of all libraries together
 _REGIMES = {  # what `share` is a share of
@@ -247,7 +246,7 @@ def completion_curve(
 
     for name, panel in zip(sets, axes, strict=True):
         part = table[table["set"] == name]
-        low, high = (_line(part, method).mean(axis=1) for method in _FLOOR)
+        low, high = (_line(part, method).mean(axis=1) for method in FLOORS)
         if len(low) and len(high):
             panel.fill_between(low.index, low, high, **_FLOOR_STYLE)
         for method, style in styles.items():
@@ -408,7 +407,7 @@ def _sections(
     table = scores if "set" in scores else scores.assign(set="")
     table = _pick(table, "metric", metric)
     table = _pick(table, "genes", genes)
-    is_floor = table["method"].isin(_FLOOR)
+    is_floor = table["method"].isin(FLOORS)
     if is_floor.all():
         raise ValueError(f"the table has no method with metric={metric!r} and genes={genes!r}, only the noise floor.")
     chosen = table[~is_floor] if methods is None else _pick(table[~is_floor], "method", methods, "methods")
@@ -454,7 +453,7 @@ def _base(metric: str) -> str:
 
 def _loss(metric: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
     """What makes less of a metric the better."""
-    if metric in _HIGHER_IS_BETTER:
+    if metric in HIGHER_IS_BETTER:
         return lambda value: -value
     if _base(metric) in _IDEALS:
         return lambda value: (value - _IDEALS[_base(metric)]).abs()
@@ -463,7 +462,7 @@ def _loss(metric: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
 
 def _ranked(table: pd.DataFrame, loss: Callable[[pd.DataFrame], pd.DataFrame]) -> list[str]:
     """Methods by their mean rank over data sets, regimes and shares; those without any value last."""
-    table = table[~table["method"].isin(_FLOOR)]
+    table = table[~table["method"].isin(FLOORS)]
     by = ["set", "regime", "share", "method"]
     means = table.groupby(by, observed=True, sort=False)["value"].mean().unstack("method")
     return loss(means).rank(axis=1).mean().sort_values(kind="stable").index.tolist()
@@ -476,12 +475,12 @@ def _check_panels(ax: Axes | None, n_panels: int, what: str, remedy: str) -> Non
 
 def _draw_methods(ax: Axes, table: pd.DataFrame, order: list[str], ideal: float | None) -> None:
     """A row for every method: its sections, and their mean in the plot and as a number beside it."""
-    low, high = (table.loc[table["method"] == method, "value"].mean() for method in _FLOOR)
+    low, high = (table.loc[table["method"] == method, "value"].mean() for method in FLOORS)
     if np.isfinite([low, high]).all():
         ax.axvspan(low, high, **_FLOOR_STYLE)
     if ideal is not None:
         ax.axvline(ideal, color="black", linewidth=1, linestyle="--", label="ideal")
-    table = table[~table["method"].isin(_FLOOR)]
+    table = table[~table["method"].isin(FLOORS)]
     n_libraries = table["library"].nunique()
     together = set(table["library"]) == {_TOGETHER}
     mean = "all sections together" if together else "mean of the sections"
@@ -614,7 +613,4 @@ def _agreement(measured: np.ndarray, filled: np.ndarray) -> str:
 
 def _unit(adata: AnnData, layer: str) -> str:
     """Unit of the normalised layer, the name of any other."""
-    if layer != Key.layers.log2tpm:
-        return layer
-    made = adata.uns.get(Key.uns.records, {}).get(layer, {})
-    return "log2(CPM + 1)" if str(made.get("match", "")).startswith("CPM") else "log2(TPM + 1)"
+    return layer if layer != Key.layers.log2tpm else normalised_unit(adata)

@@ -8,7 +8,15 @@ import scipy.sparse as sps
 
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, get_detected, get_layer, listing
-from spared_sc.pl._spots import PANEL_WIDTH, add_circles, check_layers, draw_tissue, get_sections, in_points
+from spared_sc.pl._spots import (
+    PANEL_WIDTH,
+    add_circles,
+    check_layers,
+    draw_tissue,
+    get_sections,
+    in_points,
+    normalised_unit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -198,8 +206,7 @@ def _scale_label(adata: AnnData, gene: str, layers: list[str], values: np.ndarra
     if Key.layers.log2tpm in adata.layers:
         log2tpm = _column(get_layer(adata, Key.layers.log2tpm), adata.var_names.get_loc(gene))
         if np.allclose(values[detected], log2tpm[detected, None], atol=1e-3):
-            made = adata.uns.get(Key.uns.records, {}).get(Key.layers.log2tpm, {})
-            return "log2(CPM + 1)" if str(made.get("match", "")).startswith("CPM") else "log2(TPM + 1)"
+            return normalised_unit(adata)
     return ", ".join(layers)
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spared_sc._core import validate
+from spared_sc._core.keys import Key
 from spared_sc._core.settings import settings
 
 if TYPE_CHECKING:
     from spared_sc._kernels.sections import Estimate, Sections
-
-MODELS = ("residual", "factor", "paper")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def names() -> list[str]:
     """Names of all completers."""
     from spared_sc._kernels.baselines import BASELINES
 
-    return [*BASELINES, *MODELS]
+    return [*BASELINES, *Key.models]
 
 
 def complete(name: str, sections: Sections, run: Run, **params: Any) -> Estimate:
@@ -61,9 +60,9 @@ def complete(name: str, sections: Sections, run: Run, **params: Any) -> Estimate
 
     if name in BASELINES:
         return BASELINES[name](sections, seed=run.seed, n_threads=run.n_threads, **params)
-    from spared_sc._models.completion.completers import MODELS as FITTED
+    from spared_sc._models.completion.completers import MODELS
 
     how = {"device": run.device, "seed": run.seed, "show_progress_bar": run.show_progress_bar}
     if name == "paper":
         how |= {"batch_size": run.batch_size, "n_threads": run.n_threads}
-    return FITTED[name](sections, **how, **params)
+    return MODELS[name](sections, **how, **params)

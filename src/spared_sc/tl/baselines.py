@@ -6,8 +6,6 @@ import inspect
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key
@@ -120,11 +118,7 @@ def _complete(
     resolved = resolve(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep
     )
-    with np.errstate(over="ignore"):
-        if not np.isfinite(np.square(resolved.sections.values).sum()):
-            raise FloatingPointError(
-                "the values are too large to compute with: check that the layer holds no extreme values."
-            )
+    resolved.sections.check_size()
     estimate = complete(name, resolved.sections, run, **params)
 
     adata = adata.copy() if copy else adata

@@ -228,7 +228,7 @@ def evaluate_completion(
 def _methods(methods: Any) -> dict[str, Callable[[AnnData], Any] | None]:
     """Every method by its name: a function, or `None` for one of the package."""
     from spared_sc._kernels.baselines import BASELINES
-    from spared_sc._kernels.floor import FLOORS
+    from spared_sc._kernels.metrics import FLOORS
 
     known = names()
     if methods is None:

@@ -336,6 +336,7 @@ def _complete_residual(fitted: FittedResidual, sections: Sections, split: np.nda
 
 def _fit_paper(sections, split, given, run, checkpoint, save) -> tuple[Estimate, dict[str, Any]]:
     from spared_sc._kernels.sections import Estimate
+    from spared_sc._models.checkpoint import data_hash
     from spared_sc._models.completion import spackle
 
     params = spackle.SpackleParams()
@@ -358,7 +359,7 @@ def _fit_paper(sections, split, given, run, checkpoint, save) -> tuple[Estimate,
         **how,
     )
     details = {
-        "data": spackle.data_hash(sections.values, sections.known),
+        "data": data_hash(sections.values, sections.known),
         "score": fitted.score,
         "training": _curve(fitted.fit),
         "search": {name: np.asarray(tried) for name, tried in fitted.search.items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -111,11 +110,7 @@ def fit_residual(
             f"there are too few detected entries to hold any out ({int(sections.known.sum())} in "
             f"{len(sections.known)} spots): give more spots or genes, or use `sp.tl.additive_complete`."
         )
-    with np.errstate(over="ignore"):
-        if not np.isfinite(np.square(sections.values).sum()):
-            raise FloatingPointError(
-                "the values are too large to compute with: check that the layer holds no extreme values."
-            )
+    sections.check_size()
     identity = _plain({"params": asdict(params), "seed": seed, "data": data_hash(sections)})
     columns, target, names, tuned = _pairs(sections, params, device, seed, show_progress_bar, checkpoint, identity)
     part = rng.choice(3, size=len(target), p=[0.8, 0.1, 0.1])  # to learn from, to choose by, to score by
@@ -362,13 +357,9 @@ def _bar(n_fits: int, params: ResidualParams, what: str, show_progress_bar: bool
 
 def data_hash(sections: Sections) -> str:
     """Short name of the data that something was learned from."""
-    digest = hashlib.sha256()
-    for array in (sections.values, sections.known, sections.counts, sections.depth, sections.library):
-        if array is not None:
-            digest.update(np.ascontiguousarray(array).tobytes())
-    for array in (sections.lattice.indptr, sections.lattice.indices):
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
+    arrays = (sections.values, sections.known, sections.counts, sections.depth, sections.library)
+    lattice = (sections.lattice.indptr, sections.lattice.indices)
+    return files.data_hash(*(array for array in arrays if array is not None), *lattice)
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +191,7 @@ def fit_spackle(
     identity = {
         **asdict(params),
         "seed": seed,
-        "data": data_hash(
+        "data": checkpoint_files.data_hash(
             values,
             detected,
             lattice.indptr,
@@ -283,14 +282,6 @@ def from_files(arrays: dict[str, np.ndarray], card: dict[str, Any]) -> tuple[Spa
     except (KeyError, TypeError, RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(f"the model is damaged: weights and card do not fit ({error}).") from error
     return network.eval(), params
-
-
-def data_hash(*arrays: np.ndarray) -> str:
-    """Short name of the data that something was learned from."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _visible(values: np.ndarray, known: np.ndarray, median: np.ndarray, params: SpackleParams) -> np.ndarray:
