@@ -623,6 +623,24 @@ def test_an_interrupted_evaluation_keeps_finished_masks(ready, fake):
         sp.tl.evaluate_completion(ready, **options)
 
 
+@pytest.mark.filterwarnings("ignore:training interrupted:UserWarning")
+def test_a_model_interrupted_in_training_is_not_scored(ready, monkeypatch):
+    import torch
+
+    draw, calls = torch.randint, []
+
+    def randint(*args, **kwargs):  # a batch of a network in training; the first validation is at step 50
+        calls.append(1)
+        if len(calls) == 60:
+            raise KeyboardInterrupt
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "randint", randint)
+    with pytest.raises(KeyboardInterrupt):
+        sp.tl.evaluate_completion(ready, methods=["gene_mean", "residual"], regimes="paper", **QUICK)
+    assert len(calls) == 60
+
+
 def test_layers_that_are_no_logarithm_of_counts_have_no_floor(ready):
     ready.layers["log1p"] = np.log1p(ready.X.toarray() / 7)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from spared_sc._kernels.sections import Sections
+    from spared_sc._models.training import Fit
 
 
 def complete_residual(
@@ -23,6 +24,7 @@ def complete_residual(
     """Fit the stack of count model and simple estimates, and complete."""
     how = {"device": device, "seed": seed, "show_progress_bar": show_progress_bar}
     fitted = residual.fit_residual(sections, replace(residual.ResidualParams(), **params), **how)
+    _refuse_half(fitted.fit)
     return residual.complete_residual(fitted, sections, **how)
 
 
@@ -54,7 +56,14 @@ def complete_paper(
     data = (sections.values, sections.known, sections.lattice, sections.library)
     how = {"device": device, "batch_size": batch_size, "n_threads": n_threads}
     fitted = spackle.fit_spackle(*data, None, params, seed=seed, show_progress_bar=show_progress_bar, **how)
+    _refuse_half(fitted.fit)
     return Estimate(spackle.complete(fitted.network, params, *data, **how))
+
+
+def _refuse_half(fit: Fit) -> None:
+    """Nobody wants the score of a model that was interrupted in training: stop whoever asked for it as well."""
+    if fit.stopped == "interrupted":
+        raise KeyboardInterrupt
 
 
 MODELS: dict[str, Callable[..., Estimate]] = {
