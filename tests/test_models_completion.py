@@ -1056,3 +1056,64 @@ def test_on_a_gpu(adata):
     assert on_gpu.uns["spared_sc"]["spackle"]["device"] == "cuda"
     scores = [a.uns["spared_sc"]["spackle"]["score"]["residual"] for a in (on_cpu, on_gpu)]
     assert scores[0] == pytest.approx(scores[1], rel=0.2)
+
+
+# --- spots of which nothing is known ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def silenced():
+    """Sections, whole spots of them hidden, and what is left."""
+    adata = synthetic(2, 60, shape=(12, 12), depth=400)
+    adata.var["few"] = np.arange(adata.n_vars) < 20  # the others tell the depth of a spot
+    sections = resolve(adata, layer="log2tpm", mask_var="few", library_key="library_id", spatial_key="spatial").sections
+    spots = np.random.default_rng(0).choice(len(sections.known), size=30, replace=False)
+    hidden = np.zeros_like(sections.known)
+    hidden[spots] = sections.known[spots]
+    return sections, hidden, sections.without(hidden)
+
+
+def test_silent_spots_are_those_without_known_entries(silenced):
+    _, hidden, visible = silenced
+    assert np.array_equal(visible.silent, hidden.any(axis=1))
+
+
+def test_depth_and_scale_of_silent_spots(silenced):
+    sections, hidden, visible = silenced
+    silent = visible.silent
+    assert np.array_equal(visible.whole_depth()[~silent], visible.depth[~silent])
+    off = np.abs(np.log(visible.whole_depth() / sections.depth))[silent]
+    assert np.median(off) < 0.1
+    assert np.median(np.abs(np.log(visible.depth / sections.depth))[silent]) > 2 * np.median(off)
+    # What a count adds to the scaled expression there, against what it added when it was measured.
+    scaled = np.exp2(sections.renormalised(hidden)[hidden]) - 1
+    per_count = scaled / sections.counts[hidden]
+    assert np.median(np.abs(np.log(visible.count_scale()[hidden] / per_count))) < 0.15
+    # Without any count left, a silent spot is as deep as others.
+    empty = replace(visible, depth=np.where(silent, 0.0, visible.depth))
+    for code in range(2):
+        here = empty.library == code
+        expected = np.median(empty.depth[here & ~silent])
+        assert (empty.whole_depth()[here & silent] == expected).all()
+
+
+def test_silent_spots_do_not_pull_the_count_model_to_zero(silenced):
+    sections, hidden, visible = silenced
+    fitted = fit_factor(visible, FactorParams(n_steps=150), device=CPU, seed=0)
+    truth = sections.counts[hidden].sum()
+    assert 0.8 < np.exp(fitted.log_rate)[visible.silent].sum() / truth < 1.25
+    rate = fitted.posterior_rate(visible.counts)
+    np.testing.assert_allclose(rate[visible.silent], np.exp(fitted.log_rate)[visible.silent], rtol=1e-6)
+
+
+def test_whole_spots_are_completed_better_than_by_the_mean(silenced):
+    sections, hidden, visible = silenced
+    params = residual.ResidualParams(n_steps=100, n_fits=1)
+    fitted = residual.fit_residual(visible, params, **HOW)
+    estimate = residual.complete_residual(fitted, visible, **HOW)
+    truth = sections.renormalised(hidden)[hidden]
+    mean = np.sum(visible.values, axis=0, where=visible.known) / visible.known.sum(axis=0)
+    error = np.mean((estimate.values[hidden] - truth) ** 2)
+    assert error < 0.9 * np.mean((np.broadcast_to(mean, hidden.shape)[hidden] - truth) ** 2)
+    inside = np.abs(estimate.values[hidden] - truth) < 1.645 * estimate.sd[hidden]
+    assert 0.8 < inside.mean() < 0.97

@@ -39,6 +39,28 @@ class Sections:
         """Number of libraries."""
         return int(self.library.max()) + 1
 
+    @property
+    def silent(self) -> np.ndarray:
+        """(n_spots,) whether nothing is known of a spot: it says nothing, not that there is nothing."""
+        return ~self.known.any(axis=1)
+
+    def whole_depth(self) -> np.ndarray:
+        """(n_spots,) float64 depth, with what the genes to complete would add to it in silent spots.
+
+        That is the library's median share; where no count is left, the library's median depth.
+        """
+        silent = self.silent
+        depth = self.depth.copy()
+        for code in range(self.n_libraries):
+            here = self.library == code
+            speaking, quiet = here & ~silent, here & silent & (self.depth > 0)
+            if not speaking.any():
+                continue
+            share = np.median(self.counts[speaking].sum(axis=1) / np.maximum(self.depth[speaking], 1))
+            depth[quiet] /= max(1 - share, 0.05)
+            depth[here & silent & (self.depth <= 0)] = np.median(self.depth[speaking])
+        return depth
+
     def check_size(self) -> None:
         """Refuse values whose squares are no longer finite."""
         with np.errstate(over="ignore"):
@@ -102,6 +124,11 @@ class Sections:
             gene = np.where(known, log_scale - spot, 0).sum(axis=0) / np.maximum(per_gene, 1)
             gene[per_gene == 0] = np.median(gene[per_gene > 0]) if per_gene.any() else 0.0
             spot = np.where(known, log_scale - gene, 0).sum(axis=1, keepdims=True) / np.maximum(per_spot, 1)
+        silent = self.silent
+        if silent.any() and not silent.all():
+            # Normalised by what is left, as the others are by all of theirs.
+            log_depth = np.log(np.maximum(np.where(self.depth > 0, self.depth, self.whole_depth()), 1))
+            spot[silent, 0] = np.median(spot[~silent, 0] + log_depth[~silent]) - log_depth[silent]
         return np.exp(np.clip(spot + gene, -_LARGEST, _LARGEST)).astype(np.float32)
 
     def thinned(self, rng: np.random.Generator) -> tuple[Sections, np.ndarray]:

@@ -49,11 +49,15 @@ class FactorFit:
     lost: np.ndarray  # (n_genes,) share of detections that were lost beyond what the counts explain
 
     def posterior_rate(self, counts: np.ndarray) -> np.ndarray:
-        """Expected count of every entry, its own count taken into account (gamma-Poisson posterior mean)."""
+        """Expected count of every entry, its own count taken into account (gamma-Poisson posterior mean).
+
+        A spot without any count was not measured, rather than measured as empty.
+        """
         rate = np.exp(self.log_rate)
         informed = rate * (self.size + counts) / (self.size + rate)
         zero = np.exp(self.size * -np.log1p(rate / self.size))
         said_nothing = self.lost / (self.lost + (1 - self.lost) * zero)  # a zero may be a lost detection
+        said_nothing = np.where(counts.any(axis=1, keepdims=True), said_nothing, 1)
         return np.where(counts > 0, informed, said_nothing * rate + (1 - said_nothing) * informed).astype(np.float32)
 
     def given_detection(self, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +139,9 @@ class _Model:
         self.params = params
         counts = torch.as_tensor(sections.counts, dtype=torch.float32)
         n, n_genes = counts.shape
-        depth = np.maximum(sections.depth, 1)
+        depth = np.maximum(sections.whole_depth(), 1)
+        # Silent spots get their factors from around them alone.
+        self.speaking = None if not sections.silent.any() else torch.as_tensor(np.flatnonzero(~sections.silent)).to(device)
         log_depth = torch.as_tensor(np.log(depth / np.median(depth)), dtype=torch.float32)
         share = counts.sum(0) / log_depth.exp().sum()
         self.counts, self.log_depth = counts.to(device), log_depth.to(device)
@@ -173,9 +179,10 @@ class _Model:
 
     def loss(self) -> torch.Tensor:
         factors = self.mean + torch.exp(self.log_sd) * torch.randn_like(self.mean)
-        likelihood = _Likelihood.apply(
-            self.log_rate(factors), self.counts, torch.exp(self.log_size), torch.sigmoid(self.logit_lost)
-        )
+        log_rate, counts = self.log_rate(factors), self.counts
+        if self.speaking is not None:
+            log_rate, counts = log_rate[self.speaking], counts[self.speaking]
+        likelihood = _Likelihood.apply(log_rate, counts, torch.exp(self.log_size), torch.sigmoid(self.logit_lost))
         divergence = 0.5 * (self.mean**2 + torch.exp(2 * self.log_sd) - 1).sum() - self.log_sd.sum()
         relevance = (0.5 * self.loadings**2 / torch.exp(2 * self.log_relevance) + self.log_relevance).sum()
         priors = (

@@ -11,6 +11,7 @@ from torch import nn
 
 from spared_sc._core.report import progress_bar
 from spared_sc._kernels.baselines import base_features, tune_all
+from spared_sc._kernels.masking import hide_spots
 from spared_sc._kernels.regression import poisson_regression
 from spared_sc._kernels.sections import Estimate
 from spared_sc._kernels.stack import cross_fit, ridge_stack
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 KIND = "residual"
 _VALIDATE_EVERY = 50
 _CHUNK = 1 << 17  # entries that the network sees at once when completing
+_SILENCED = 0.1  # share of the spots that are hidden as a whole, to learn what the error is there
 _ARRAYS = ("stack", "center", "spread")
 _FACTOR_COLUMNS = ("factor", "factor_sd", "log_rate", "one_count")
 
@@ -191,7 +193,22 @@ def complete_residual(
         shape = values[spots].shape
         values[spots] = (stacked + fitted.error * correction.cpu().numpy()).reshape(shape)
         sd[spots] = (fitted.error * torch.exp(log_width).cpu().numpy()).reshape(shape)
+    silent = sections.silent
+    if rate is not None and silent.any() and not silent.all():
+        # Stack and network have never seen a spot of which nothing is known; the count model does without.
+        mean, width = (features[n_stacked - 1 + i] for i in range(2))
+        values[silent] = mean[silent]
+        sd[silent] = width[silent] * _widening(sections, params, device, seed)
     return Estimate(values, rate, sd)
+
+
+def _widening(sections: Sections, params: ResidualParams, device: torch.device, seed: int) -> float:
+    """How much larger the count model's error in silent spots is than the sampling noise that it expects there."""
+    hidden = hide_spots(sections.known, sections.library, _SILENCED, np.random.default_rng([seed, 5]))
+    visible = sections.without(hidden)
+    mean, width = fit_factor(visible, params.factor, device=device, seed=seed).given_detection(visible.count_scale())
+    error = sections.renormalised(hidden)[hidden] - mean[hidden]
+    return float(np.sqrt(np.mean(error**2) / np.mean(width[hidden] ** 2)))
 
 
 def save_residual(folder: str | Path, fitted: FittedResidual, genes: list[str], card: dict[str, Any]) -> None:
