@@ -223,18 +223,10 @@ def test_arrays_that_cannot_be_written(adata):
 
 @each(ALL)
 def test_objects_that_are_no_anndata(ready, call):
-    with pytest.raises(TypeError, match=r"expected an AnnData, found DataFrame.*sdata.tables\['table'\]"):
+    with pytest.raises(TypeError, match=r"expected an AnnData or a SpatialData object, found DataFrame.*read_visium"):
         call(ready.to_df())
-    with pytest.raises(TypeError, match="expected an AnnData, found ndarray"):
+    with pytest.raises(TypeError, match="expected an AnnData or a SpatialData object, found ndarray"):
         call(ready.X.toarray())
-
-
-def test_spatialdata_is_told_of_its_table(adata):
-    class SpatialData:
-        tables = {"table": adata}
-
-    with pytest.raises(TypeError, match=r"found SpatialData. Of a SpatialData object pass the table"):
-        sp.pp.spared_filter(SpatialData())
 
 
 @each(ALL)

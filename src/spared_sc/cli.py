@@ -30,11 +30,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="complete missing expression, on real sections where they are found")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write (demo_output)")
     demo.add_argument("--steps", type=int, default=None, help="most training steps (the package's default)")
+    predict = commands.add_parser("predict", help="expression of a slide from its image, with a saved predictor")
+    predict.add_argument("image", type=Path, help="image file of the slide")
+    predict.add_argument("--model", type=Path, required=True, help="folder that FittedPredictor.save wrote")
+    predict.add_argument("-o", "--output", type=Path, required=True, help="file to write, .h5ad or .zarr")
+    predict.add_argument(
+        "--mpp", type=float, default=None, help="micrometres per pixel, where the file does not say it"
+    )
+    predict.add_argument("--device", default=None, help="torch device (cuda, mps or cpu, what there is)")
+    predict.add_argument(
+        "--force", action="store_true", help="predict although size or resolution differ from training"
+    )
     commands.add_parser("info", help="versions, devices and folders, for bug reports")
     options = parser.parse_args(arguments)
     # Waiting threads that spin slow training down several times on a machine that is busy with something else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if options.command == "predict":
+        return _predict(options)
     return _demo(options.output, options.steps) if options.command == "demo" else _info()
+
+
+def _predict(options: argparse.Namespace) -> int:
+    import spared_sc as sp
+
+    if options.output.suffix not in (".h5ad", ".zarr"):
+        print(f"the output {options.output} has neither the ending .h5ad nor .zarr", file=sys.stderr)
+        return 2
+    try:
+        adata = sp.pp.tile_slide(options.image, mpp=options.mpp)
+        sp.tl.predict_expression(
+            adata, model=options.model, key_added="predicted", device=options.device, force=options.force
+        )
+    except (OSError, KeyError, ValueError, ImportError) as error:
+        print(error.args[0] if isinstance(error, KeyError) else error, file=sys.stderr)
+        return 1
+    record = adata.uns["spared_sc"]["predicted"]
+    result = sp.get.predicted(adata, "predicted")
+    write = result.write_h5ad if options.output.suffix == ".h5ad" else result.write_zarr
+    write(options.output)
+    print(f"{result.n_obs:,} spots x {result.n_vars} genes by {record['params']['model']}, written to {options.output}")
+    print(f"scale: that of layer {record['card']['layer']!r} in training, loss on {record['card']['loss']} entries")
+    n_unlike = int(adata.obs["predicted_unlike"].sum()) if "predicted_unlike" in adata.obs else 0
+    print(f"{n_unlike:,} spots look unlike anything in training (obs['predicted_unlike'])")
+    return 0
 
 
 def _info() -> int:

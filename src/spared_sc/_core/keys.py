@@ -35,6 +35,7 @@ class Key:
 
     class uns:
         records = "spared_sc"
+        patches = "patches"  # record of the patches that encoders and predictors read
         spatial = "spatial"
 
     # Columns that usually tell sections apart, most telling first: named in errors, never used silently.
@@ -86,6 +87,21 @@ class Key:
     def rate(key_added: str) -> str:
         """Layer of expected counts, true zeros included."""
         return f"{key_added}_rate"
+
+    @staticmethod
+    def embedding(encoder: str) -> str:
+        """Image embedding in `obsm`, usable as scanpy's `use_rep`."""
+        return f"X_{encoder.rpartition('/')[2]}"
+
+    @staticmethod
+    def predicted(model: str) -> str:
+        """Table of predicted expression in `obsm`."""
+        return f"predicted_{model}"
+
+    @staticmethod
+    def unlike(key_added: str) -> str:
+        """Column of `obs` with the spots that look unlike anything in training."""
+        return f"{key_added}_unlike"
 
     @staticmethod
     def sd(key_added: str) -> str:

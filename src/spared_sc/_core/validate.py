@@ -28,18 +28,18 @@ def listing(names: Iterable[Any], most: int = 10) -> str:
     return text + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def check_adata(adata: Any) -> AnnData:
-    """The object itself, once it is an AnnData in memory with unique names, at least one spot and one gene."""
+def check_adata(adata: Any, *, genes: bool = True) -> AnnData:
+    """The object itself, once it is an AnnData in memory with unique names, at least one spot and, if asked, one gene."""
     from anndata import AnnData
 
     if not isinstance(adata, AnnData):
         raise TypeError(
-            f"expected an AnnData, found {type(adata).__name__}. "
-            "Of a SpatialData object pass the table, such as `sdata.tables['table']`."
+            f"expected an AnnData or a SpatialData object, found {type(adata).__name__}: read the section with "
+            "`sp.datasets.read_visium(path)`."
         )
     if adata.isbacked:
         raise ValueError("the AnnData is backed by a file: load it with `adata = adata.to_memory()` first.")
-    if 0 in adata.shape:
+    if 0 in (adata.shape if genes else adata.shape[:1]):
         raise ValueError(
             f"the AnnData is empty: {adata.n_obs} spots x {adata.n_vars} genes; check how it was filtered."
         )
@@ -142,6 +142,21 @@ def dense(matrix: np.ndarray | sps.spmatrix) -> np.ndarray:
     return matrix.toarray() if sps.issparse(matrix) else np.asarray(matrix)
 
 
+def get_embedding(adata: AnnData, use_rep: str) -> np.ndarray:
+    """`adata.obsm[use_rep]` as float32, all finite."""
+    if use_rep not in adata.obsm:
+        encoder = use_rep.removeprefix("X_")
+        remedy = f"run `sp.tl.embed_patches(adata, encoder={encoder!r})` first, or " if use_rep.startswith("X_") else ""
+        raise KeyError(
+            f"there is no obsm[{use_rep!r}] (obsm: {listing(adata.obsm)}): {remedy}pass the name of an embedding that "
+            "is there as `use_rep=`."
+        )
+    embedding = np.asarray(adata.obsm[use_rep], dtype=np.float32)
+    if embedding.ndim != 2 or not np.isfinite(embedding).all():
+        raise ValueError(f"obsm[{use_rep!r}] must be a table of finite numbers, spots x features.")
+    return embedding
+
+
 def gene_mask(adata: AnnData, mask_var: str | None, *, optional: str) -> np.ndarray:
     """Boolean mask of the genes to model; all genes where the `optional` column is asked for and absent."""
     if mask_var is None or (mask_var == optional and mask_var not in adata.var):
@@ -184,7 +199,12 @@ class Libraries:
 
 
 def get_libraries(adata: AnnData, library_key: str | None) -> Libraries:
-    """Libraries from `adata.obs[library_key]`; without a key there must be one library only."""
+    """Libraries from `adata.obs[library_key]`; without a key there must be one library only.
+
+    The table of a SpatialData object says itself which column holds its regions.
+    """
+    if library_key is None:
+        library_key = adata.uns.get("spatialdata_attrs", {}).get("region_key")
     if library_key is not None:
         if library_key not in adata.obs:
             raise KeyError(
@@ -206,6 +226,25 @@ def get_libraries(adata: AnnData, library_key: str | None) -> Libraries:
             f"plausible columns: {listing(_library_columns(adata))}."
         )
     return Libraries(codes=np.zeros(adata.n_obs, dtype=int), names=[_only_image(adata) or "library"])
+
+
+def get_subjects(adata: AnnData, subject_key: str | None, libraries: Libraries) -> list[str]:
+    """The donor of every library; the library itself without a column."""
+    if subject_key is None:
+        return list(libraries.names)
+    if subject_key not in adata.obs:
+        raise KeyError(f"there is no column {subject_key!r} in adata.obs (columns: {listing(adata.obs.columns)}).")
+    column = adata.obs[subject_key].astype(str).to_numpy()
+    subjects = []
+    for name, rows in zip(libraries.names, libraries.rows(), strict=True):
+        found = sorted(set(column[rows]))
+        if len(found) > 1:
+            raise ValueError(
+                f"library {name!r} belongs to several values of adata.obs[{subject_key!r}] ({listing(found)}): a "
+                "section comes from one donor."
+            )
+        subjects.append(found[0])
+    return subjects
 
 
 def _library_columns(adata: AnnData) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-_SAVE_EVERY = 10.0  # seconds between checkpoints
+SEARCH = "search"  # in place of a learning rate
+LEARNING_RATES = [float(rate) for rate in np.geomspace(1e-5, 1e-2, 10)]  # those that SpaRED searches
+OPTIMIZERS = ("adam", "adamw")
+_SAVE_EVERY = 10.0  # seconds between checkpoints; times the seconds that one takes, where those are more than one
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -78,7 +82,7 @@ class Fit:
     train_mse: list[float] = field(default_factory=list)  # mean training loss since the validation before
     validation_mse: list[float] = field(default_factory=list)
     best_step: int = 0
-    best_error: float = np.inf
+    best_error: float = np.inf  # stays so without validation
     stopped: str = ""  # "finished", "patience", "interrupted" or "diverged"; empty while it runs
 
 
@@ -86,7 +90,7 @@ def fit(
     network: torch.nn.Module,
     *,
     training_loss: Callable[[], torch.Tensor],
-    validation_error: Callable[[], float],
+    validation_error: Callable[[], float] | None,
     generator: torch.Generator,
     n_steps: int,
     learning_rate: float,
@@ -96,8 +100,11 @@ def fit(
     desc: str,
     checkpoint: Path | None = None,
     identity: Mapping[str, Any] | None = None,
+    optimizer: str = "adam",
+    weight_decay: float = 0.0,
+    warmup_steps: int = 0,
 ) -> Fit:
-    """Adam at a constant rate; the weights with the lowest validation error are kept.
+    """Take steps of gradient descent; the weights with the lowest validation error are kept, or else the last.
 
     Parameters
     ----------
@@ -106,7 +113,7 @@ def fit(
     training_loss
         Draws a batch and returns its loss.
     validation_error
-        Error on held-out entries.
+        Error on held-out entries. `None` takes all the steps and keeps the last weights.
     generator
         What the batches are drawn from; its state is part of a checkpoint.
     n_steps
@@ -118,6 +125,11 @@ def fit(
         without the break.
     identity
         What the fit is of (data, parameters, seed), as plain values; a checkpoint of another one is refused.
+    optimizer
+        `"adam"` at a constant rate, or `"adamw"` with a rate that rises linearly over `warmup_steps` and then falls
+        along half a cosine.
+    weight_decay
+        Of AdamW.
 
     Raises
     ------
@@ -128,8 +140,11 @@ def fit(
     ValueError
         If the checkpoint belongs to another fit, or is damaged.
     """
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    state = _State(network, optimizer, generator)
+    if optimizer == "adamw":
+        descent = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    else:
+        descent = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    state = _State(network, descent, generator)
     if checkpoint is not None and files.exists(checkpoint):
         state.restore(checkpoint, identity)
         if state.progress.step:
@@ -137,41 +152,52 @@ def fit(
     progress = state.progress
     running = torch.zeros((), device=next(network.parameters()).device)
     first = progress.step[-1] + 1 if progress.step else 1
-    since, saved = 0, time.monotonic()
+    since, saved, cost = 0, time.monotonic(), 0.0
     with progress_bar(total=n_steps, desc=desc, show=show_progress_bar) as bar:
         bar.update(first - 1)
         try:
             for step in range(first, n_steps + 1) if not progress.stopped else ():
                 network.train()
+                if optimizer == "adamw":  # a function of the step, so that there is nothing of it to save
+                    for group in descent.param_groups:
+                        group["lr"] = warm_cosine(step, n_steps, learning_rate, warmup_steps)
                 loss = training_loss()
-                optimizer.zero_grad(set_to_none=True)
+                descent.zero_grad(set_to_none=True)
                 loss.backward()
-                optimizer.step()
+                descent.step()
                 running += loss.detach()
                 since += 1
                 bar.update()
                 if step % validate_every and step != n_steps:
                     continue
-                network.eval()
-                with torch.no_grad():
-                    error = validation_error()
-                if not np.isfinite(running.item()) or not np.isfinite(error):
+                loss, since = running.item() / since, 0
+                running.zero_()
+                error = np.inf
+                if validation_error is not None and np.isfinite(loss):
+                    network.eval()
+                    with torch.no_grad():
+                        error = validation_error()
+                if not np.isfinite(loss) or (validation_error is not None and not np.isfinite(error)):
                     progress.stopped = "diverged"
                     break
                 progress.step.append(step)
-                progress.train_mse.append(running.item() / since)
-                progress.validation_mse.append(error)
-                running.zero_()
-                since = 0
-                if error < progress.best_error:
+                progress.train_mse.append(loss)
+                if validation_error is None:
                     state.keep_best(step, error)
-                bar.set_postfix(validation_mse=f"{error:.4f}", best=f"{progress.best_error:.4f}")
-                if patience is not None and step - progress.best_step >= patience:
-                    progress.stopped = "patience"
-                    break
-                if checkpoint is not None and time.monotonic() - saved >= _SAVE_EVERY:
+                    bar.set_postfix(loss=f"{loss:.4f}")
+                else:
+                    progress.validation_mse.append(error)
+                    if error < progress.best_error:
+                        state.keep_best(step, error)
+                    bar.set_postfix(validation_mse=f"{error:.4f}", best=f"{progress.best_error:.4f}")
+                    if patience is not None and step - progress.best_step >= patience:
+                        progress.stopped = "patience"
+                        break
+                if checkpoint is not None and time.monotonic() - saved >= _SAVE_EVERY * max(cost, 1.0):
+                    started = time.monotonic()
                     state.save(checkpoint, identity)
                     saved = time.monotonic()
+                    cost = saved - started
         except KeyboardInterrupt:
             if not progress.best_step:
                 raise
@@ -184,24 +210,60 @@ def fit(
         )
     if checkpoint is not None and progress.stopped in ("finished", "patience"):
         state.save(checkpoint, identity)
+    found = "" if validation_error is None else f", validation MSE {progress.best_error:.4f}"
     if progress.stopped in ("interrupted", "diverged"):
         warnings.warn(
             f"training {progress.stopped} after step {progress.step[-1]}: the best model so far (step "
-            f"{progress.best_step}, validation MSE {progress.best_error:.4f}) is used.",
+            f"{progress.best_step}{found}) is used.",
             UserWarning,
             stacklevel=2,
         )
     network.load_state_dict(state.best)
     network.eval()
     logger.info(
-        "%s: %s after %d steps; best validation MSE %.4f at step %d",
+        "%s: %s after %d steps; weights of step %d%s",
         desc,
         progress.stopped,
         progress.step[-1],
-        progress.best_error,
         progress.best_step,
+        found,
     )
     return progress
+
+
+def warm_cosine(step: int, n_steps: int, learning_rate: float, warmup_steps: int) -> float:
+    """Rate at a step from 1 to `n_steps`: a linear rise to `learning_rate`, then half a cosine towards zero."""
+    if step <= warmup_steps:
+        return learning_rate * step / warmup_steps
+    share = (step - 1 - warmup_steps) / (n_steps - warmup_steps)
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+Network = TypeVar("Network", bound=torch.nn.Module)
+
+
+def search_learning_rate(
+    fit_one: Callable[[float, Path | None], tuple[Network, Fit]], checkpoint: Path | None
+) -> tuple[Network, Fit, dict[str, list[float]]]:
+    """The best by validation error of `LEARNING_RATES`; `fit_one` takes a rate and a folder for its checkpoint."""
+    best, errors = None, []
+    for rate in LEARNING_RATES:
+        folder = None if checkpoint is None else checkpoint / f"learning-rate-{rate:.1e}"
+        try:
+            network, result = fit_one(rate, folder)
+        except FloatingPointError:  # too high a rate; another one will do
+            errors.append(float("nan"))
+            continue
+        errors.append(result.best_error)
+        if best is None or result.best_error < best[1].best_error:
+            best = network, result
+        if result.stopped == "interrupted":
+            break
+    if best is None:
+        raise FloatingPointError(
+            "training diverged at every learning rate: check that the layer holds no extreme values."
+        )
+    return *best, {"learning_rate": LEARNING_RATES[: len(errors)], "validation_mse": errors}
 
 
 class _State:

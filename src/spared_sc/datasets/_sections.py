@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zlib
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +13,10 @@ import scipy.sparse as sps
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
+from spared_sc._images.source import open_pillow, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -50,32 +49,13 @@ def check_library_name(name: Any) -> None:
         raise ValueError(f"{name!r} cannot be a library name: give a non-empty text without '/'.")
 
 
-@contextmanager
-def readable(path: Path, expected: str) -> Iterator[None]:
-    """Say of a file that breaks while it is read which one it is, and what to do."""
-    try:
-        yield
-    except (OSError, EOFError, KeyError, ValueError, zlib.error) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): expected {expected}. "
-            "The file looks cut short or damaged: download or copy it again."
-        ) from error
-
-
 def read_image(path: Path, longest: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
     """An image as uint8 RGB, no side longer than `longest`, and its (width, height) in the file."""
-    from PIL import Image
-
-    # Whole-slide images are larger than what Pillow takes for an attack; a file that the user names is none.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with readable(path, "an image"), Image.open(path) as image:
-            size = image.size
-            if longest is not None:
-                image.thumbnail((longest, longest), reducing_gap=3.0)
-            return np.array(image.convert("RGB")), size
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with readable(path, "an image"), open_pillow(path) as image:
+        size = image.size
+        if longest is not None:
+            image.thumbnail((longest, longest), reducing_gap=3.0)
+        return np.array(image.convert("RGB")), size
 
 
 def in_tissue(section: Section) -> Section:

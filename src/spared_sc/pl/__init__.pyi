@@ -1,3 +1,4 @@
+from .alignment import alignment as alignment
 from .audit import audit as audit
 from .batch import batch_effect as batch_effect
 from .completion import completion_curve as completion_curve
@@ -6,5 +7,9 @@ from .completion import completion_scores as completion_scores
 from .lattice import lattice as lattice
 from .missing import missing as missing
 from .moran import moran_ranking as moran_ranking
+from .patches import patches as patches
+from .prediction import gene_scores as gene_scores
+from .prediction import predicted as predicted
+from .prediction import prediction_scatter as prediction_scatter
 from .spatial import spatial_compare as spatial_compare
 from .training import training_curve as training_curve

@@ -1,4 +1,4 @@
-"""What the plots on the tissue share: sections, their images and circles of true size; and the colours of all plots."""
+"""What plots share: on the tissue, sections, their images and circles of true size; elsewhere, tables, pairs and marks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from spared_sc._core.validate import get_libraries, listing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
 
 # Okabe and Ito (2008): told apart by the colour-blind. Without their yellow, which is lost on white.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 PANEL_WIDTH = 3.6  # inches
+LEGEND_WIDTH = 7  # inches, for a legend below the panels in one line
 _DIAMETER_OF_PITCH = 0.55  # Visium: spots of 55 um, 100 um from centre to centre
 
 
@@ -189,3 +194,57 @@ def normalised_unit(adata: AnnData) -> str:
     """Unit of `layers["log2tpm"]`: without lengths, `pp.normalize_tpm` makes it CPM."""
     made = adata.uns.get(Key.uns.records, {}).get(Key.layers.log2tpm, {})
     return "log2(CPM + 1)" if str(made.get("match", "")).startswith("CPM") else "log2(TPM + 1)"
+
+
+def unit(adata: AnnData, layer: str) -> str:
+    """Unit of the normalised layer, the name of any other."""
+    return layer if layer != Key.layers.log2tpm else normalised_unit(adata)
+
+
+def check_panels(ax: Axes | None, n_panels: int, what: str, remedy: str) -> None:
+    if ax is not None and n_panels != 1:
+        raise ValueError(f"`ax` holds one panel, but {what} were asked for: pass {remedy}, or leave `ax` out.")
+
+
+def pick(table: pd.DataFrame, column: str, wanted: str | Sequence[str], argument: str | None = None) -> pd.DataFrame:
+    """Rows with one of the values, each of which must occur."""
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    known = list(dict.fromkeys(table[column]))
+    unknown = [value for value in wanted if value not in known]
+    argument = argument or column
+    if unknown or not wanted:
+        what = f"there is no {column} {unknown[0]!r} in the rows" if unknown else f"`{argument}` is empty"
+        raise ValueError(f"{what}: pass some of {listing(known, 20)} as `{argument}=`.")
+    return table[table[column].isin(wanted)]
+
+
+def draw_pairs(ax: Axes, edges: np.ndarray, count: np.ndarray, norm: Normalize, equality: str) -> QuadMesh:
+    """How many entries lie where, measured to the right, and the line of equality; both axes alike."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = MaxNLocator(6).tick_values(*edges[[0, -1]])[1:-1]
+    mesh = ax.pcolormesh(edges, edges, np.ma.masked_equal(count, 0), norm=norm, cmap="viridis", rasterized=True)
+    ax.plot(edges[[0, -1]], edges[[0, -1]], color="black", linewidth=1, linestyle="--", label=equality)
+    ax.set(aspect="equal", xticks=ticks, yticks=ticks)
+    ax.spines[["top", "right"]].set_visible(False)
+    return mesh
+
+
+def agreement(mse: float, pcc: float, n_entries: int) -> str:
+    """Error, correlation and number of entries, as the title of a panel."""
+    return f"MSE {mse:.3g}, PCC {pcc_text(pcc)}, {n_entries:,} entries"
+
+
+def pcc_text(pcc: float) -> str:
+    """A correlation, or that there is none."""
+    return f"{pcc:.3f}" if np.isfinite(pcc) else "none"
+
+
+def add_legend(fig: Figure, ax: Axes | None, axes: np.ndarray, ncols: int | None = None) -> None:
+    """What labelled marks mean, once for all panels; below them in one line where there is room, unless told."""
+    marks = {text: mark for panel in axes.flat for mark, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if ax is None:
+        ncols = ncols or (len(marks) if fig.get_figwidth() >= LEGEND_WIDTH else 1)
+        fig.legend(marks.values(), marks, loc="outside lower center", ncols=ncols, frameon=False)
+    else:
+        ax.legend(marks.values(), marks, loc="best")

@@ -8,7 +8,17 @@ import numpy as np
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, dense, gene_mask, get_detected, get_layer, listing
 from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
-from spared_sc.pl._spots import OKABE_ITO, PANEL_WIDTH, normalised_unit
+from spared_sc.pl._spots import (
+    LEGEND_WIDTH,
+    OKABE_ITO,
+    PANEL_WIDTH,
+    add_legend,
+    agreement,
+    check_panels,
+    draw_pairs,
+    pick,
+    unit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +59,6 @@ _REGIMES = {  # what `share` is a share of
 _SHARE = 0.3  # the hidden share of the paper
 _WIDE = 4  # largest over smallest value from which a linear axis squeezes the differences between the good methods
 _ROW = 0.27  # inches for a method
-_LEGEND_WIDTH = 7  # inches, for the legend of `completion_scores` in one line
 _MARKERS = "osD^vPX"  # with each of them, every colour
 _N_BINS = 60
 
@@ -128,10 +137,10 @@ def completion_scores(
     order = _ranked(table, _loss(metric))
     sets = list(dict.fromkeys(table["set"]))
     regimes = list(dict.fromkeys(table["regime"] if regime is None or isinstance(regime, str) else regime))
-    _check_panels(ax, len(sets) * len(regimes), f"{len(sets)} data sets x {len(regimes)} regimes", "`regime=`")
+    check_panels(ax, len(sets) * len(regimes), f"{len(sets)} data sets x {len(regimes)} regimes", "`regime=`")
     if ax is None:
         width = 1.6 + PANEL_WIDTH * len(regimes)
-        height = (0.8 if width >= _LEGEND_WIDTH else 1.2) + (1.1 + _ROW * len(order)) * len(sets)
+        height = (0.8 if width >= LEGEND_WIDTH else 1.2) + (1.1 + _ROW * len(order)) * len(sets)
         fig, axes = plt.subplots(
             len(sets),
             len(regimes),
@@ -150,7 +159,7 @@ def completion_scores(
             panel.set_title(_title(str(name), which, part), fontsize="medium")
     for panel in axes[-1]:
         panel.set_xlabel(_label(metric, genes))
-    _add_legend(fig, ax, axes)
+    add_legend(fig, ax, axes)
     if show:
         plt.show()
     return fig if ax is None else ax
@@ -234,7 +243,7 @@ def completion_curve(
             "`sp.tl.evaluate_completion` with more, or draw it with `sp.pl.completion_scores`."
         )
     sets = list(dict.fromkeys(table["set"]))
-    _check_panels(ax, len(sets), f"{len(sets)} data sets", "rows of one data set")
+    check_panels(ax, len(sets), f"{len(sets)} data sets", "rows of one data set")
     order = _ranked(table, lambda value: -value)
     styles = dict(zip(order, map(_style, range(len(order))), strict=True))
     if ax is None:
@@ -351,11 +360,10 @@ def completion_scatter(
     """
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import MaxNLocator
 
     check_adata(adata)
     keys = [key] if isinstance(key, str) else list(key)
-    _check_panels(ax, len(keys), f"{len(keys)} layers", "one with `key=`")
+    check_panels(ax, len(keys), f"{len(keys)} layers", "one with `key=`")
     measured, filled = _hidden_values(adata, keys, layer, hidden, mask_var)
     edges = np.histogram_bin_edges(np.concatenate([measured, *filled]), bins=_N_BINS)
     counts = [np.histogram2d(measured, values, bins=edges)[0].T for values in filled]
@@ -367,17 +375,12 @@ def completion_scatter(
         axes = axes[0]
     else:
         fig, axes = ax.figure, [ax]
-    ticks = MaxNLocator(6).tick_values(*edges[[0, -1]])[1:-1]
     norm = LogNorm(1, max(2, max(count.max() for count in counts)))
     for name, panel, values, count in zip(keys, axes, filled, counts, strict=True):
-        mesh = panel.pcolormesh(edges, edges, np.ma.masked_equal(count, 0), norm=norm, cmap="viridis", rasterized=True)
-        panel.plot(
-            edges[[0, -1]], edges[[0, -1]], color="black", linewidth=1, linestyle="--", label="filled = measured"
-        )
+        mesh = draw_pairs(panel, edges, count, norm, "filled = measured")
         panel.set_title(f"{name}\n{_agreement(measured, values)}", fontsize="medium")
-        panel.set(aspect="equal", xlabel=f"measured, {_unit(adata, layer)}", xticks=ticks, yticks=ticks)
-        panel.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel(f"filled in, {_unit(adata, layer)}")
+        panel.set_xlabel(f"measured, {unit(adata, layer)}")
+    axes[0].set_ylabel(f"filled in, {unit(adata, layer)}")
     fig.colorbar(mesh, ax=axes, label="hidden entries", shrink=0.8, aspect=25)
     if show:
         plt.show()
@@ -405,13 +408,13 @@ def _sections(
             "`sp.tl.evaluate_completion(adata)` returns."
         )
     table = scores if "set" in scores else scores.assign(set="")
-    table = _pick(table, "metric", metric)
-    table = _pick(table, "genes", genes)
+    table = pick(table, "metric", metric)
+    table = pick(table, "genes", genes)
     is_floor = table["method"].isin(FLOORS)
     if is_floor.all():
         raise ValueError(f"the table has no method with metric={metric!r} and genes={genes!r}, only the noise floor.")
-    chosen = table[~is_floor] if methods is None else _pick(table[~is_floor], "method", methods, "methods")
-    chosen = chosen if regime is None else _pick(chosen, "regime", regime)
+    chosen = table[~is_floor] if methods is None else pick(table[~is_floor], "method", methods, "methods")
+    chosen = chosen if regime is None else pick(chosen, "regime", regime)
     table = pd.concat([chosen, table[is_floor & table["regime"].isin(chosen["regime"])]])
     table = table.assign(share=table["share"].fillna(0))  # a regime may have none
     # Categories without rows would come back as groups.
@@ -419,18 +422,6 @@ def _sections(
     flagged = table["flag"].ne("") if "flag" in table else False
     groups = table.assign(flagged=flagged).groupby(by, observed=True, sort=False)
     return groups.agg(value=("value", "mean"), flagged=("flagged", "any")).reset_index()
-
-
-def _pick(table: pd.DataFrame, column: str, wanted: str | Sequence[str], argument: str | None = None) -> pd.DataFrame:
-    """Rows with one of the values, each of which must occur."""
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-    known = list(dict.fromkeys(table[column]))
-    unknown = [value for value in wanted if value not in known]
-    argument = argument or column
-    if unknown or not wanted:
-        what = f"there is no {column} {unknown[0]!r} in the rows" if unknown else f"`{argument}` is empty"
-        raise ValueError(f"{what}: pass some of {listing(known, 20)} as `{argument}=`.")
-    return table[table[column].isin(wanted)]
 
 
 def _one_share(table: pd.DataFrame, share: float | None) -> pd.Series:
@@ -468,11 +459,6 @@ def _ranked(table: pd.DataFrame, loss: Callable[[pd.DataFrame], pd.DataFrame]) -
     return loss(means).rank(axis=1).mean().sort_values(kind="stable").index.tolist()
 
 
-def _check_panels(ax: Axes | None, n_panels: int, what: str, remedy: str) -> None:
-    if ax is not None and n_panels != 1:
-        raise ValueError(f"`ax` holds one panel, but {what} were asked for: pass {remedy}, or leave `ax` out.")
-
-
 def _draw_methods(ax: Axes, table: pd.DataFrame, order: list[str], ideal: float | None) -> None:
     """A row for every method: its sections, and their mean in the plot and as a number beside it."""
     low, high = (table.loc[table["method"] == method, "value"].mean() for method in FLOORS)
@@ -505,16 +491,6 @@ def _draw_methods(ax: Axes, table: pd.DataFrame, order: list[str], ideal: float 
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     _scale(ax, "x", table["value"])
-
-
-def _add_legend(fig: Figure, ax: Axes | None, axes: np.ndarray) -> None:
-    """What dots, bars and the band mean, once for all panels."""
-    marks = {text: mark for panel in axes.flat for mark, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-    if ax is None:
-        ncols = len(marks) if fig.get_figwidth() >= _LEGEND_WIDTH else 1
-        fig.legend(marks.values(), marks, loc="outside lower center", ncols=ncols, frameon=False)
-    else:
-        ax.legend(marks.values(), marks, loc="best")
 
 
 def _scale(ax: Axes, which: str, values: pd.Series) -> None:
@@ -605,12 +581,7 @@ def _hidden_values(
 
 
 def _agreement(measured: np.ndarray, filled: np.ndarray) -> str:
-    """Error, correlation and number of entries, as the title of a panel."""
+    """The title of a panel: over all entries, the gene's level included."""
     varies = np.ptp(measured) > 0 and np.ptp(filled) > 0
-    pcc = f"{np.corrcoef(measured, filled)[0, 1]:.3f}" if varies else "none"
-    return f"MSE {np.mean((measured - filled) ** 2):.3g}, PCC {pcc}, {measured.size:,} entries"
-
-
-def _unit(adata: AnnData, layer: str) -> str:
-    """Unit of the normalised layer, the name of any other."""
-    return layer if layer != Key.layers.log2tpm else normalised_unit(adata)
+    pcc = np.corrcoef(measured, filled)[0, 1] if varies else np.nan
+    return agreement(np.mean((measured - filled) ** 2), pcc, measured.size)

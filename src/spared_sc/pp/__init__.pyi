@@ -1,3 +1,4 @@
+from .alignment import check_alignment as check_alignment
 from .center import center as center
 from .center import uncenter as uncenter
 from .combat import combat as combat
@@ -6,6 +7,8 @@ from .genes import moran as moran
 from .genes import select_genes as select_genes
 from .neighbors import lattice_neighbors as lattice_neighbors
 from .normalize import normalize_tpm as normalize_tpm
+from .patches import extract_patches as extract_patches
 from .recipe import recipe_spared as recipe_spared
 from .split import find_duplicate_libraries as find_duplicate_libraries
 from .split import split_libraries as split_libraries
+from .tiles import tile_slide as tile_slide

@@ -13,6 +13,13 @@ from .baselines import sme_complete as sme_complete
 from .baselines import soft_impute_complete as soft_impute_complete
 from .baselines import soft_impute_kernel_complete as soft_impute_kernel_complete
 from .baselines import stack_complete as stack_complete
+from .embed import embed_patches as embed_patches
+from .embed import encoders as encoders
 from .evaluate import evaluate_completion as evaluate_completion
 from .median import median_complete as median_complete
+from .predict import fit_predictor as fit_predictor
+from .predict import predict_expression as predict_expression
+from .predict import predictors as predictors
+from .score import score_prediction as score_prediction
 from .spackle import spackle_complete as spackle_complete
+from .targets import compare_targets as compare_targets

@@ -80,7 +80,7 @@ def resolve(
         library=libraries.codes[order],
         counts=None if counts is None else np.where(known, block_of(counts, genes)[order], np.float32(0)),
         depth=None if counts is None else _row_sums(counts)[order],
-        embedding=None if use_rep is None else _embedding(adata, use_rep)[order],
+        embedding=None if use_rep is None else validate.get_embedding(adata, use_rep)[order],
     )
     with np.errstate(all="ignore"):  # of layers that are something else
         if counts is not None and is_log2_of_counts(sections):
@@ -201,15 +201,3 @@ def _raw_counts(adata: AnnData) -> np.ndarray | sps.csr_matrix | None:
             raise
         logger.info("there are no raw counts: expected counts are not estimated")
         return None
-
-
-def _embedding(adata: AnnData, use_rep: str) -> np.ndarray:
-    if use_rep not in adata.obsm:
-        raise KeyError(
-            f"there is no obsm[{use_rep!r}] (obsm: {validate.listing(adata.obsm)}): pass the name of an embedding that "
-            "is there as `use_rep=`."
-        )
-    embedding = np.asarray(adata.obsm[use_rep], dtype=np.float32)
-    if embedding.ndim != 2 or not np.isfinite(embedding).all():
-        raise ValueError(f"obsm[{use_rep!r}] must be a table of finite numbers, spots x features.")
-    return embedding

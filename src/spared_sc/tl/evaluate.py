@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from spared_sc._core.validate import Libraries
     from spared_sc._kernels.scores import Hidden, Score, Thinned, Truth
     from spared_sc._kernels.sections import Sections
 
@@ -190,7 +189,7 @@ def evaluate_completion(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep
     )
     libraries = {**dict(enumerate(resolved.libraries.names)), TOGETHER: _TOGETHER}
-    subjects = {**_subjects(adata, subject_key, resolved.libraries), TOGETHER: _TOGETHER}
+    subjects = {**dict(enumerate(validate.get_subjects(adata, subject_key, resolved.libraries))), TOGETHER: _TOGETHER}
     truth = Truth(resolved.sections, np.random.default_rng([random_state, len(REGIMES)]))
     _check_counts(truth, layer, thinning=any(regime == "thinning" for regime, _, _ in plan))
     clean = _Clean(adata, resolved, layer, mask_var or Key.var.selected, library_key, spatial_key, use_rep)
@@ -277,26 +276,6 @@ def _plan(regimes: str | Sequence[str], shares: Sequence[float] | None, n_masks:
         raise ValueError(f"shares={shares} cannot be used: give numbers between 0 and 1.")
     pairs = [(r, share) for r in regimes for share in (shares if r == "paper" else [REGIMES[r]])]
     return [(regime, share, mask) for regime, share in pairs for mask in range(n_masks)]
-
-
-def _subjects(adata: AnnData, subject_key: str | None, libraries: Libraries) -> dict[int, str]:
-    """The donor of every library."""
-    subjects = dict(enumerate(libraries.names))
-    if subject_key is not None:
-        if subject_key not in adata.obs:
-            raise KeyError(
-                f"there is no column {subject_key!r} in adata.obs (columns: {validate.listing(adata.obs.columns)})."
-            )
-        column = adata.obs[subject_key].astype(str).to_numpy()
-        for code, rows in enumerate(libraries.rows()):
-            found = sorted(set(column[rows]))
-            if len(found) > 1:
-                raise ValueError(
-                    f"library {libraries.names[code]!r} belongs to several values of adata.obs[{subject_key!r}] "
-                    f"({validate.listing(found)}): a section comes from one donor."
-                )
-            subjects[code] = found[0]
-    return subjects
 
 
 def _check_counts(truth: Truth, layer: str, *, thinning: bool) -> None:

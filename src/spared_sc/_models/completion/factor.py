@@ -141,7 +141,9 @@ class _Model:
         n, n_genes = counts.shape
         depth = np.maximum(sections.whole_depth(), 1)
         # Silent spots get their factors from around them alone.
-        self.speaking = None if not sections.silent.any() else torch.as_tensor(np.flatnonzero(~sections.silent)).to(device)
+        self.speaking = (
+            None if not sections.silent.any() else torch.as_tensor(np.flatnonzero(~sections.silent)).to(device)
+        )
         log_depth = torch.as_tensor(np.log(depth / np.median(depth)), dtype=torch.float32)
         share = counts.sum(0) / log_depth.exp().sum()
         self.counts, self.log_depth = counts.to(device), log_depth.to(device)

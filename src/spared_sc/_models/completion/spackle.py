@@ -13,17 +13,22 @@ from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.median import adaptive_median
 from spared_sc._kernels.metrics import masked_mse
 from spared_sc._models import checkpoint as checkpoint_files
-from spared_sc._models.training import Fit, fit, kept_threads, local_seed, mixed_precision
+from spared_sc._models.training import (
+    SEARCH,
+    Fit,
+    fit,
+    kept_threads,
+    local_seed,
+    mixed_precision,
+    search_learning_rate,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from spared_sc._kernels.lattice import Lattice
 
 KIND = "spackle"
-SEARCH = "search"  # in place of a learning rate
-LEARNING_RATES = [float(rate) for rate in np.geomspace(1e-5, 1e-2, 10)]  # the paper's
 _VALIDATE_EVERY = 50
 _VALIDATION_SPOTS = 4096  # enough for a stable error, however large the collection
 _HELD_OUT = 0.1  # share of the detected entries that a fit without a split does not train on
@@ -226,7 +231,7 @@ def fit_spackle(
         return network, result
 
     if params.learning_rate == SEARCH:
-        network, result, search = _search(fit_one, checkpoint)
+        network, result, search = search_learning_rate(fit_one, checkpoint)
     else:
         (network, result), search = fit_one(params.learning_rate, checkpoint), {}
     score = {
@@ -322,30 +327,6 @@ class _Choice:
         ):
             total += (((data.complete(network, spots) - values) ** 2) * hidden).sum()
         return (total / self.hidden.sum()).item()
-
-
-def _search(
-    fit_one: Callable[[float, Path | None], tuple[SpackleNet, Fit]], checkpoint: Path | None
-) -> tuple[SpackleNet, Fit, dict[str, list[float]]]:
-    """The best of the paper's ten learning rates by validation error."""
-    best, errors = None, []
-    for rate in LEARNING_RATES:
-        folder = None if checkpoint is None else checkpoint / f"learning-rate-{rate:.1e}"
-        try:
-            network, result = fit_one(rate, folder)
-        except FloatingPointError:  # too high a rate; another one will do
-            errors.append(float("nan"))
-            continue
-        errors.append(result.best_error)
-        if best is None or result.best_error < best[1].best_error:
-            best = network, result
-        if result.stopped == "interrupted":
-            break
-    if best is None:
-        raise FloatingPointError(
-            "training diverged at every learning rate: check that the layer holds no extreme values."
-        )
-    return *best, {"learning_rate": LEARNING_RATES[: len(errors)], "validation_mse": errors}
 
 
 def _median(values: np.ndarray, known: np.ndarray, lattice: Lattice, library: np.ndarray, n_threads: int) -> np.ndarray:

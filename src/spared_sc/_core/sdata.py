@@ -1,0 +1,156 @@
+"""SpatialData objects where an AnnData is expected: their table, its regions as libraries, their images."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core.keys import Key
+from spared_sc._core.report import logger
+from spared_sc._core.validate import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+_ATTRS = "spatialdata_attrs"  # spatialdata's own name for what links a table to its regions
+_TABLE = "table"
+_LONGEST = 2000  # pixels of the longer side of an image that is drawn
+
+
+@contextmanager
+def as_anndata(sdata: SpatialData) -> Iterator[AnnData]:
+    """The table, with positions and images where our functions look for them as long as the block lasts.
+
+    Spots that the block drops are dropped from their regions' shapes as well.
+    """
+    table = _table(sdata)
+    attrs = table.uns.get(_ATTRS, {})
+    regions = [attrs["region"]] if isinstance(attrs.get("region"), str) else list(attrs.get("region", []))
+    n_obs = table.n_obs
+    before = {attr: getattr(table, attr).get(Key.uns.spatial) for attr in ("obsm", "uns")}
+    _lend(sdata, table, regions, attrs)
+    try:
+        yield table
+    finally:
+        for attr, value in before.items():
+            if value is None:
+                getattr(table, attr).pop(Key.uns.spatial, None)
+            elif attr == "uns":
+                table.uns[Key.uns.spatial] = value
+        if table.n_obs != n_obs:
+            _drop_shapes(sdata, table, regions, attrs)
+
+
+def _table(sdata: SpatialData) -> AnnData:
+    names = list(sdata.tables)
+    if not names:
+        raise ValueError("the SpatialData object has no table: expression is needed.")
+    if len(names) > 1 and _TABLE not in names:
+        raise ValueError(
+            f"the SpatialData object has several tables ({listing(names)}): pass one, `sdata.tables[...]`."
+        )
+    return sdata.tables[_TABLE if _TABLE in names else names[0]]
+
+
+def _lend(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]) -> None:
+    """Put positions and images into the table, where it has none."""
+    found = _places(sdata, table, regions, attrs)
+    if found is None:
+        return
+    systems, places = found
+    if Key.obsm.spatial not in table.obsm:
+        table.obsm[Key.obsm.spatial] = places
+    slides = dict(table.uns.get(Key.uns.spatial, {}))
+    for region in regions:
+        slide, given = _slide(sdata, region, systems), slides.get(region, {})
+        slides[region] = {name: {**slide.get(name, {}), **given.get(name, {})} for name in {*slide, *given}}
+    table.uns[Key.uns.spatial] = slides
+
+
+def _places(
+    sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]
+) -> tuple[dict[str, str], np.ndarray] | None:
+    """Of every region the coordinate system of the spots' positions, and these; `None` without shapes."""
+    from spatialdata.transformations import get_transformation
+
+    if not regions or any(region not in sdata.shapes for region in regions):
+        return None
+    places, systems = np.empty((table.n_obs, 2)), {}
+    region_of = table.obs[attrs["region_key"]].astype(str).to_numpy()
+    for region in regions:
+        shapes = sdata.shapes[region]
+        rows = np.flatnonzero(region_of == region)
+        centre = shapes.geometry.centroid.loc[table.obs[attrs["instance_key"]].iloc[rows]]
+        here = np.column_stack([centre.x, centre.y])
+        given = table.obsm[Key.obsm.spatial][rows] if Key.obsm.spatial in table.obsm else None
+        for system, to_system in get_transformation(shapes, get_all=True).items():
+            matrix = to_system.to_affine_matrix(("x", "y"), ("x", "y"))
+            moved = here @ matrix[:2, :2].T + matrix[:2, 2]
+            if given is None or np.allclose(given[:, :2], moved, rtol=1e-3, atol=1):
+                systems[region], places[rows] = system, moved
+                break
+        else:
+            logger.info('region %r: obsm["spatial"] is in none of its coordinate systems; images are not used', region)
+    return systems, places
+
+
+def _slide(sdata: SpatialData, region: str, systems: dict[str, str]) -> dict[str, Any]:
+    """The entry of uns["spatial"] of a region: a small image, scale factors, and the largest image itself."""
+    from spatialdata.transformations import get_transformation
+
+    if region not in systems:
+        return {}
+    system = systems[region]
+    images = {
+        name: image
+        for name, image in sdata.images.items()
+        if system in get_transformation(image, get_all=True) and (len(systems) == 1 or name.startswith(region))
+    }
+    slide: dict[str, Any] = {"images": {}, "scalefactors": {}, "metadata": {}}
+    shapes = sdata.shapes[region]
+    if "radius" in shapes:
+        matrix = get_transformation(shapes, system).to_affine_matrix(("x", "y"), ("x", "y"))
+        zoom = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+        slide["scalefactors"]["spot_diameter_fullres"] = 2 * float(np.median(shapes["radius"])) * zoom
+    if not images:
+        return slide
+    finest = min(images, key=lambda name: _pixel_size(images[name], system))
+    slide["metadata"] = {"source_image": images[finest], "coordinate_system": system}
+    levels = [level for image in images.values() for level in _levels(image)]
+    small = [level for level in levels if max(level.sizes["x"], level.sizes["y"]) <= _LONGEST]
+    by_size = sorted(small or levels, key=lambda level: level.sizes["x"])
+    drawn = by_size[-1] if small else by_size[0]
+    matrix = get_transformation(drawn, system).to_affine_matrix(("x", "y"), ("x", "y"))
+    if np.allclose(matrix, np.diag([matrix[0, 0], matrix[0, 0], 1]), atol=matrix[0, 0]):  # scaled, not turned or moved
+        slide["images"]["hires"] = np.asarray(drawn.transpose("y", "x", "c").data)[:, :, :3]
+        slide["scalefactors"]["tissue_hires_scalef"] = 1 / float(matrix[0, 0])
+    return slide
+
+
+def _levels(image: Any) -> list[Any]:
+    """The resolutions of an image, finest first."""
+    if hasattr(image, "children"):  # a pyramid
+        return [next(iter(level.values())) for level in image.children.values()]
+    return [image]
+
+
+def _pixel_size(image: Any, system: str) -> float:
+    from spatialdata.transformations import get_transformation
+
+    matrix = get_transformation(_levels(image)[0], system).to_affine_matrix(("x", "y"), ("x", "y"))
+    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+
+
+def _drop_shapes(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]) -> None:
+    region_of = table.obs[attrs["region_key"]].astype(str).to_numpy() if regions else np.array([])
+    for region in regions:
+        if region in sdata.shapes:
+            kept = table.obs[attrs["instance_key"]].to_numpy()[region_of == region]
+            shapes = sdata.shapes[region]
+            sdata.shapes[region] = shapes[shapes.index.isin(kept)]
+            logger.info("kept %d of %d shapes of region %r", len(kept), len(shapes), region)

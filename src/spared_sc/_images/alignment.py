@@ -1,0 +1,163 @@
+"""Whether spots lie on the tissue, and which mistake would explain it where they do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core.keys import Key
+from spared_sc._images.resolve import IN_SLOT, locate
+from spared_sc._images.tissue import share_within, tissue_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+
+    from spared_sc._core.validate import Libraries
+    from spared_sc._images.resolve import Located
+
+_LONGEST = 1000  # pixels of the thumbnail in which tissue is looked for
+_REACH = 0.7  # of the pitch: what a spot stands for
+_AROUND = 1.5  # pitches around the outermost spots that belong to the comparison
+_FITS = 0.3  # smallest agreement that says anything
+_BETTER = 0.1  # difference of two agreements that counts
+_ALIKE = 0.05  # difference that does not
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """One library's spots beside the tissue in its image."""
+
+    thumbnail: np.ndarray  # uint8 (y, x, 3)
+    tissue: np.ndarray  # bool (y, x)
+    centres: np.ndarray  # (n, 2) x and y of the spots in pixels of the thumbnail
+    diameter: float  # of a spot, in pixels of the thumbnail; NaN where unknown
+    on_tissue: np.ndarray  # (n,) bool
+    covered: float  # share of the tissue between the spots that they cover
+    agreement: float  # phi coefficient between spots and tissue
+    verdict: str  # "aligned", "misaligned", "ambiguous" or "unclear"
+    cause: str  # what went wrong, or what cannot be told apart
+
+
+def align_libraries(
+    adata: AnnData, libraries: Libraries, image: Any, spatial_key: str, only: Sequence[str] | None = None
+) -> dict[str, Alignment]:
+    """The libraries' spots beside the tissue in their images."""
+    located = locate(adata, libraries, image, None, spatial_key)
+    in_tissue = adata.obs.get(Key.obs.in_tissue)
+    result = {}
+    for name, one, rows in zip(libraries.names, located, libraries.rows(), strict=True):
+        if only is not None and name not in only:
+            continue
+        factors = adata.uns.get(Key.uns.spatial, {}).get(name, {}).get("scalefactors", {})
+        result[name] = align(one, factors, None if in_tissue is None else in_tissue.to_numpy()[rows].astype(bool))
+    return result
+
+
+def align(one: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarray | None = None) -> Alignment:
+    """Compare the spots as they are, and as they would be without each common mistake, with the tissue.
+
+    The agreement is the phi coefficient (Pearson's correlation of two binary variables), over the pixels within the
+    outermost spots, between tissue and what lies within 0.7 pitches of a spot.
+
+    Parameters
+    ----------
+    one
+        Image and spots.
+    scale_factors
+        As in `uns["spatial"]`: what positions may have been multiplied with by mistake.
+    in_tissue
+        (n,) which spots are said to be on tissue; the others are left out of the comparison.
+    """
+    thumbnail, zoom = one.source.thumbnail(_LONGEST)
+    tissue = tissue_mask(thumbnail)
+    centres = one.centres * zoom
+    spots = centres if in_tissue is None or not in_tissue.any() else centres[in_tissue]
+    pitch = _pitch(spots)
+    agreement, covered = _agreement(tissue, spots, pitch)
+    others = {
+        cause: _agreement(tissue, spots @ turn[:, :2].T + turn[:, 2], pitch * np.sqrt(abs(np.linalg.det(turn[:, :2]))))[
+            0
+        ]
+        for cause, turn in _mistakes(tissue.shape, one.kind, scale_factors).items()
+    }
+    verdict, cause = _judge(agreement, others)
+    return Alignment(
+        thumbnail=thumbnail,
+        tissue=tissue,
+        centres=centres,
+        diameter=one.diameter * zoom,
+        on_tissue=share_within(tissue, centres, 0) == 1,
+        covered=covered,
+        agreement=agreement,
+        verdict=verdict,
+        cause=cause,
+    )
+
+
+def _judge(agreement: float, others: Mapping[str, float]) -> tuple[str, str]:
+    """Verdict and likely cause, from the agreement as it is and without each mistake."""
+    best = max(others.values())
+    alike = " or ".join(cause for cause, other in others.items() if other > best - _ALIKE)
+    if max(best, agreement) < _FITS:
+        return "unclear", ""
+    if best > agreement + _BETTER:
+        return "misaligned", alike
+    if best > agreement - _ALIKE:
+        return "ambiguous", alike
+    return "aligned", ""
+
+
+def _mistakes(shape: tuple[int, int], kind: str, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Cause -> the map (2, 3) of positions in the thumbnail that undoes it."""
+    height, width = shape
+    undo = {
+        "x and y are exchanged": [[0, 1, 0], [1, 0, 0]],
+        "the image is mirrored left to right": [[-1, 0, width], [0, 1, 0]],
+        "the image is mirrored top to bottom": [[1, 0, 0], [0, -1, height]],
+        "the image is rotated by 90 degrees clockwise": [[0, -1, width], [1, 0, 0]],
+        "the image is rotated by 180 degrees": [[-1, 0, width], [0, -1, height]],
+        "the image is rotated by 90 degrees counterclockwise": [[0, 1, 0], [-1, 0, height]],
+    }
+    for key in IN_SLOT:
+        factor = float(factors.get(f"tissue_{key}_scalef", 1))
+        if factor == 1:
+            continue
+        undo[f"the positions are in pixels of the {key} image, not of the full resolution"] = np.eye(2, 3) / factor
+        if kind != key:
+            undo[f"the image is the {key} one, the positions are in pixels of the full resolution"] = (
+                np.eye(2, 3) * factor
+            )
+    return {cause: np.asarray(turn, dtype=float) for cause, turn in undo.items()}
+
+
+def _agreement(tissue: np.ndarray, spots: np.ndarray, pitch: float) -> tuple[float, float]:
+    """Phi coefficient between tissue and spots, and the share of the tissue that they cover."""
+    from scipy.ndimage import distance_transform_edt
+
+    height, width = tissue.shape
+    first = np.floor(np.clip(spots.min(axis=0) - _AROUND * pitch, 0, (width, height))).astype(int)
+    last = np.ceil(np.clip(spots.max(axis=0) + _AROUND * pitch, 0, (width, height))).astype(int)
+    inside = (spots >= first).all(axis=1) & (spots < last).all(axis=1)
+    if not inside.any():
+        return 0.0, 0.0
+    part = tissue[first[1] : last[1], first[0] : last[0]]
+    empty = np.ones(part.shape, dtype=bool)
+    x, y = (np.floor(spots[inside]).astype(int) - first).T
+    empty[y, x] = False
+    near = distance_transform_edt(empty) < max(_REACH * pitch, 1)
+    both, n_near, n_tissue, n = (float(v) for v in ((near & part).sum(), near.sum(), part.sum(), part.size))
+    spread = n_near * (n - n_near) * n_tissue * (n - n_tissue)
+    phi = (n * both - n_near * n_tissue) / np.sqrt(spread) if spread > 0 else 0.0
+    # Spots outside of the image agree with nothing.
+    return phi * inside.mean(), both / n_tissue if n_tissue else 0.0
+
+
+def _pitch(spots: np.ndarray) -> float:
+    """Median distance from a spot to its nearest neighbour."""
+    from scipy.spatial import cKDTree
+
+    return float(np.median(cKDTree(spots).query(spots, k=2)[0][:, 1])) if len(spots) > 1 else 1.0

@@ -1,0 +1,122 @@
+"""Square cut-outs of images around spots, read when they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from spared_sc._images.source import Source
+
+_SAMPLE = 32  # patches whose pixels enter a fingerprint
+
+
+class Patches:
+    """Patches of the spots of some libraries, in the order of the spots.
+
+    Parameters
+    ----------
+    sources
+        Image of each library.
+    library
+        (n_spots,) library of each spot, an index into `sources`.
+    centres
+        (n_spots, 2) x and y in pixels of the library's image, inside of it.
+    patch_px
+        Side of a patch in pixels of the library's image, one number per library.
+    side
+        Side of what `read` gives, in pixels.
+    recipe
+        How the patches are made, as plain values.
+    names
+        (n_spots,) what tells the spots apart, for fingerprints.
+    n_threads
+        Threads that cut and resize.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        library: np.ndarray,
+        centres: np.ndarray,
+        patch_px: Sequence[float],
+        side: int,
+        recipe: dict[str, Any],
+        *,
+        names: Sequence[str] | None = None,
+        n_threads: int = 1,
+    ) -> None:
+        self.side = int(side)
+        self.library = np.asarray(library)
+        self.recipe = recipe
+        self.names = np.asarray(range(len(self.library)) if names is None else names).astype(str)
+        self.n_threads = n_threads
+        # Of a pyramid, the version that has just enough pixels.
+        self._sources = [one.at_scale(px / side) for one, px in zip(sources, patch_px, strict=True)]
+        zoom = np.array(
+            [
+                (used.shape[1] / one.shape[1], used.shape[0] / one.shape[0])
+                for used, one in zip(self._sources, sources, strict=True)
+            ]
+        ).reshape(-1, 2)
+        self._half = zoom * np.asarray(patch_px, dtype=float)[:, None] / 2
+        self._centres = np.asarray(centres, dtype=float) * zoom[self.library]
+
+    def __len__(self) -> int:
+        return len(self.library)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Patches of some spots: uint8 (n, side, side, 3)."""
+        rows = np.asarray(rows, dtype=np.int64)
+        patches = np.empty((len(rows), self.side, self.side, 3), dtype=np.uint8)
+
+        def cut(place: int) -> None:
+            patches[place] = self._cut(rows[place])
+
+        if self.n_threads == 1 or len(rows) < 4 * self.n_threads:
+            for place in range(len(rows)):
+                cut(place)
+        else:
+            with ThreadPoolExecutor(self.n_threads) as pool:
+                list(pool.map(cut, range(len(rows))))
+        return patches
+
+    def _cut(self, row: int) -> np.ndarray:
+        """One patch. What lies outside of the image is the image mirrored at its border."""
+        from PIL import Image
+
+        library = self.library[row]
+        source, half, centre = self._sources[library], self._half[library], self._centres[row]
+        first, last = centre - half, centre + half
+        # Resizing looks at some pixels around the patch.
+        margin = np.ceil(np.maximum(1, 2 * half / self.side)).astype(int) + 1
+        left, top = (int(v) for v in np.floor(first) - margin)
+        right, bottom = (int(v) for v in np.ceil(last) + margin)
+        height, width = source.shape
+        window = source.read(max(top, 0), min(bottom, height), max(left, 0), min(right, width))
+        outside = ((max(-top, 0), max(bottom - height, 0)), (max(-left, 0), max(right - width, 0)), (0, 0))
+        if any(n for pair in outside for n in pair):
+            window = np.pad(window, outside, mode="symmetric")
+        box = (first[0] - left, first[1] - top, last[0] - left, last[1] - top)
+        image = Image.fromarray(np.ascontiguousarray(window))
+        return np.asarray(image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box))
+
+    def fingerprint(self, rows: np.ndarray | None = None) -> str:
+        """Equal for equal patches of the same spots (all of them, or some) in the same order, wherever they are from."""
+        return fingerprint(self, rows)
+
+
+def fingerprint(patches: Any, rows: np.ndarray | None = None) -> str:
+    """Hash of the recipe's measures, of the spots' names and of the pixels of some patches."""
+    rows = np.arange(len(patches)) if rows is None else np.asarray(rows, dtype=np.int64)
+    made = [patches.recipe[name] for name in ("size", "unit", "output_size")]
+    content = hashlib.sha256(json.dumps([made, patches.names[rows].tolist()]).encode())
+    sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLE).astype(int)) if len(rows) else rows
+    content.update(patches.read(rows[sample]).tobytes())
+    return content.hexdigest()[:32]

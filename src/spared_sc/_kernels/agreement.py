@@ -1,0 +1,86 @@
+"""How well predictions agree with measurements, per gene, spot and library."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spared_sc._kernels.metrics import grouped_pearson
+
+
+def by_gene(
+    truth: np.ndarray, known: np.ndarray, prediction: np.ndarray, library: np.ndarray, n_libraries: int
+) -> dict[str, np.ndarray]:
+    """Scores of every gene in every library on its known entries, (n_libraries, n_genes), NaN where there are none.
+
+    `mse`, `mae`; `r2` = 1 - squared error / squared deviation from the gene's mean in the library; `pcc` over the spots
+    of the library, NaN for fewer than ten entries or constants.
+    """
+    n_genes = truth.shape[1]
+    spot, gene = np.nonzero(known)
+    group = library[spot] * n_genes + gene
+    size = n_libraries * n_genes
+    one, other = truth[spot, gene].astype(np.float64), prediction[spot, gene].astype(np.float64)
+    n = np.bincount(group, minlength=size).astype(float)
+    n[n == 0] = np.nan
+    squared = np.bincount(group, (one - other) ** 2, size)
+    mean = np.bincount(group, one, size) / n
+    total = np.bincount(group, (one - mean[group]) ** 2, size)
+    varies = total > 1e-12 * n
+    scores = {
+        "mse": squared / n,
+        "mae": np.bincount(group, np.abs(one - other), size) / n,
+        "r2": np.where(varies, 1 - squared / np.where(varies, total, 1), np.nan),
+        "pcc": grouped_pearson(one, other, group, size),
+    }
+    return {name: value.reshape(n_libraries, n_genes) for name, value in scores.items()}
+
+
+def by_library(
+    truth: np.ndarray, known: np.ndarray, prediction: np.ndarray, library: np.ndarray, n_libraries: int
+) -> dict[str, np.ndarray]:
+    """Scores over all known entries of a library, (n_libraries,).
+
+    `mse` and `mae` over entries; `r2` with the squared deviations from each gene's mean in the library; `pcc_spot`, the
+    mean over spots of the correlation over genes.
+    """
+    spot, gene = np.nonzero(known)
+    where = library[spot]
+    one, other = truth[spot, gene].astype(np.float64), prediction[spot, gene].astype(np.float64)
+    n = np.bincount(where, minlength=n_libraries).astype(float)
+    n[n == 0] = np.nan
+    squared = np.bincount(where, (one - other) ** 2, n_libraries)
+    cell = where * truth.shape[1] + gene
+    size = n_libraries * truth.shape[1]
+    mean = np.bincount(cell, one, size) / np.maximum(np.bincount(cell, minlength=size), 1)
+    total = np.bincount(where, (one - mean[cell]) ** 2, n_libraries)
+    per_spot = grouped_pearson(one, other, spot, len(truth))
+    found = np.isfinite(per_spot)
+    n_spots = np.bincount(library[found], minlength=n_libraries).astype(float)
+    n_spots[n_spots == 0] = np.nan
+    return {
+        "mse": squared / n,
+        "mae": np.bincount(where, np.abs(one - other), n_libraries) / n,
+        "r2": np.where(total > 1e-12 * n, 1 - squared / np.where(total > 0, total, 1), np.nan),
+        "pcc_spot": np.bincount(library[found], per_spot[found], n_libraries) / n_spots,
+    }
+
+
+def ceiling(
+    truth: np.ndarray, known: np.ndarray, variance: np.ndarray, library: np.ndarray, n_libraries: int
+) -> np.ndarray:
+    """The correlation of a gene with its expectation, if the rest of its variance is sampling noise.
+
+    sqrt(1 - mean noise variance / variance) over the known entries, (n_libraries, n_genes); zero where noise explains all.
+    """
+    n_genes = truth.shape[1]
+    spot, gene = np.nonzero(known)
+    group, size = library[spot] * n_genes + gene, n_libraries * n_genes
+    n = np.bincount(group, minlength=size).astype(float)
+    n[n < 10] = np.nan
+    values = truth[spot, gene].astype(np.float64)
+    mean = np.bincount(group, values, size) / n
+    total = np.bincount(group, (values - np.nan_to_num(mean)[group]) ** 2, size)
+    noise = np.bincount(group, variance[spot, gene], size)
+    varies = total > 1e-12 * n
+    share = np.where(varies, noise / np.where(varies, total, 1), np.nan)
+    return np.sqrt(np.clip(1 - share, 0, None)).reshape(n_libraries, n_genes)

@@ -1,0 +1,124 @@
+"""Image networks without their last layer, and where their weights come from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from spared_sc._models.encoder_weights import read_weights
+
+IMAGENET = "imagenet"
+RANDOM = "random"
+_MEAN, _SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, red green blue
+_HEADS = ("fc", "classifier", "heads")  # what torchvision calls the last layers
+
+
+class Normalise(nn.Module):
+    """Images of values 0 to 255 to channels of about mean 0 and standard deviation 1."""
+
+    def __init__(self, mean: tuple[float, ...] = _MEAN, sd: tuple[float, ...] = _SD) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("sd", 255 * torch.tensor(sd)[:, None, None], persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images - self.mean) / self.sd
+
+
+class Backbone(nn.Module):
+    """Features (n, n_features) of images (n, 3, side, side) of values 0 to 255.
+
+    Parameters
+    ----------
+    name
+        `"torchvision:<model>"` or `"timm:<model>"`.
+    weights
+        `"imagenet"`, `"random"`, or a file of weights (.safetensors, or .pth of tensors only).
+
+    Raises
+    ------
+    FileNotFoundError
+        If the weights are neither here nor to be had.
+    ValueError
+        If there is no such model, or the file is damaged, holds more than tensors, or weights of another model.
+    """
+
+    def __init__(self, name: str, weights: str | Path) -> None:
+        super().__init__()
+        library, _, model = name.partition(":")
+        make = {"torchvision": _torchvision, "timm": _timm}.get(library)
+        if make is None or not model:
+            raise ValueError(f"there is no backbone {name!r}: give 'torchvision:<model>' or 'timm:<model>'.")
+        self.network, self.n_features, self.normalise = make(model, str(weights) == IMAGENET)
+        if str(weights) not in (IMAGENET, RANDOM):
+            _load(self.network, Path(weights).expanduser(), name)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(self.normalise(images))
+
+
+def _torchvision(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise]:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise ValueError(
+            f"torchvision has no image classifier {name!r}; `torchvision.models.list_models()` lists them."
+        )
+    chosen = models.get_model_weights(name)["IMAGENET1K_V1"] if pretrained else None
+    try:
+        network = models.get_model(name, weights=chosen, progress=False)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise FileNotFoundError(
+            f"the ImageNet weights of {name} are not on this machine and cannot be downloaded ({error}): put "
+            f"{chosen.url.rpartition('/')[2]} from {chosen.url} into {folder}, or give `weights=` the path of that file. "
+            f"weights={RANDOM!r} starts from untrained weights."
+        ) from error
+    last = next(head for head in _HEADS if hasattr(network, head))
+    n_features = next(part.in_features for part in getattr(network, last).modules() if isinstance(part, nn.Linear))
+    setattr(network, last, nn.Identity())
+    return network, n_features, Normalise()
+
+
+def _timm(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise]:
+    import timm
+
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}; `timm.list_models()` lists them.")
+    try:
+        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        hub = getattr(timm.models.get_pretrained_cfg(name), "hf_hub_id", None) or "timm"
+        raise FileNotFoundError(
+            f"the pretrained weights of {name} are not on this machine and cannot be downloaded ({error}): fetch "
+            f"model.safetensors of {hub} from the Hugging Face hub (into its cache, or anywhere and give `weights=` "
+            f"its path). weights={RANDOM!r} starts from untrained weights."
+        ) from error
+    config = network.pretrained_cfg
+    return network, network.head_hidden_size, Normalise(config["mean"], config["std"])
+
+
+def _load(network: nn.Module, path: Path, name: str) -> None:
+    """Fill a network, whose last layer is gone, from a file; the file's last layer is left out."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"weights={str(path)!r} is no file: give {IMAGENET!r}, {RANDOM!r}, or the path of a file of weights."
+        )
+    tensors = read_weights(path)
+    # Torchvision's own file of DenseNet has names from before a change, which torchvision translates as this does.
+    tensors = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): v for key, v in tensors.items()}
+    wanted = network.state_dict()
+    missing = sorted(key for key, value in wanted.items() if key not in tensors or tensors[key].shape != value.shape)
+    if missing:
+        raise ValueError(
+            f"{path} holds no weights of {name}: {len(missing)} of {len(wanted)} arrays are absent or of another shape, "
+            f"such as {missing[0]}. Give the file of that model."
+        )
+    network.load_state_dict({key: tensors[key] for key in wanted})

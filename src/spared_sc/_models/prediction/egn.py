@@ -1,0 +1,277 @@
+"""EGN (Yang et al. 2023): a transformer over a patch, guided by training spots whose patches look alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from spared_sc._models.prediction.backbones import RANDOM, Backbone, Normalise
+from spared_sc._models.prediction.networks import NetworkPredictor, Reading, Targets, gene_mean
+from spared_sc._models.prediction.retrieval import nearest
+from spared_sc._models.training import mixed_precision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from spared_sc._models.prediction.base import How, Spots
+
+_MEAN, _SD = (0.5476, 0.5218, 0.6881), (0.2461, 0.2101, 0.1649)  # of the authors' patches
+_HEAD_WIDTH = 64
+_BRIDGE_HEADS = 8
+_GATE_WIDTH = 256
+_POOL_TEMPERATURE, _POOL_SHARE = 0.1, 0.5
+_FROZEN = "frozen."  # of names of saved arrays
+_LEAST_VARIANCE = 1e-8  # of a gene in a batch, below which it has no correlation
+
+
+class Attention(nn.Module):
+    """Self-attention of the tokens, normalised first."""
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * n_heads * _HEAD_WIDTH, bias=False)
+        self.out = nn.Linear(n_heads * _HEAD_WIDTH, width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.qkv(self.norm(tokens)).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+def _feedforward(width: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+class Bridge(nn.Module):
+    """Passes what exemplars know to the view of the whole patch, and from there to and from its tokens."""
+
+    def __init__(self, width: int, n_tokens: int) -> None:
+        super().__init__()
+        inner = _BRIDGE_HEADS * _HEAD_WIDTH
+        self.gates = nn.Sequential(nn.Linear(2 * width, _GATE_WIDTH), nn.SiLU(), nn.Linear(_GATE_WIDTH, 2 * width))
+        self.value = nn.Linear(width, width)
+        self.exemplar_norm = nn.LayerNorm(width)
+        self.token_value = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner))
+        self.token_gate = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_tokens * _BRIDGE_HEADS))
+        self.to_tokens = nn.Linear(inner, width, bias=False)
+        self.to_view = nn.Linear(inner, width, bias=False)
+        # The published model has this layer and never calls it; here so that the number of parameters is the published.
+        self.idle = nn.Linear(inner, width)
+
+    def forward(
+        self, tokens: torch.Tensor, view: torch.Tensor, exemplars: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens (n, t, width), view (n, width) and exemplars (n, k, width), updated from these and the exemplars' values."""
+        gates = self.gates(torch.cat([view[:, None] - exemplars, exemplars], dim=2)).sigmoid()
+        for_view, for_exemplars = gates.chunk(2, dim=2)
+        value = self.value(values)
+        view = view + (for_view * value).mean(dim=1)
+        exemplars = self.exemplar_norm(exemplars + for_exemplars * value)
+        gate = self.token_gate(view).sigmoid().unflatten(1, (-1, _BRIDGE_HEADS, 1))
+        passed = (self.token_value(tokens).unflatten(2, (_BRIDGE_HEADS, -1)) * gate).flatten(2)
+        return tokens + self.to_tokens(passed), view + self.to_view(passed.mean(dim=1)), exemplars
+
+
+class EgnNet(nn.Module):
+    """Transformer over the tokens of a patch, with bridges to exemplars in every second block."""
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_features: int,
+        *,
+        image_size: int,
+        token_size: int,
+        width: int,
+        depth: int,
+        n_heads: int,
+        feedforward: int,
+    ) -> None:
+        super().__init__()
+        self.n_genes = n_genes
+        self.n_features = n_features
+        self.token_size = token_size
+        n_tokens = (image_size // token_size) ** 2
+        self.normalise = Normalise(_MEAN, _SD)
+        self.embed = nn.Linear(3 * token_size**2, width)
+        self.position = nn.Parameter(0.02 * torch.randn(n_tokens, width))
+        self.view = nn.Linear(n_features, width)
+        self.exemplar = nn.Linear(n_features + n_genes, width)
+        self.player = nn.ModuleList(_feedforward(width, width) for _ in range(2))
+        self.value = nn.Linear(n_genes, width)
+        self.attention = nn.ModuleList(Attention(width, n_heads) for _ in range(depth))
+        self.bridge = nn.ModuleList(Bridge(width, n_tokens) for _ in range(depth // 2))
+        self.feedforward = nn.ModuleList(_feedforward(width, feedforward) for _ in range(depth))
+        self.score = nn.Linear(width, width)
+        self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, n_genes))
+
+    def forward(
+        self, images: torch.Tensor, feature: torch.Tensor, alike: torch.Tensor, expression: torch.Tensor
+    ) -> torch.Tensor:
+        """Expression (n, g) from images, their features (n, d), and features (n, k, d) and expression of exemplars."""
+        with mixed_precision(images.device):
+            joined = self._joined(self.normalise(images), feature, alike, expression)
+        return self.head(joined.float())
+
+    def _joined(
+        self, images: torch.Tensor, feature: torch.Tensor, alike: torch.Tensor, expression: torch.Tensor
+    ) -> torch.Tensor:
+        tokens = functional.unfold(images, self.token_size, stride=self.token_size).transpose(1, 2)
+        tokens = self.embed(tokens) + self.position
+        seen = torch.cat([self.view(feature)[:, None], self.exemplar(torch.cat([alike, expression], dim=2))], dim=1)
+        for layer in self.player:
+            seen = seen + layer(seen)
+        view, exemplars, values = seen[:, 0], seen[:, 1:], self.value(expression)
+        for i, (attention, feedforward) in enumerate(zip(self.attention, self.feedforward, strict=True)):
+            tokens = tokens + attention(tokens + self.position)
+            if i % 2:
+                tokens, view, exemplars = self.bridge[i // 2](tokens, view, exemplars, values)
+            tokens = tokens + feedforward(tokens)
+        score = self.score(tokens)
+        attended = ((_POOL_TEMPERATURE * score).softmax(dim=1) * score).sum(dim=1)
+        return torch.cat([score.mean(dim=1) + _POOL_SHARE * attended, view], dim=1)
+
+
+def mean_correlation(estimate: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Mean over genes of the Pearson correlation over the known spots; of genes that vary there, 0 if none does."""
+    known = torch.ones_like(targets.values) if targets.known is None else targets.known.to(targets.values.dtype)
+    n = known.sum(dim=0).clamp(min=1)
+
+    def centred(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        deviation = (values - (values * known).sum(dim=0) / n) * known
+        return deviation, (deviation**2).sum(dim=0) / n
+
+    one, variance = centred(estimate)
+    other, other_variance = centred(targets.values)
+    varies = other_variance > _LEAST_VARIANCE
+    spread = (variance.clamp(min=_LEAST_VARIANCE) * other_variance.clamp(min=_LEAST_VARIANCE)).sqrt()
+    correlation = (one * other).sum(dim=0) / n / spread
+    return (correlation * varies).sum() / varies.sum().clamp(min=1)
+
+
+@dataclass(kw_only=True, eq=False)
+class Egn(NetworkPredictor):
+    """Exemplar-guided network, trained from scratch; other parameters as `NetworkPredictor`.
+
+    Parameters
+    ----------
+    encoder
+        Frozen network by whose features exemplars are found: the training spots of *other* libraries that are nearest. Its
+        weights are `weights`. Unused where `spots.embedding` is given in training, and so in prediction.
+    n_exemplars
+        Exemplars of a spot.
+    correlation_weight
+        Of 1 - mean correlation over the genes of a batch, beside the mean squared error.
+    token_size, width, depth, n_heads, feedforward
+        Of the transformer.
+
+    Notes
+    -----
+    The network sees and gives every gene on the scale 0 to 1 of its known training values. The authors restart the cosine
+    schedule twice per epoch; here it runs once.
+    """
+
+    name: ClassVar[str] = "egn"
+    paper: ClassVar[str] = "Yang et al. (2023)"
+    pretrained: ClassVar[str] = "of the frozen encoder: torchvision resnet50 IMAGENET1K_V1 (BSD-3-Clause)"
+    encoder: str = "torchvision:resnet50"
+    n_exemplars: int = 6
+    correlation_weight: float = 0.5
+    token_size: int = 32
+    width: int = 1024
+    depth: int = 8
+    n_heads: int = 16
+    feedforward: int = 4096
+    image_size: int | None = 256
+    augment: bool = False
+    learning_rate: float | str = 5e-4
+    optimizer: str = "adamw"
+    weight_decay: float = 1e-4
+    warmup_steps: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size is None or self.image_size % self.token_size:
+            raise ValueError(
+                f"image_size={self.image_size!r}: expected a multiple of token_size={self.token_size}, so that tokens "
+                "tile the image."
+            )
+        self.frozen: Backbone | None = None
+
+    def make_network(self, n_genes: int, weights: str | Path) -> EgnNet:
+        """The network before training; `weights` are those of the encoder, which is no part of it."""
+        feature = self.reference.get("feature")
+        n_features = Backbone(self.encoder, RANDOM).n_features if feature is None else feature.shape[1]
+        shape = {name: getattr(self, name) for name in ("image_size", "token_size", "width", "depth", "n_heads")}
+        return EgnNet(n_genes, n_features, **shape, feedforward=self.feedforward)
+
+    def _prepare(self, train: Spots, how: How) -> None:
+        library = torch.as_tensor(train.library, dtype=torch.int64)
+        if len(library.unique()) < 2:
+            raise ValueError(
+                "all training spots are of one library, and exemplars are taken from other libraries than a spot's own: "
+                "train EGN on two or more, or use another model."
+            )
+        known = np.ones(train.target.shape, bool) if train.known is None else train.known | ~train.known.any(axis=0)
+        low = np.where(known, train.target, np.inf).min(axis=0)
+        span = np.where(known, train.target, -np.inf).max(axis=0) - low
+        span = np.where(span > 0, span, 1)
+        expression = (np.where(known, train.target, gene_mean(train)) - low) / span
+        if train.embedding is None:
+            self.frozen = Backbone(self.encoder, self.weights).eval().to(how.device)
+            with Reading(train.patches) as reading, torch.no_grad():
+                batches = reading.batches(how.batch_size)
+                parts = self._in_pieces(lambda images, _: self.frozen(images), batches, how.batch_size, how.device)
+                feature = torch.cat(list(parts))
+        else:
+            self.frozen, feature = None, torch.as_tensor(train.embedding)
+        arrays = {"feature": feature, "expression": expression, "low": low, "span": span}
+        self.reference = {name: torch.as_tensor(array, dtype=torch.float32) for name, array in arrays.items()}
+        self.reference["library"] = library
+        self._move(how.device)
+        self._exemplars = self._alike(self.reference["feature"], self.reference["library"])
+
+    def _alike(self, feature: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+        return nearest(feature, self.reference["feature"], self.n_exemplars, own, self.reference["library"])
+
+    def _guided(
+        self, network: EgnNet, images: torch.Tensor, feature: torch.Tensor, exemplars: torch.Tensor
+    ) -> torch.Tensor:
+        return network(images, feature, self.reference["feature"][exemplars], self.reference["expression"][exemplars])
+
+    def _loss(self, network: EgnNet, images: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
+        estimate = self._guided(network, images, self.reference["feature"][rows], self._exemplars[rows])
+        scaled = Targets((targets.values - self.reference["low"]) / self.reference["span"], targets.known)
+        return scaled.mse(estimate) + self.correlation_weight * (1 - mean_correlation(estimate, scaled))
+
+    def _output(self, network: EgnNet, images: torch.Tensor, spots: Spots, own: torch.Tensor | None) -> torch.Tensor:
+        if self.frozen is not None:
+            feature = self.frozen(images)
+        elif spots.embedding is not None:
+            feature = torch.as_tensor(spots.embedding, dtype=torch.float32, device=images.device)
+        else:
+            raise ValueError("this EGN found exemplars by an embedding of the spots: give the same embedding here.")
+        estimate = self._guided(network, images, feature, self._alike(feature, own))
+        return self.reference["low"] + self.reference["span"] * estimate
+
+    def _move(self, device: torch.device) -> None:
+        super()._move(device)
+        if self.frozen is not None:
+            self.frozen.to(device)
+
+    def _learned(self) -> dict[str, np.ndarray]:
+        frozen = {} if self.frozen is None else self.frozen.state_dict()
+        return {**super()._learned(), **{_FROZEN + name: value.cpu().numpy() for name, value in frozen.items()}}
+
+    def _restore(self, learned: dict[str, np.ndarray]) -> None:
+        frozen = {name: array for name, array in learned.items() if name.startswith(_FROZEN)}
+        super()._restore({name: array for name, array in learned.items() if name not in frozen})
+        if frozen:
+            self.frozen = Backbone(self.encoder, RANDOM).eval()
+            self.frozen.load_state_dict({name[len(_FROZEN) :]: torch.tensor(a) for name, a in frozen.items()})

@@ -1,0 +1,54 @@
+"""How unlike a spot looks to anything in training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+_COMPONENTS = 16
+_QUANTILE = 0.999  # of the train spots' distances: what lies beyond is flagged
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """Distance to the train spots, after Mahalanobis, in the leading principal components of an embedding.
+
+    The part of an embedding that lies outside of those components counts with the variance that it has in training.
+    """
+
+    mean: np.ndarray  # (d,)
+    scale: np.ndarray  # (d,)
+    axes: np.ndarray  # (d, k) components divided by their standard deviation
+    rest: float  # mean squared length outside of the components
+    limit: float
+
+    @classmethod
+    def of(cls, embedding: np.ndarray) -> Self:
+        """Learn from the train spots' embeddings (n, d)."""
+        values = embedding.astype(np.float64)
+        mean, scale = values.mean(axis=0), values.std(axis=0)
+        scale = np.where(scale > 1e-6 * (1e-6 + np.abs(mean)), scale, np.inf)
+        values = (values - mean) / scale
+        variance, vectors = np.linalg.eigh(values.T @ values / len(values))
+        k = min(_COMPONENTS, len(variance))
+        variance, vectors = variance[-k:], vectors[:, -k:]
+        kept = variance > 1e-9 * max(variance.max(), 1e-12)
+        variance, vectors = variance[kept], vectors[:, kept]
+        rest = max(float(np.mean((values**2).sum(axis=1) - ((values @ vectors) ** 2).sum(axis=1))), 1e-9)
+        found = cls(mean, scale, vectors / np.sqrt(variance), rest, 0.0)
+        return cls(mean, scale, found.axes, rest, float(np.quantile(found.distance(embedding), _QUANTILE)))
+
+    def distance(self, embedding: np.ndarray) -> np.ndarray:
+        """(n,) square root of the mean square over components and rest; about 1 for the train spots."""
+        values = (embedding - self.mean) / self.scale
+        inside = values @ self.axes
+        length = np.linalg.norm(self.axes, axis=0)
+        rest = (values**2).sum(axis=1) - ((inside / length) ** 2).sum(axis=1)
+        k = self.axes.shape[1] + 1
+        return np.sqrt(((inside**2).sum(axis=1) + np.maximum(rest, 0) / self.rest) / k)
+
+    def unlike(self, embedding: np.ndarray) -> np.ndarray:
+        """(n,) whether a spot is farther out than all but one in a thousand of the train spots."""
+        return self.distance(embedding) > self.limit

@@ -1,0 +1,154 @@
+"""Patches of the tissue image around the spots: how they are cut, and a store of them on disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spared_sc._core import validate
+from spared_sc._core.keys import Key
+from spared_sc._core.record import check_key, record
+from spared_sc._images.resolve import resolve_patches
+from spared_sc._images.store import write_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Literal
+
+    from anndata import AnnData
+
+
+def extract_patches(
+    adata: AnnData,
+    *,
+    image: Any = None,
+    size: float = 1.0,
+    unit: Literal["spot", "pixel", "um"] = "spot",
+    output_size: int = 224,
+    mpp: float | None = None,
+    store: str | Path | None = None,
+    overwrite: bool = False,
+    library_key: str | None = None,
+    spatial_key: str = Key.obsm.spatial,
+    key_added: str = Key.uns.patches,
+    n_jobs: int | None = None,
+    show_progress_bar: bool | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Decide how patches are cut from the tissue image, check it, and write them to disk on demand.
+
+    A patch is a square around a spot, resized with antialiasing. Pixels never enter the AnnData: what is recorded is how
+    to cut them, and functions that need patches follow it. With `store` the patches are also written, once, and read from
+    there.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with positions.
+    image
+        What to cut from. `None` takes, for each library, the file that
+        `uns["spatial"][library]["metadata"]["source_image_path"]` names, else the hires image in `uns["spatial"]`, else
+        the lowres one. Or `"hires"` or `"lowres"`; the path of a file in whose pixels the spots' positions are given
+        (JPEG, PNG, TIFF, OME-TIFF; whole-slide formats with OpenSlide); an array (y, x, c) or (c, y, x) of such pixels; an
+        image of a SpatialData object; or a dictionary library -> one of these. 8-bit RGB only.
+    size
+        Side of the square, in the unit that follows.
+    unit
+        `"spot"`: diameters of a spot as the scale factors give it (on Visium the circle of 65 µm of Space Ranger; where it
+        is missing, 0.65 of the distance between spots of a hexagonal array, half of that of a square one). `"pixel"`:
+        pixels of the image. `"um"`: micrometres.
+    output_size
+        Side of the patches in pixels.
+    mpp
+        Micrometres per pixel of the image. By default it follows from `microns_per_pixel` or `spot_diameter_fullres` of the
+        scale factors; from the distance between spots (100 µm on a hexagonal array, 200 µm on a square one) where the
+        diameter does not fit to that or is missing. The log says which.
+    store
+        Folder (`.zarr`) to write the patches to.
+    overwrite
+        Replace a store that holds other patches.
+    library_key
+        Column of `obs` that names the library of each spot; needed with several libraries.
+    spatial_key
+        Name in `obsm` of the positions (x, y), in pixels of the full-resolution image.
+    key_added
+        Name of the record.
+    n_jobs
+        Threads. `None` asks `sp.settings`. The result does not depend on it.
+    show_progress_bar
+        `None` asks `sp.settings`.
+    copy
+        Return a changed copy instead of changing `adata`.
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written:
+
+    `uns["spared_sc"]["patches"]`
+        Parameters; for each library under `sources` the image, the side of a patch in its pixels and the scale;
+        `fingerprint`, equal for equal patches.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the image is not where it was.
+    ValueError
+        If the image is damaged or not 8-bit RGB, spots lie outside of it, a patch is larger than it, or its scale is
+        needed and unknown.
+    FileExistsError
+        If the store exists, holds something else, and `overwrite` was not asked for.
+    KeyError
+        If there are no positions, or the image that was asked for is not in `uns["spatial"]`.
+
+    Notes
+    -----
+    At the border of an image, patches are filled with its mirror image, so that no spot is dropped. A pyramid is read at
+    the resolution that has just enough pixels. An interrupted store is finished by the same call.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=2)
+    >>> sp.pp.extract_patches(adata, library_key="library_id", output_size=64)
+    >>> recipe = adata.uns["spared_sc"]["patches"]["sources"]["library_1"]
+    >>> recipe["source"], round(recipe["patch_px"], 1)
+    ('hires', 13.5)
+    """
+    validate.check_adata(adata, genes=False)
+    check_key(adata, key_added, attr="uns")
+    libraries = validate.get_libraries(adata, library_key)
+    patches = resolve_patches(
+        adata,
+        libraries,
+        key="",  # no earlier record has a say
+        image=image,
+        size=size,
+        unit=unit,
+        output_size=output_size,
+        mpp=mpp,
+        spatial_key=spatial_key,
+        n_jobs=n_jobs,
+    )
+    fingerprint = patches.fingerprint()  # reads some: a damaged image is found now
+    if store is None:
+        store = getattr(patches, "folder", None)  # what `image` named may be a store itself
+    else:
+        store = write_store(patches, store, overwrite=overwrite, show_progress_bar=show_progress_bar)
+    adata = adata.copy() if copy else adata
+    record(
+        adata,
+        key=key_added,
+        function="pp.extract_patches",
+        params={
+            "size": patches.recipe["size"],
+            "unit": unit,
+            "output_size": patches.recipe["output_size"],
+            "mpp": mpp,
+            "store": store,
+            "library_key": library_key,
+            "spatial_key": spatial_key,
+        },
+        slots={},
+        sources=patches.recipe["sources"],
+        fingerprint=fingerprint,
+    )
+    return adata if copy else None

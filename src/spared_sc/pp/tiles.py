@@ -1,0 +1,161 @@
+"""A slide without spots as an AnnData: a lattice of virtual spots on its tissue."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from spared_sc._core.keys import Key
+from spared_sc._core.record import record
+from spared_sc._core.report import logger
+from spared_sc._core.validate import check_number, listing
+from spared_sc._images.source import open_image
+from spared_sc._images.tissue import share_within, tissue_mask
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from anndata import AnnData
+
+_LONGEST = 2000  # pixels of the longer side of the hires image, as Space Ranger makes it
+_KINDS = ("hex", "grid")
+
+
+def tile_slide(
+    image: Any,
+    *,
+    mpp: float | None = None,
+    spot_diameter: float = 65.0,
+    pitch: float = 100.0,
+    kind: Literal["hex", "grid"] = "hex",
+    min_tissue: float = 0.5,
+    library_id: str = "slide",
+    library_key: str = "library_id",
+) -> AnnData:
+    """Lay a lattice of virtual spots on the tissue of a slide that has none.
+
+    The result is an AnnData without genes, ready for everything that reads patches, such as the prediction of expression.
+
+    Parameters
+    ----------
+    image
+        Path of the image file, array (y, x, c) or (c, y, x), or image of a SpatialData object; 8-bit RGB. Patches can be
+        cut from a file later on without naming it again; of the others the AnnData keeps the hires image only.
+    mpp
+        Micrometres per pixel. `None` takes what the file says (OME-TIFF, Aperio, resolution tags).
+    spot_diameter
+        In µm. The default is what Space Ranger gives as the diameter of Visium's spots, so that patches measured in spots
+        are as large as those of a Visium section; 100 on the arrays before Visium.
+    pitch
+        Distance between the centres of neighbouring spots in µm: 100 on Visium, 200 on the arrays before it.
+    kind
+        `"hex"` as on Visium, or `"grid"` of squares.
+    min_tissue
+        Smallest share of a spot that is tissue, from 0 to 1. With 0 all spots are kept.
+    library_id
+        Name of the slide.
+    library_key
+        Column of `obs` for it.
+
+    Returns
+    -------
+    Spots x 0 genes, with
+
+    - `obs`: `in_tissue` (1), `array_row`, `array_col` and the categorical column `library_key`; spots are named by column
+      and row, such as `12x7`
+    - `obsm["spatial"]`: x and y in pixels of the image
+    - `uns["spatial"][library_id]`: `images` (`hires`, at most about 2,000 px wide and high), `scalefactors`
+      (`tissue_hires_scalef`, `spot_diameter_fullres`, `microns_per_pixel`) and `metadata` (`source_image_path`)
+    - `uns["spared_sc"]["tile_slide"]`: the parameters
+
+    Raises
+    ------
+    ValueError
+        If the scale is unknown, no tissue is found, spots are less than a pixel of the hires image apart, or the image
+        cannot be read.
+    FileNotFoundError
+        If there is no such file.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> slide = sp.datasets.synthetic(n_libraries=1).uns["spatial"]["library_1"]["images"]["hires"]
+    >>> adata = sp.pp.tile_slide(slide, mpp=4.1)
+    >>> adata.n_vars, adata.obs["in_tissue"].unique().tolist()
+    (0, [1])
+    """
+    from anndata import AnnData
+
+    for name, value in (("spot_diameter", spot_diameter), ("pitch", pitch)):
+        check_number(name, value, 1e-3)
+    check_number("min_tissue", min_tissue, 0, 1)
+    if kind not in _KINDS:
+        raise ValueError(f"kind={kind!r} cannot be used: choose one of {listing(_KINDS)}.")
+    source = open_image(image)
+    mpp = _scale(source, mpp)
+    hires, zoom = source.thumbnail(_LONGEST)
+    if pitch / mpp * zoom < 1:
+        raise ValueError(
+            f"spots {pitch:g} um apart are {pitch / mpp:.3g} pixels apart (mpp={mpp:g}), and lie closer than the pixels in "
+            "which tissue is looked for: check `mpp` and `pitch`, both in micrometres."
+        )
+    places, xy = _lattice(kind, pitch / mpp, source.shape)
+    share = share_within(tissue_mask(hires), xy * zoom, spot_diameter / mpp * zoom)
+    keep = share >= min_tissue
+    if not keep.any():
+        raise ValueError(
+            f"no spot lies on tissue of {source.where}: is it an H&E image? With min_tissue=0 all {len(keep)} are kept."
+        )
+    places, xy = places[keep], xy[keep]
+    obs = pd.DataFrame(
+        {
+            Key.obs.in_tissue: 1,
+            Key.obs.array_row: places[:, 0],
+            Key.obs.array_col: places[:, 1],
+            library_key: pd.Categorical([library_id] * len(xy)),
+        },
+        index=[f"{column}x{row}" for row, column in places],
+    )
+    metadata = {"source_image_path": source.where} if source.kind == "file" else {}
+    adata = AnnData(obs=obs, obsm={Key.obsm.spatial: xy})
+    adata.uns[Key.uns.spatial] = {
+        library_id: {
+            "images": {"hires": hires},
+            "scalefactors": {
+                "tissue_hires_scalef": zoom,
+                "spot_diameter_fullres": spot_diameter / mpp,
+                "microns_per_pixel": mpp,
+            },
+            "metadata": metadata,
+        }
+    }
+    params = {"mpp": mpp, "spot_diameter": spot_diameter, "pitch": pitch, "kind": kind, "min_tissue": min_tissue}
+    record(adata, key="tile_slide", function="pp.tile_slide", params=params, slots={})
+    logger.info("%d of %d spots lie on tissue", len(xy), len(keep))
+    return adata
+
+
+def _scale(source: Any, mpp: float | None) -> float:
+    """Micrometres per pixel, as given or as the file says."""
+    if mpp is not None:
+        check_number("mpp", mpp, 1e-6)
+        return float(mpp)
+    if source.um_per_px is None:
+        raise ValueError(f"{source.where} does not say how large its pixels are: pass `mpp=`, micrometres per pixel.")
+    logger.info("%s: %.4g um per pixel, as the file says", source.where, source.um_per_px)
+    return source.um_per_px
+
+
+def _lattice(kind: str, pitch: float, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Places (row, column) and positions (x, y) of a lattice that fills an image."""
+    height, width = shape
+    row_step, column_step = (pitch * np.sqrt(3) / 2, pitch / 2) if kind == "hex" else (pitch, pitch)
+    rows, columns = np.arange(int(height // row_step)), np.arange(int(width // column_step))
+    row, column = (index.ravel() for index in np.meshgrid(rows, columns, indexing="ij"))
+    if kind == "hex":  # every other place, as on Visium's array
+        used = (row + column) % 2 == 0
+        row, column = row[used], column[used]
+    xy = np.column_stack([(column + 0.5) * column_step, (row + 0.5) * row_step])
+    return np.column_stack([row, column]), xy

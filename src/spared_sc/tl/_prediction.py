@@ -1,0 +1,315 @@
+"""From an AnnData to what predictors are given, and a predictor fitted to some of its libraries and applied to others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core import validate
+from spared_sc._core.keys import Key
+from spared_sc._core.report import logger
+from spared_sc._core.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from spared_sc._core.validate import Libraries
+    from spared_sc._images.patches import Patches
+    from spared_sc._models.prediction.base import How, Spots
+    from spared_sc._models.prediction.fitted import FittedPredictor
+
+LOSSES = ("detected", "all")
+_SKETCH = 64  # hashes that are kept of a section
+_SAME_SIZE = 0.1  # by how much the side of a patch may differ from that in training
+_SAME_RESOLUTION = 2.0  # by how many times the resolution of the image may
+
+
+@dataclass(frozen=True)
+class Part:
+    """One fit: what it learns from, what selects, and what it predicts; masks over libraries."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    predicted: np.ndarray
+
+
+def plan(split: np.ndarray | None, groups: np.ndarray, *, validates: bool) -> tuple[list[Part], list[str]]:
+    """The fits to make, and the part that every library has in them.
+
+    With a split there is one fit. Without, every group of libraries is predicted by a fit to the others; of these the
+    group that follows selects, where there are at least two and the predictor needs some.
+    """
+    if split is not None:
+        return [Part(split == "train", split == "val", np.ones(len(split), dtype=bool))], split.tolist()
+    names = np.unique(groups)
+    parts = []
+    for i, name in enumerate(names):
+        out = groups == name
+        validation = groups == names[(i + 1) % len(names)] if validates and len(names) > 2 else np.zeros_like(out)
+        parts.append(Part(~out & ~validation, validation, out))
+    return parts, ["held out"] * len(groups)
+
+
+def get_spots(
+    adata: AnnData,
+    libraries: Libraries,
+    needs: tuple[str, ...],
+    *,
+    spatial_key: str,
+    use_rep: str | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> Spots:
+    """What a predictor needs of the spots, apart from targets."""
+    from spared_sc._models.prediction.base import Spots
+
+    position = log_depth = None
+    if spatial_key in adata.obsm:
+        position = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
+    elif "position" in needs:
+        raise KeyError(f"there is no obsm[{spatial_key!r}] (obsm: {validate.listing(adata.obsm)}): it is needed here.")
+    if "log_depth" in needs:
+        counts, _ = validate.get_counts(adata)
+        log_depth = np.log1p(np.asarray(counts.sum(axis=1), dtype=float).ravel())
+    return Spots(
+        library=libraries.codes,
+        position=position,
+        patches=get_patches(adata, libraries, spatial_key, recipe) if "patches" in needs else None,
+        embedding=validate.get_embedding(adata, use_rep) if "embedding" in needs else None,
+        log_depth=log_depth,
+    )
+
+
+def get_patches(
+    adata: AnnData, libraries: Libraries, spatial_key: str, recipe: Mapping[str, Any] | None = None
+) -> Patches:
+    """The patches that `pp.extract_patches` recorded; without a record those of a recipe, or the usual ones.
+
+    A recipe gives the size in micrometres where it and the image know them: spots are of other sizes on other arrays.
+    """
+    from spared_sc._images.resolve import resolve_patches
+
+    if recipe is None or Key.uns.patches in adata.uns.get(Key.uns.records, {}):
+        return resolve_patches(adata, libraries, spatial_key=spatial_key)
+    output_size = recipe["output_size"]
+    named = {"size": recipe["size"], "unit": recipe["unit"]}
+    patches = resolve_patches(adata, libraries, spatial_key=spatial_key, output_size=output_size, **named)
+    if recipe["um_per_px"] is None or scale_of(patches.recipe)["um_per_px"] is None:
+        return patches
+    named = {"size": recipe["patch_px"] * recipe["um_per_px"], "unit": "um"}
+    return resolve_patches(adata, libraries, spatial_key=spatial_key, output_size=output_size, **named)
+
+
+def scale_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a recipe must agree between training and use, sizes as medians over the libraries."""
+    sources = list(recipe["sources"].values())
+    side = float(np.median([one["patch_px"] for one in sources]))
+    resolution = float(np.median([one["um_per_px"] for one in sources]))
+    named = {name: recipe[name] for name in ("size", "unit", "output_size")}
+    return {**named, "patch_px": side, "um_per_px": None if np.isnan(resolution) else resolution}
+
+
+def check_scale(trained: Mapping[str, Any], recipe: Mapping[str, Any], *, force: bool) -> None:
+    """Refuse patches that show another size of tissue, or another resolution, than those of training."""
+    found = scale_of(recipe)
+    if trained["um_per_px"] and found["um_per_px"]:
+        factor = found["um_per_px"] / trained["um_per_px"]
+        sides = [one["patch_px"] * one["um_per_px"] for one in (trained, found)]
+        what = f"{sides[1]:.1f} um at {found['um_per_px']:.3g} um per pixel"
+        wanted = f"{sides[0]:.1f} um at {trained['um_per_px']:.3g} um per pixel"
+    else:
+        factor = trained["patch_px"] / found["patch_px"]
+        same = (trained["size"], trained["unit"]) == (found["size"], found["unit"])
+        sides = [1.0, 1.0 if same else np.inf]
+        what = f"{found['size']:g} {found['unit']} of {found['patch_px']:.0f} pixels"
+        wanted = f"{trained['size']:g} {trained['unit']} of {trained['patch_px']:.0f} pixels"
+    fits = abs(sides[1] / sides[0] - 1) <= _SAME_SIZE and 1 / _SAME_RESOLUTION <= factor <= _SAME_RESOLUTION
+    if fits:
+        return
+    message = f"the patches here are {what}, those of training {wanted}"
+    if not force:
+        raise ValueError(
+            f"{message}: the model has never seen such patches. Extract others with `sp.pp.extract_patches(adata, "
+            "image=..., size=..., unit=..., mpp=...)`, or pass force=True."
+        )
+    logger.warning("%s; predictions are made all the same (force=True)", message)
+
+
+def with_target(adata: AnnData, spots: Spots, layer: str, genes: np.ndarray, loss: str) -> Spots:
+    """Spots with the expression of some genes, and with the entries that count."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r} is unknown: choose {validate.listing(LOSSES)}.")
+    target = validate.dense(validate.get_layer(adata, layer)[:, genes]).astype(np.float32)
+    known = validate.dense(validate.get_detected(adata)[:, genes]) if loss == "detected" else None
+    return replace(spots, target=target, known=known)
+
+
+def fingerprints(adata: AnnData, libraries: Libraries, spatial_key: str) -> dict[str, list[int]]:
+    """Every section's smallest hashes of the places of its spots; see `same_section`."""
+    if spatial_key not in adata.obsm:
+        return {name: [] for name in libraries.names}
+    places = np.rint(10 * np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]).astype(np.int64)
+    # One multiplication and shift per coordinate scatter the bits (a variant of splitmix64).
+    hashed = np.zeros(len(places), dtype=np.uint64)
+    for column in places.T:
+        hashed = (hashed ^ column.astype(np.uint64)) * np.uint64(0xBF58476D1CE4E5B9)
+        hashed ^= hashed >> np.uint64(31)
+    small = (hashed >> np.uint64(32)).astype(np.int64)
+    return {
+        name: np.unique(small[rows])[:_SKETCH].tolist()
+        for name, rows in zip(libraries.names, libraries.rows(), strict=True)
+    }
+
+
+def same_section(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sections share most of their spots, whatever they are called and however they were filtered.
+
+    The smallest hashes of two sets are a sample of their union; the share of it that is in both estimates the share of
+    common spots (Broder 1997).
+    """
+    sample = sorted({*one, *other})[:_SKETCH]
+    return bool(sample) and len(set(one) & set(other) & set(sample)) > len(sample) / 2
+
+
+def recognised(
+    fitted: FittedPredictor, adata: AnnData, libraries: Libraries, spatial_key: str
+) -> tuple[dict[str, str], np.ndarray]:
+    """The part that every library had in a fit, and its code there, -1 for none."""
+    roles, codes = {}, np.full(len(libraries.names), -1)
+    for i, (name, here) in enumerate(fingerprints(adata, libraries, spatial_key).items()):
+        roles[name] = "test"
+        for role, past in fitted.card["libraries"].items():
+            for other, sketch in past.items():
+                if same_section(here, sketch):
+                    roles[name], codes[i] = role, fitted.card["codes"][other]
+    return roles, codes
+
+
+def appearance(spots: Spots) -> np.ndarray | None:
+    """What tells spots unlike those in training: the embedding, or the colours and textures of the patches."""
+    if spots.embedding is not None:
+        return spots.embedding
+    if spots.patches is None:
+        return None
+    from spared_sc._models.encoders import embed_all, load_encoder
+
+    return embed_all(load_encoder("classical"), spots.patches, show_progress_bar=False)
+
+
+def fit_one(
+    name: str,
+    params: Mapping[str, Any],
+    spots: Spots,
+    part: Part,
+    genes: list[str],
+    how: How,
+    card: Mapping[str, Any],
+    looks: np.ndarray | None,
+) -> FittedPredictor:
+    """Fit a predictor to the train libraries of a part."""
+    from spared_sc._kernels.lowrank import gene_means
+    from spared_sc._models.checkpoint import data_hash
+    from spared_sc._models.prediction.fitted import FittedPredictor
+    from spared_sc._models.prediction.novelty import Novelty
+    from spared_sc._models.prediction.registry import make_predictor
+
+    predictor = make_predictor(name, params)
+    train = np.flatnonzero(part.train[spots.library])
+    validation = np.flatnonzero(part.validation[spots.library])
+    learned_from = spots.rows(train)
+    predictor.fit(learned_from, spots.rows(validation) if validation.size else None, how)
+    codes = {"train": np.unique(spots.library[train]), "val": np.unique(spots.library[validation])}
+    known = np.ones(learned_from.target.shape, dtype=bool) if learned_from.known is None else learned_from.known
+    return FittedPredictor(
+        predictor,
+        genes,
+        {
+            **card,
+            "libraries": {
+                what: {n: p for i, (n, p) in enumerate(card["libraries"].items()) if i in at}
+                for what, at in codes.items()
+            },
+            "codes": {name: i for i, name in enumerate(card["libraries"])},
+            "n_spots": len(train),
+            "params": dict(params),
+            "data": data_hash(learned_from.target, known),
+        },
+        gene_means(np.where(known, learned_from.target, 0), known),
+        None if looks is None else Novelty.of(looks[train]),
+    )
+
+
+def make_how(
+    random_state: int,
+    device: str | None,
+    batch_size: int | None,
+    n_jobs: int | None,
+    show_progress_bar: bool | None,
+) -> How:
+    """Check the arguments that say how to compute."""
+    from spared_sc._models.prediction.base import How
+    from spared_sc.tl._completers import make_run
+
+    run = make_run(random_state, device=device, batch_size=batch_size, n_jobs=n_jobs)
+    return How(run.device, run.seed, batch_size or settings.batch_size or 256, run.n_threads, show_progress_bar)
+
+
+def checkpoint_of(folder: str | Path | None, fold: int, n_folds: int) -> Path | None:
+    """Folder for the state of one fit of several."""
+    from pathlib import Path
+
+    if folder is None:
+        return None
+    return Path(folder) / f"fold-{fold}" if n_folds > 1 else Path(folder)
+
+
+def embedding_for(
+    card: Mapping[str, Any], adata: AnnData, libraries: Libraries, spatial_key: str, how: How, *, force: bool
+) -> np.ndarray:
+    """The embedding that a fitted predictor needs: the one that is there, or else made with its encoder."""
+    use_rep, encoder = card["use_rep"], card["encoder"]
+    if use_rep in adata.obsm or encoder is None:
+        found = adata.uns.get(Key.uns.records, {}).get(use_rep, {})
+        if encoder is not None:
+            _check_encoder(
+                encoder,
+                plain(found.get("encoder")),
+                f"obsm[{use_rep!r}]",
+                f"remove it, `del adata.obsm[{use_rep!r}]`, and it is made here",
+            )
+        if card["patches"] is not None and "patches" in found:
+            check_scale(card["patches"], found["patches"], force=force)
+        return validate.get_embedding(adata, use_rep)
+    from spared_sc._models.encoders import embed_all, load_encoder
+
+    patches = get_patches(adata, libraries, spatial_key, card["patches"])
+    check_scale(card["patches"], patches.recipe, force=force)
+    made = card["embedded"]
+    model = load_encoder(made["encoder"], weights=made["weights"], device=how.device, random_state=made["random_state"])
+    _check_encoder(encoder, plain(model.identity()), "the encoder that is found here", "get the same weights")
+    return embed_all(model, patches, show_progress_bar=how.show_progress_bar)
+
+
+def _check_encoder(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, what: str, remedy: str) -> None:
+    if found == wanted:
+        return
+    differs = "nothing is recorded about it"
+    if found is not None:
+        name = next(name for name in wanted if found.get(name) != wanted[name])
+        differs = f"{name} is {found.get(name)!r} instead of {wanted[name]!r}"
+    raise ValueError(f"{what} is not what the model was fitted on ({differs}): {remedy}.")
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON gives it back."""
+    if isinstance(value, dict):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    return None if isinstance(value, str) and value == "None" else value

@@ -1,0 +1,316 @@
+"""Scores of predictions on measured expression."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core import validate
+from spared_sc._core.keys import Key
+from spared_sc.get.predicted import prediction_key, prediction_keys
+from spared_sc.tl import _prediction as of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+COLUMNS = ("prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper")
+_ALL = "all"
+_HONEST = ("test", "held out")
+
+
+def score_prediction(
+    adata: AnnData,
+    keys: str | Sequence[str] | None = None,
+    *,
+    layer: str = Key.layers.log2tpm,
+    library_key: str | None = None,
+    subject_key: str | None = None,
+    spatial_key: str = Key.obsm.spatial,
+    n_bootstrap: int = 2000,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Score predictions on detected entries, within libraries, beside anchors and what noise allows.
+
+    The anchors `gene_mean`, `depth_only` and `position_only` are fitted to detected entries of the libraries that the
+    models were fitted to. Whatever layer a model was fitted to, the truth is the measured, uncorrected one, on entries with a count. Only
+    libraries that had no part in fitting are scored: those of the test split, or held out. Where there are none, the
+    validation libraries are, and the column `role` says so: the best step was chosen on them.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes with tables from :func:`spared_sc.tl.predict_expression`.
+    keys
+        Names of the tables in `obsm`; all of them by default.
+    layer
+        Measured expression.
+    library_key
+        Column of `obs` that names the library of each spot; needed with several libraries.
+    subject_key
+        Column of `obs` with the donor; intervals then resample libraries within donors.
+    spatial_key
+        Name in `obsm` of the spots' positions.
+    n_bootstrap
+        Resamples of the libraries.
+    random_state
+        Seed of the resampling and of the thinning behind the noise floor.
+
+    Returns
+    -------
+    A table with the columns `prediction`, `library`, `subject`, `role`, `gene`, `metric`, `value`, `lower`, `upper`.
+    `library="all"` is the mean over libraries, with the ends of its 95 % interval (NaN for one library). The metrics:
+
+    - `mse`, `mae`, `r2` (of the deviations from each gene's mean in the library)
+    - `skill`: 1 - mse / mse of `gene_mean`; above zero, the image says something
+    - `pcc`: of a gene over the spots of a library; with `gene="all"`, the mean over genes
+    - `pcc_spot`: of a spot over genes, mean over spots
+    - `pcc_pooled`: of a gene over the spots of all libraries together, as SpaRED computes it (`library="all"` only);
+      differences between sections inflate it
+
+    With `gene` there are `mse`, `mae`, `r2`, `skill` and `pcc` of every gene. `prediction="floor_low"` and `"floor_high"`
+    are the range of what a prediction without any error would score, from the sampling noise of counts: a floor of the
+    `mse` and a ceiling of the `pcc`.
+
+    Raises
+    ------
+    KeyError
+        If a table, layer or column does not exist.
+    ValueError
+        If no library can be scored, or if the tables differ in genes or in the libraries that were held out.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=3)
+    >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
+    >>> sp.tl.embed_patches(adata, encoder="classical", library_key="library_id")
+    >>> sp.tl.predict_expression(adata, model="ridge", library_key="library_id")
+    >>> scores = sp.tl.score_prediction(adata, library_key="library_id")
+    >>> summary = scores[(scores["library"] == "all") & (scores["gene"] == "all") & (scores["metric"] == "pcc")]
+    >>> summary["prediction"].tolist()
+    ['predicted_ridge', 'gene_mean', 'depth_only', 'position_only', 'floor_low', 'floor_high']
+    """
+    import pandas as pd
+
+    adata = validate.check_adata(adata)
+    libraries = validate.get_libraries(adata, library_key)
+    subjects = validate.get_subjects(adata, subject_key, libraries)
+    validate.check_number("n_bootstrap", n_bootstrap, 1, whole=True)
+    validate.check_number("random_state", random_state, 0, whole=True)
+    tables, roles, groups = _tables(adata, keys, libraries)
+    names = next(iter(tables.values())).columns
+    genes = adata.var_names.get_indexer(names)
+    if (genes < 0).any():
+        raise ValueError(
+            f"adata has no genes {validate.listing(names[genes < 0], 5)}, which were predicted: they cannot be scored."
+        )
+    truth = validate.dense(validate.get_layer(adata, layer)[:, genes]).astype(np.float32)
+    known = validate.dense(validate.get_detected(adata)[:, genes])
+    scored = _scored(roles, libraries)
+    rows = np.flatnonzero(scored[libraries.codes])
+    predictions = {key: table.to_numpy(dtype=np.float32) for key, table in tables.items()}
+    predictions |= _anchors(adata, libraries, layer, genes, list(tables), roles, groups, spatial_key)
+    place = np.cumsum(scored) - 1  # number of a scored library among those
+    library = place[libraries.codes[rows]]
+    measured = _Measured(truth[rows], known[rows], library, int(scored.sum()))
+    found = {key: measured.score(values[rows]) for key, values in predictions.items()}
+    of_mean = found["gene_mean"]
+    for scores in found.values():
+        scores["skill"] = 1 - scores["mse"] / of_mean["mse"]
+    found |= _floors(adata, layer, genes, libraries, spatial_key, library_key, rows, measured, random_state)
+    kept = [(libraries.names[i], subjects[i], roles[libraries.names[i]]) for i in np.flatnonzero(scored)]
+    from spared_sc.get.completion import _weights
+
+    weights = _weights([one[1] for one in kept], n_bootstrap, np.random.default_rng(random_state))
+    lines = [line for key, scores in found.items() for line in _lines(key, scores, kept, names, weights)]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+class _Measured:
+    """What predictions are compared with."""
+
+    def __init__(self, truth: np.ndarray, known: np.ndarray, library: np.ndarray, n_libraries: int):
+        self.given = truth, known
+        self.library, self.n_libraries = library, n_libraries
+
+    def score(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """Per library: the column 0 is over all genes, the others are the genes; (n_libraries,) where there are none."""
+        from spared_sc._kernels import agreement
+
+        by_gene = agreement.by_gene(*self.given, prediction, self.library, self.n_libraries)
+        total = agreement.by_library(*self.given, prediction, self.library, self.n_libraries)
+        total["pcc"] = _mean(by_gene["pcc"])
+        scores = {name: np.column_stack([total[name], by_gene[name]]) for name in ("mse", "mae", "r2", "pcc")}
+        scores["pcc_spot"] = total["pcc_spot"][:, None]
+        together = agreement.by_gene(*self.given, prediction, np.zeros_like(self.library), 1)["pcc"]
+        scores["pcc_pooled"] = _mean(together)
+        return scores
+
+
+def _tables(
+    adata: AnnData, keys: str | Sequence[str] | None, libraries: validate.Libraries
+) -> tuple[dict[str, pd.DataFrame], dict[str, str], dict[str, str]]:
+    """Predictions, the part that every library had in fitting, and what was held out together."""
+    records = adata.uns.get(Key.uns.records, {})
+    keys = prediction_keys(adata) or [None] if keys is None else [keys] if isinstance(keys, str) else list(keys)
+    keys = [prediction_key(adata, key) for key in keys]
+    tables = {key: adata.obsm[key] for key in keys}
+    roles, groups = (
+        {key: {str(k): str(v) for k, v in records[key][what].items()} for key in keys} for what in ("roles", "groups")
+    )
+    first = keys[0]
+    for key in keys:
+        if set(roles[key]) != set(libraries.names):
+            raise ValueError(
+                f"{key!r} was made with the libraries {validate.listing(roles[key])}, here are "
+                f"{validate.listing(libraries.names)}: pass the same `library_key`."
+            )
+        if not tables[key].columns.equals(tables[first].columns):
+            raise ValueError(f"{key!r} and {first!r} predict different genes: score them one by one.")
+        if (roles[key], groups[key]) != (roles[first], groups[first]):
+            raise ValueError(f"{key!r} and {first!r} were fitted to different libraries: score them one by one.")
+    return tables, roles[first], groups[first]
+
+
+def _scored(roles: dict[str, str], libraries: validate.Libraries) -> np.ndarray:
+    """Mask of the libraries to score."""
+    role = np.array([roles[name] for name in libraries.names])
+    for wanted in (_HONEST, ("val",)):
+        scored = np.isin(role, wanted)
+        if scored.any():
+            return scored
+    raise ValueError(
+        "all libraries had a part in fitting: a score on them would say nothing. Make a split with "
+        "`sp.pp.split_libraries(adata)`, or pass split_key=None to predict every library by a fit to the others."
+    )
+
+
+def _anchors(
+    adata: AnnData,
+    libraries: validate.Libraries,
+    layer: str,
+    genes: np.ndarray,
+    keys: Sequence[str],
+    roles: dict[str, str],
+    groups: dict[str, str],
+    spatial_key: str,
+) -> dict[str, np.ndarray]:
+    """Predictions of the anchors, fitted to the detected entries of the libraries that the models were fitted to.
+
+    Where those are not at hand, only the mean of the genes in training, which every model records.
+    """
+    from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS, make_predictor
+
+    role = np.array([roles[name] for name in libraries.names])
+    split = None if (role == "held out").all() else role
+    if split is not None and not (split == "train").any():
+        mean = np.asarray(adata.uns[Key.uns.records][keys[0]]["gene_mean"], dtype=np.float32)
+        return {"gene_mean": np.broadcast_to(mean, (adata.n_obs, len(genes)))}
+    parts, _ = of.plan(split, np.array([groups[name] for name in libraries.names]), validates=False)
+    how = of.make_how(0, "cpu", None, None, show_progress_bar=False)
+    result = {}
+    for name in ANCHORS:
+        try:
+            spots = of.get_spots(adata, libraries, PREDICTORS[name].needs, spatial_key=spatial_key)
+        except (KeyError, TypeError, ValueError) as error:
+            warnings.warn(f"the anchor {name!r} is left out: {error}", stacklevel=3)
+            continue
+        spots = of.with_target(adata, spots, layer, genes, "detected")
+        result[name] = np.empty(spots.target.shape, dtype=np.float32)
+        for part in parts:
+            predictor = make_predictor(name, {})
+            predictor.fit(spots.rows(np.flatnonzero(part.train[libraries.codes])), None, how)
+            rows = np.flatnonzero(part.predicted[libraries.codes])
+            result[name][rows] = predictor.predict(spots.rows(rows), how)
+    return result
+
+
+def _floors(
+    adata: AnnData,
+    layer: str,
+    genes: np.ndarray,
+    libraries: validate.Libraries,
+    spatial_key: str,
+    library_key: str | None,
+    rows: np.ndarray,
+    measured: _Measured,
+    random_state: int,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Scores of a prediction without error, at two estimates of the sampling noise."""
+    from spared_sc._kernels import agreement
+    from spared_sc._kernels.floor import noise_variances
+    from spared_sc._kernels.metrics import FLOORS
+    from spared_sc.tl._sections import resolve
+
+    resolved = resolve(adata, layer=layer, mask_var=None, library_key=library_key, spatial_key=spatial_key, genes=genes)
+    if resolved.sections.total is None:
+        warnings.warn(
+            f"there is no noise floor: it needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r}.",
+            stacklevel=3,
+        )
+        return {}
+    truth, known = measured.given
+    variances = noise_variances(resolved.sections, np.random.default_rng([random_state, 1]))
+    result = []
+    for variance in (resolved.to_rows(one)[rows] for one in variances):
+        n_entries = np.array([known[measured.library == i].sum() for i in range(measured.n_libraries)])
+        total = [variance[measured.library == i].sum() for i in range(measured.n_libraries)]
+        highest = agreement.ceiling(truth, known, variance, measured.library, measured.n_libraries)
+        scores = {"mse": (total / n_entries)[:, None], "pcc": np.column_stack([_mean(highest), highest])}
+        result.append(scores)
+    result.sort(key=lambda scores: scores["mse"].mean())
+    return dict(zip(FLOORS, result, strict=True))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over genes of what is defined, (n_libraries,)."""
+    found = np.isfinite(values)
+    n = found.sum(axis=1).astype(float)
+    n[n == 0] = np.nan
+    return np.where(found, values, 0).sum(axis=1) / n
+
+
+def _lines(
+    key: str,
+    scores: dict[str, np.ndarray],
+    kept: Sequence[tuple[str, str, str]],
+    names: pd.Index,
+    weights: np.ndarray,
+) -> list[tuple[Any, ...]]:
+    """Rows of the table."""
+    lines: list[tuple[Any, ...]] = []
+    for metric, values in scores.items():
+        if metric == "pcc_pooled":
+            lines.append((key, _ALL, _ALL, _ALL, _ALL, metric, float(values[0]), np.nan, np.nan))
+            continue
+        columns = [_ALL, *names][: values.shape[1]]
+        for at, library in enumerate(kept):
+            lines += [
+                (key, *library, gene, metric, float(value), np.nan, np.nan)
+                for gene, value in zip(columns, values[at], strict=True)
+            ]
+        defined = np.isfinite(values)
+        n = defined.sum(axis=0).astype(float)
+        n[n == 0] = np.nan
+        means = np.where(defined, values, 0).sum(axis=0) / n
+        # Libraries where a score is not defined do not count in a resample.
+        resampled = weights @ np.where(defined, values, 0)
+        share = weights @ defined.astype(float)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            resampled = resampled / share
+        low, high = _interval(resampled) if len(kept) > 1 else np.full((2, values.shape[1]), np.nan)
+        lines += [
+            (key, _ALL, _ALL, _ALL, gene, metric, float(mean), float(a), float(b))
+            for gene, mean, a, b in zip(columns, means, low, high, strict=True)
+        ]
+    return lines
+
+
+def _interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % interval of every column; NaN where a resample is not defined."""
+    return tuple(np.quantile(resampled, (0.025, 0.975), axis=0))

@@ -1,0 +1,119 @@
+"""SpatialData objects in the place of an AnnData, as the Visium reader of spatialdata-io and spatialdata itself make them."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import spatialdata
+from spatialdata import models, transformations
+
+import spared_sc as sp
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # spatialdata's and dask's own
+
+
+def as_spatialdata(adata: ad.AnnData, *, image: str = "small", positions: bool = True) -> spatialdata.SpatialData:
+    """What a reader would make of these sections: an image, circles and one table."""
+    images, shapes = {}, {}
+    table = ad.AnnData(adata.X.copy(), obs=adata.obs.drop(columns="library_id"), var=adata.var[[]].copy())
+    table.obs["region"] = pd.Categorical(adata.obs["library_id"].astype(str))
+    table.obs["spot"] = np.arange(adata.n_obs)
+    if positions:
+        table.obsm["spatial"] = adata.obsm["spatial"]
+    for name, slide in adata.uns["spatial"].items():
+        rows = np.flatnonzero(table.obs["region"] == name)
+        own = transformations.Identity()
+        shapes[name] = models.ShapesModel.parse(
+            adata.obsm["spatial"][rows],
+            geometry=0,
+            radius=slide["scalefactors"]["spot_diameter_fullres"] / 2,
+            index=table.obs["spot"].iloc[rows],
+            transformations={name: own},
+        )
+        factor = 1 / slide["scalefactors"]["tissue_hires_scalef"]
+        images[f"{name}_image"] = models.Image2DModel.parse(
+            slide["images"]["hires"].transpose(2, 0, 1),
+            dims=("c", "y", "x"),
+            scale_factors=[2] if image == "pyramid" else None,
+            transformations={name: transformations.Scale([factor, factor], axes=("y", "x"))},
+        )
+    regions = list(shapes)
+    table = models.TableModel.parse(table, region=regions, region_key="region", instance_key="spot")
+    return spatialdata.SpatialData(images=images, shapes=shapes, tables={"table": table})
+
+
+@pytest.fixture
+def adata():
+    return sp.datasets.synthetic(n_libraries=2, shape=(8, 8), n_genes=40, depth=300)
+
+
+@pytest.mark.parametrize("image", ["small", "pyramid"])
+@pytest.mark.parametrize("positions", [True, False])
+def test_a_spatialdata_object_gives_what_its_anndata_gives(adata, image, positions):
+    sdata = as_spatialdata(adata, image=image, positions=positions)
+    before = set(sdata.tables["table"].uns), set(sdata.tables["table"].obsm)
+    for data, key in ((adata, {"library_key": "library_id"}), (sdata, {})):
+        sp.pp.recipe_spared(data, n_genes=12, gene_lengths=None, **key)
+        sp.tl.median_complete(data, **key)
+        sp.tl.embed_patches(data, encoder="classical", **key)
+        sp.tl.predict_expression(data, model="ridge", **key)
+    table = sdata.tables["table"]
+    assert np.array_equal(table.layers["median"].toarray(), adata.layers["median"].toarray())
+    np.testing.assert_allclose(table.obsm["X_classical"], adata.obsm["X_classical"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(table.obsm["predicted_ridge"], adata.obsm["predicted_ridge"], atol=0.02)
+    # What was lent for the call is taken back.
+    assert (set(table.uns) - {"spared_sc"}, set(table.obsm) - {"X_classical", "predicted_ridge"}) == before
+
+
+def test_regions_are_the_libraries(adata):
+    sdata = as_spatialdata(adata)
+    share = sp.get.missing_share(sdata)
+    assert share.columns.tolist() == ["library_1", "library_2"]
+
+
+def test_filtering_keeps_shapes_and_table_together(adata, tmp_path):
+    sdata = as_spatialdata(adata)
+    counts = np.asarray(adata.X.sum(axis=1)).ravel()
+    least = float(np.quantile(counts, 0.3))
+    sp.pp.spared_filter(sdata, spot_counts=(least, 1e6))
+    table = sdata.tables["table"]
+    assert 0 < table.n_obs < adata.n_obs
+    for name in ("library_1", "library_2"):
+        of_region = table.obs["spot"][table.obs["region"] == name]
+        assert set(sdata.shapes[name].index) == set(of_region)
+    sdata.write(tmp_path / "filtered.zarr")
+    back = spatialdata.read_zarr(tmp_path / "filtered.zarr")
+    assert back.tables["table"].n_obs == table.n_obs
+    assert len(back.shapes["library_1"]) == (table.obs["region"] == "library_1").sum()
+
+
+def test_plots_find_the_images(adata):
+    import matplotlib.pyplot as plt
+
+    sdata = as_spatialdata(adata)
+    sp.pp.recipe_spared(sdata, n_genes=12, gene_lengths=None)
+    table = sdata.tables["table"]
+    gene = table.var_names[table.var["spared_selected"]][0]
+    fig = sp.pl.spatial_compare(sdata, gene, layers=["log2tpm"])
+    assert [len(ax.images) for ax in fig.axes[:2]] == [1, 1]
+    plt.close(fig)
+
+
+def test_keyword_and_copy(adata):
+    sdata = as_spatialdata(adata)
+    result = sp.pp.normalize_tpm(adata=sdata, gene_lengths=None, copy=True)
+    assert isinstance(result, ad.AnnData)
+    assert "log2tpm" in result.layers
+    assert "log2tpm" not in sdata.tables["table"].layers
+
+
+def test_what_cannot_be_used(adata):
+    sdata = as_spatialdata(adata)
+    with pytest.raises(ValueError, match="no table"):
+        sp.pp.normalize_tpm(spatialdata.SpatialData(images=dict(sdata.images)))
+    table = sdata.tables["table"]
+    two = spatialdata.SpatialData(shapes=dict(sdata.shapes), tables={"one": table, "other": table.copy()})
+    with pytest.raises(ValueError, match="several tables"):
+        sp.pp.normalize_tpm(two)
