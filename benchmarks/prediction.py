@@ -1,0 +1,206 @@
+"""Expression from the H&E image on real sections: scores beside anchors, and what a fit costs.
+
+    python benchmarks/prediction.py                 ridge and nearest neighbours: HER2+ C2 to C5, and the mouse colon
+    python benchmarks/prediction.py --networks      the networks on HER2+ C2 to C5, from untrained weights, few steps
+    python benchmarks/prediction.py --targets       raw and completed targets, in four arms
+
+HER2+ C2 to C5 are four sections of one patient, each predicted by a fit to the other three (hyper-parameters chosen among
+those): the scores say nothing about other patients. The colon is one section, its right half predicted by a fit to the left
+half, with a gap between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+from scipy import stats
+from scipy.spatial import cKDTree
+
+import spared_sc as sp
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = {"library_key": "library_id"}
+SECTIONS = ["C2", "C3", "C4", "C5"]
+SIZES = (1, 2, 3)  # of a patch, in spot diameters
+GAP = 6  # distances between spots that are left out between the halves
+N_GENES = 400
+# The defaults, 1,000 steps of 256 spots, are for a GPU and pretrained weights.
+FEW = {
+    "shufflenet": {"n_steps": 100, "train_batch_size": 32},
+    "stnet": {"n_steps": 20, "train_batch_size": 16},
+    "bleep": {"n_steps": 20, "train_batch_size": 32},
+    "egn": {"n_steps": 10, "train_batch_size": 16},
+    "vit_b": {"n_steps": 10, "train_batch_size": 16},
+    "vit_b_delta": {"n_steps": 10, "train_batch_size": 16},
+}
+
+
+def her2() -> ad.AnnData:
+    """Four sections of patient C, 128 genes."""
+    adata = sp.datasets.her2st(SECTIONS, images=True)
+    sp.pp.recipe_spared(adata, **KEY)
+    return adata
+
+
+def colon() -> ad.AnnData:
+    """The mouse colon without the spots between its halves; the genes that most spots detect."""
+    folder = sp.settings.data_dir / "mouse_colon"
+    adata = ad.read_h5ad(folder / "derived_d0.h5ad")
+    place = adata.obsm["spatial"].astype(float)
+    pitch = np.median(cKDTree(place).query(place, k=2)[0][:, 1])
+    x = place[:, 0] - np.median(place[:, 0])
+    adata.obs["half"] = np.where(x < 0, "left", "right")
+    adata.obs["split"] = np.where(x < 0, "train", "test")
+    slide = {
+        "images": {},
+        "scalefactors": {"spot_diameter_fullres": 67.0},
+        "metadata": {"source_image_path": str(folder / "d0_naive_zoom5_stitched.jpg")},
+    }
+    adata.uns["spatial"] = {"left": slide, "right": slide}
+    adata = adata[np.abs(x) > GAP * pitch / 2].copy()
+    detected = np.asarray((adata[adata.obs["half"] == "left"].X > 0).sum(axis=0)).ravel()
+    adata.var["top"] = np.isin(np.arange(adata.n_vars), np.argsort(-detected, kind="stable")[:N_GENES])
+    sp.pp.normalize_tpm(adata, gene_lengths=None)
+    return adata
+
+
+def embed(adata: ad.AnnData, size: float, **key: str) -> float:
+    """Classical features of patches of a size; seconds."""
+    start = time.perf_counter()
+    sp.pp.extract_patches(adata, size=size, **key)
+    sp.tl.embed_patches(adata, encoder="classical", key_added=f"X_{size}", **key)
+    return time.perf_counter() - start
+
+
+def summary(scores: pd.DataFrame) -> pd.DataFrame:
+    """Overall scores, a row per prediction."""
+    part = scores[(scores["library"] == "all") & (scores["gene"] == "all")]
+    return part.pivot(index="prediction", columns="metric", values="value").loc[part["prediction"].unique()]
+
+
+def show(scores: pd.DataFrame, seconds: dict[str, float]) -> None:
+    """Markdown: MSE, skill and correlations with 95 % intervals over sections, and the seconds of all fits."""
+    print("| prediction | MSE | skill | PCC within sections | PCC, pooled | PCC over genes | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    total = scores[(scores["library"] == "all") & (scores["gene"] == "all")].set_index(["prediction", "metric"])
+    for name, row in summary(scores).reindex(columns=["mse", "pcc_pooled", "pcc_spot"]).iterrows():
+        cells = [f"{row['mse']:.3f}"]
+        for metric in ("skill", "pcc"):
+            at = total.loc[(name, metric)] if (name, metric) in total.index else None
+            value = np.nan if at is None else at["value"]
+            interval = "" if at is None or np.isnan(at["lower"]) else f" ({at['lower']:.3f} to {at['upper']:.3f})"
+            cells.append("" if np.isnan(value) else f"{value:.3f}{interval}")
+        cells += ["" if np.isnan(row[m]) else f"{row[m]:.3f}" for m in ("pcc_pooled", "pcc_spot")]
+        print(f"| {name} | {' | '.join(cells)} | {seconds.get(name, np.nan):.1f} |".replace("nan", ""), flush=True)
+
+
+def differences(scores: pd.DataFrame, name: str) -> None:
+    """A prediction minus each anchor, section by section, with a paired t interval."""
+    part = scores[(scores["library"] != "all") & (scores["gene"] == "all")]
+    for metric in ("skill", "pcc"):
+        table = part[part["metric"] == metric].pivot(index="library", columns="prediction", values="value")
+        for anchor in ("gene_mean", "depth_only", "position_only"):
+            gap = (table[name] - table[anchor]).dropna()
+            if len(gap) < 2:
+                continue
+            half = stats.sem(gap) * stats.t.ppf(0.975, len(gap) - 1)
+            each = ", ".join(f"{library} {value:+.3f}" for library, value in gap.items())
+            print(f"{name} - {anchor}, {metric}: {gap.mean():+.3f} +- {half:.3f} ({each})")
+
+
+def her2_embeddings() -> None:
+    """Ridge and nearest neighbours on classical features."""
+    adata = her2()
+    seconds = {}
+    for size in SIZES:
+        took = embed(adata, size, **KEY)
+        print(f"classical features of {adata.n_obs} spots, {size} spot diameters: {took:.1f} s")
+        for model in ("ridge", "knn"):
+            start, name = time.perf_counter(), f"{model}, {size}"
+            sp.tl.predict_expression(adata, model=model, use_rep=f"X_{size}", key_added=name, **KEY)
+            seconds[name] = time.perf_counter() - start
+    scores = sp.tl.score_prediction(adata, **KEY)
+    print("\nHER2+ C2 to C5, leave one section out, detected entries of 128 genes")
+    show(scores, seconds)
+    for size in SIZES:
+        differences(scores, f"ridge, {size}")
+
+
+def colon_halves() -> None:
+    """Ridge on classical features, from one half of a section to the other."""
+    adata = colon()
+    key = {"library_key": "half"}
+    seconds = {}
+    for size in SIZES:
+        took = embed(adata, size, **key)
+        print(f"classical features of {adata.n_obs} spots, {size} spot diameters: {took:.1f} s")
+        start, name = time.perf_counter(), f"ridge, {size}"
+        options = {"use_rep": f"X_{size}", "mask_var": "top", "key_added": name}
+        sp.tl.predict_expression(adata, model="ridge", **options, **key)
+        seconds[name] = time.perf_counter() - start
+    scores = sp.tl.score_prediction(adata, **key)
+    scores = scores[~scores["prediction"].str.startswith("floor")]  # its counts are corrected ones
+    split = adata.obs["split"].value_counts()
+    print(
+        f"\nMouse colon, {split['train']} spots of the left half to {split['test']} of the right half, {N_GENES} genes"
+    )
+    show(scores, seconds)
+    genes = scores[(scores["library"] == "all") & (scores["metric"] == "pcc")].pivot(
+        index="prediction", columns="gene", values="value"
+    )
+    print(genes.loc[list(seconds), ["all", "Acta2", "Tagln"]].round(3).to_string())
+
+
+def networks(models: list[str]) -> None:
+    """All networks, untrained weights, a few steps: that they run, and how long they take."""
+    adata = her2()
+    sp.pp.extract_patches(adata, **KEY)
+    seconds = {}
+    for model in models:
+        start = time.perf_counter()
+        params = {**FEW[model], "weights": "random", "validate_every": FEW[model]["n_steps"] // 2}
+        sp.tl.predict_expression(adata, model=model, model_params=params, key_added=model, **KEY)
+        seconds[model] = time.perf_counter() - start
+        spots = params["n_steps"] * params["train_batch_size"]
+        print(f"{model}: {len(SECTIONS)} fits of {spots} spots each in {seconds[model]:.0f} s", flush=True)
+    show(sp.tl.score_prediction(adata, **KEY), seconds)
+
+
+def targets() -> None:
+    """Raw and completed targets: C2 and C3 to learn from, C5 to score."""
+    adata = her2()
+    adata.obs["split"] = (
+        adata.obs["library_id"].astype(str).map({"C2": "train", "C3": "train", "C4": "val", "C5": "test"})
+    )
+    embed(adata, 3, **KEY)
+    sp.tl.spackle_complete(adata, **KEY)
+    show(sp.tl.compare_targets(adata, model="ridge", use_rep="X_3", **KEY), {})
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="*", metavar="MODEL", choices=list(FEW), default=None)
+    parser.add_argument("--targets", action="store_true")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*have no length")  # of HER2+, see the docs
+    if sp.settings.data_dir is None:
+        raise SystemExit("set SPARED_SC_DATA_DIR to the folder of the sections")
+    if options.networks is not None:
+        networks(options.networks or list(FEW))
+    elif options.targets:
+        targets()
+    else:
+        her2_embeddings()
+        colon_halves()
+
+
+if __name__ == "__main__":
+    main()
