@@ -2,6 +2,7 @@
 
     python benchmarks/completion.py                     accuracy on all sets; a set takes minutes to a quarter of an hour
     python benchmarks/completion.py --tables            the tables of the documentation from the scores so far
+    python benchmarks/completion.py --others SET ...    MAGIC, ALRA and SME beside the default
     python benchmarks/completion.py --speed             seconds and memory of every method, 2,000 spots x 128 genes
     python benchmarks/completion.py --growth            the same of the default, 1,000 to 100,000 spots, 32 to 5,000 genes
     python benchmarks/completion.py --paper-steps       10,000 training steps of the paper's model on the device at hand
@@ -51,6 +52,27 @@ def score(name: str, regime: str, n_masks: int, out: Path) -> None:
     print(f"{name} {regime}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
+def others(name: str, n_masks: int, out: Path) -> None:
+    """Scores of the methods of other packages, SME with expression and distance alone, beside the best simple one."""
+    file = out / f"others_{name}.csv"
+    if file.exists():
+        return
+    adata = read(name)
+    adata.obsm["X_none"] = np.zeros((adata.n_obs, 1), dtype=np.float32)
+    scores = sp.tl.evaluate_completion(
+        adata,
+        methods=["gene_mean", "stack", "alra", "magic", "sme", "residual"],
+        regimes="paper",
+        n_masks=n_masks,
+        use_rep="X_none",
+        library_key="library_id",
+        subject_key="subject",
+    )
+    scores.insert(0, "set", name)
+    scores.to_csv(file, index=False)
+    print(_mean(scores, "mse").round(3).to_string(), flush=True)
+
+
 def curve(name: str, n_masks: int, out: Path) -> None:
     """Scores of one set at hidden shares from 10 to 70 %."""
     file = out / f"curve_{name}.csv"
@@ -71,7 +93,9 @@ def curve(name: str, n_masks: int, out: Path) -> None:
 
 def tables(out: Path) -> None:
     """Markdown from the scores."""
-    scores = pd.concat([pd.read_csv(file) for file in sorted(out.glob("*.csv")) if not file.name.startswith("curve_")])
+    scores = pd.concat(
+        [pd.read_csv(file) for file in sorted(out.glob("*.csv")) if not file.name.startswith(("curve_", "others_"))]
+    )
     _error_table(scores)
     _comparison(scores[scores["regime"] != "thinning"], "mse")
     held_out = scores[(scores["regime"] != "thinning") & ~scores["set"].isin(TUNED_ON)]
@@ -203,6 +227,7 @@ def main() -> None:
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES))
     parser.add_argument("--masks", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("completion_scores"))
+    parser.add_argument("--others", nargs="+", default=[], metavar="SET", help="methods of other packages instead")
     parser.add_argument("--curve", nargs="+", default=[], metavar="SET", help="hidden shares from 10 to 70 %% instead")
     for flag in ("tables", "speed", "growth", "paper-steps"):
         parser.add_argument(f"--{flag}", action="store_true")
@@ -219,8 +244,10 @@ def main() -> None:
         paper_steps()
     elif options.tables:
         tables(options.out)
-    elif options.curve:
+    elif options.curve or options.others:
         options.out.mkdir(parents=True, exist_ok=True)
+        for name in options.others:
+            others(name, options.masks, options.out)
         for name in options.curve:
             curve(name, options.masks, options.out)
     else:
