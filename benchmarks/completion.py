@@ -53,18 +53,18 @@ def score(name: str, regime: str, n_masks: int, out: Path) -> None:
 
 
 def others(name: str, n_masks: int, out: Path) -> None:
-    """Scores of the methods of other packages, SME with expression and distance alone, beside the best simple one."""
+    """Scores of the methods of other packages, SME on classical features of the image, beside the best simple one."""
     file = out / f"others_{name}.csv"
     if file.exists():
         return
     adata = read(name)
-    adata.obsm["X_none"] = np.zeros((adata.n_obs, 1), dtype=np.float32)
+    sp.tl.embed_patches(adata, encoder="classical", library_key="library_id")
     scores = sp.tl.evaluate_completion(
         adata,
         methods=["gene_mean", "stack", "alra", "magic", "sme", "residual"],
         regimes="paper",
         n_masks=n_masks,
-        use_rep="X_none",
+        use_rep="X_classical",
         library_key="library_id",
         subject_key="subject",
     )
