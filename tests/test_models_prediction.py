@@ -18,7 +18,7 @@ from spared_sc._models.prediction import augment, backbones, bleep, networks, re
 from spared_sc._models.prediction.base import How, Spots
 from spared_sc._models.prediction.bleep import Bleep, contrastive_loss
 from spared_sc._models.prediction.egn import Attention, Egn, mean_correlation
-from spared_sc._models.prediction.networks import Targets, gene_mean
+from spared_sc._models.prediction.networks import Targets
 from spared_sc._models.prediction.regression import ImageRegression, ShuffleNet, STNet, ViT, ViTDelta
 
 CPU = torch.device("cpu")
@@ -209,8 +209,8 @@ def test_error_and_means_are_of_known_entries(train):
     everything = ((estimate - train.target) ** 2).mean()
     assert Targets.of(train, CPU).mse(torch.from_numpy(estimate)).item() == pytest.approx(everything, rel=1e-5)
     mean = [spots.target[spots.known[:, g], g].mean() if g != 2 else spots.target[:, g].mean() for g in range(N_GENES)]
-    np.testing.assert_allclose(gene_mean(spots), mean, rtol=1e-5)
-    np.testing.assert_allclose(gene_mean(train), train.target.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(spots.gene_means(), mean, rtol=1e-5)
+    np.testing.assert_allclose(train.gene_means(), train.target.mean(axis=0), rtol=1e-5)
 
 
 @every_model
@@ -248,7 +248,7 @@ def test_stnet_starts_as_the_mean_expression(train, validation, delta, partly):
     train = some_known(train) if partly else train
     predictor = STNet(**TINY, delta=delta, n_steps=1, train_batch_size=8, learning_rate=1e-12)
     predictor.fit(train, None, HOW)
-    mean = gene_mean(train)
+    mean = train.gene_means()
     np.testing.assert_allclose(predictor.predict(validation, HOW), np.tile(mean, (10, 1)), rtol=1e-5)
     assert predictor.symmetries
 
@@ -333,7 +333,7 @@ def test_retrieval_takes_the_expression_of_the_nearest(train, validation, how, p
     own_library = np.array([0, 1, 2, -1, 0, 1, 2, -1, 0, 1]) if own else None
     ours = predictor.predict(validation, HOW, own_library=own_library)
     known = np.ones(train.target.shape, dtype=bool) if train.known is None else train.known
-    mean = gene_mean(train)
+    mean = train.gene_means()
     filled = np.where(known, train.target, mean).astype(np.float32)
     with torch.no_grad():
         patches = predictor.network.image(predictor._images(validation.patches.pixels, CPU)).numpy()
@@ -851,7 +851,7 @@ def test_files_that_hold_no_weights(tmp_path):
     def load(name):
         return backbones.Backbone("timm:test_resnet", tmp_path / name)
 
-    with pytest.raises(FileNotFoundError, match="is no file: give 'imagenet', 'random', or the path"):
+    with pytest.raises(FileNotFoundError, match="is no file: weights is 'pretrained', 'random' or a file"):
         load("absent.pth")
     (tmp_path / "pickled.pth").write_bytes(pickle.dumps({"conv1.weight": Harmful()}))
     torch.save({"conv1.weight": Harmful()}, tmp_path / "harmful.pth")

@@ -634,3 +634,17 @@ def test_genes_without_measurements_cannot_be_compared(adata):
     titles = [ax.get_title() for ax in panels(sp.pl.prediction_scatter(adata, library_key="library_id", n_genes=20))]
     assert len(titles) == 11
     assert not [title for title in titles if title.startswith(f"{gene}\n")]
+
+
+def test_a_tiled_slide_without_genes_is_drawn():
+    import matplotlib.pyplot as plt
+
+    image = sp.datasets.synthetic(n_libraries=1).uns["spatial"]["library_1"]["images"]["hires"]
+    adata = sp.datasets.synthetic(n_libraries=2)
+    sp.pp.recipe_spared(adata, library_key="library_id", n_genes=12, gene_lengths=None)
+    fitted = sp.tl.fit_predictor(adata, model="gene_mean", library_key="library_id")
+    slide = sp.pp.tile_slide(image, mpp=4.1)
+    sp.tl.predict_expression(slide, model=fitted)
+    fig = sp.pl.predicted(slide, fitted.genes[0])
+    assert len(panels(fig)) == 1
+    plt.close(fig)

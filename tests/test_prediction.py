@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import anndata as ad
 import numpy as np
@@ -212,7 +213,10 @@ def test_a_gene_that_is_known_nowhere_is_predicted_as_its_mean(spots):
     for name in LINEAR:
         model = make_predictor(name, {})
         model.fit(spots, None, None)
-        assert np.isfinite(model.predict(spots, None)).all()
+        found = model.predict(spots, None)
+        assert np.isfinite(found).all()
+        if name != "knn":
+            np.testing.assert_allclose(found[:, 2], spots.target[:, 2].mean(), rtol=1e-5)
 
 
 def test_folds_of_one_section_are_strips(spots):
@@ -222,6 +226,13 @@ def test_folds_of_one_section_are_strips(spots):
     ends = [(spots.position[fold == i, axis].min(), spots.position[fold == i, axis].max()) for i in range(5)]
     assert all(before[1] <= after[0] for before, after in zip(ends, ends[1:], strict=False))
     assert np.bincount(fold).tolist() == [36] * 5
+    # On a lattice many spots lie at one place of the axis: the order of rows decides nothing.
+    lattice = np.column_stack([one.ravel() for one in np.meshgrid(np.arange(20.0), np.arange(9.0))])
+    order = np.random.default_rng(2).permutation(len(lattice))
+    first, second = (
+        linear.folds(Spots(np.zeros(180, int), place, target=spots.target)) for place in (lattice, lattice[order])
+    )
+    assert np.array_equal(first[order], second)
 
 
 def test_unknown_predictors_and_parameters():
@@ -450,9 +461,124 @@ def test_sections_are_told_apart_by_their_spots(rng):
     places = rng.uniform(0, 5000, size=(900, 2))
     assert prediction.same_section(sketch(places), sketch(places[::-1]))
     assert prediction.same_section(sketch(places), sketch(places[rng.random(900) < 0.7]))  # after a filter
+    many = rng.uniform(0, 5000, size=(20_000, 2))
+    assert prediction.same_section(sketch(many), sketch(many[:2000]))  # a small part
+    assert not prediction.same_section(sketch(many[2000:]), sketch(many[:2000]))
     assert not prediction.same_section(sketch(places), sketch(places + 0.4))
     assert not prediction.same_section(sketch(places), sketch(rng.uniform(0, 5000, size=(900, 2))))
     assert not prediction.same_section([], [])
+
+
+def test_a_section_without_positions_is_known_again(adata):
+    """A cut-out as well; otherwise its own values would make an honest score."""
+    del adata.obsm["spatial"]
+    fitted = sp.tl.fit_predictor(adata[adata.obs["library_id"] != "library_4"].copy(), use_rep="X_test", **KEY)
+    part = adata[np.random.default_rng(0).random(adata.n_obs) < 0.2].copy()
+    sp.tl.predict_expression(part, model=fitted, **KEY)
+    roles = part.uns["spared_sc"]["predicted_ridge"]["roles"]
+    assert [roles[f"library_{i}"] for i in (1, 2, 3, 4)] == ["train", "train", "train", "test"]
+
+
+def test_the_gene_mean_of_a_saved_model_is_that_of_detected_entries(adata):
+    """Scores are on detected entries: a mean with zeros in it would be a straw man, and every skill too high."""
+    train = adata[adata.obs["library_id"] != "library_4"].copy()
+    new = adata[adata.obs["library_id"] == "library_4"].copy()
+    for loss in ("all", "detected"):
+        fitted = sp.tl.fit_predictor(train, use_rep="X_test", loss=loss, **KEY)
+        genes = train[:, fitted.genes]
+        known = genes.layers["detected"].toarray()
+        expected = [genes.layers["log2tpm"].toarray()[known[:, i], i].mean() for i in range(12)]
+        np.testing.assert_allclose(fitted.gene_mean, expected, rtol=1e-5)
+        sp.tl.predict_expression(new, model=fitted, key_added=loss)
+    scores = sp.tl.score_prediction(new)
+    assert {"all", "detected", "gene_mean"} <= set(scores["prediction"])
+    # Another model's training is another mean to beat.
+    fewer = sp.tl.fit_predictor(train[train.obs["library_id"] != "library_1"].copy(), use_rep="X_test", **KEY)
+    sp.tl.predict_expression(new, model=fewer, key_added="fewer")
+    with pytest.raises(ValueError, match="fitted to different data"):
+        sp.tl.score_prediction(new)
+    # Where the train sections are at hand only in part, the recorded mean still counts.
+    some = adata[adata.obs["library_id"].isin(["library_1", "library_4"])].copy()
+    sp.tl.predict_expression(some, model=fitted, key_added="detected", **KEY)
+    again = sp.tl.score_prediction(some, "detected", **KEY)
+    mse = [
+        t[(t["prediction"] == "gene_mean") & (t["metric"] == "mse") & (t["library"] == "all")] for t in (scores, again)
+    ]
+    np.testing.assert_allclose(mse[0]["value"], mse[1]["value"], rtol=1e-5)
+
+
+def test_targets_in_another_unit_are_told(adata):
+    sp.pp.center(adata)
+    predict(adata, layer="log2tpm_delta")
+    with pytest.warns(UserWarning, match="in the unit of 'log2tpm_delta'.*Pass layer='log2tpm_delta'"):
+        sp.tl.score_prediction(adata, **KEY)
+    with pytest.warns(UserWarning, match="no noise floor"):  # and no other
+        scores = sp.tl.score_prediction(adata, layer="log2tpm_delta", **KEY)
+    overall = scores[(scores["library"] == "all") & (scores["gene"] == "all") & (scores["metric"] == "skill")]
+    assert overall.set_index("prediction").loc["predicted_ridge", "value"] > 0.02
+    sp.tl.median_complete(adata, **KEY)
+    sp.pp.uncenter(adata)
+    assert prediction.unit_of(adata, "median") == "log2tpm"
+    assert prediction.unit_of(adata, "log2tpm_delta_restored") == "log2tpm"
+    assert prediction.unit_of(adata, "log2tpm_delta") == "log2tpm_delta"
+
+
+def test_donors_on_both_sides_of_a_split_are_told(adata):
+    with_split(adata, l1="train", l2="train", l3="val", l4="test")
+    adata.obs["donor"] = adata.obs["library_id"].astype(str).replace({"library_4": "library_1"})
+    with pytest.warns(UserWarning, match="'library_1' have libraries in 'train' and in other parts"):
+        predict(adata, "gene_mean", subject_key="donor")
+
+
+def test_scores_without_positions_or_entries(adata):
+    predict(adata)
+    bare = adata.copy()
+    del bare.obsm["spatial"]
+    bare.obs = bare.obs.drop(columns=["array_row", "array_col"])
+    with pytest.warns(UserWarning, match=r"'position_only' is left out|no noise floor: the spots have no positions"):
+        scores = sp.tl.score_prediction(bare, **KEY)
+    assert list(scores["prediction"].unique()) == ["predicted_ridge", "gene_mean", "depth_only"]
+    # A library in which nothing was detected has no score, and does not spoil those of the others.
+    rows = np.flatnonzero(adata.obs["library_id"] == "library_4")
+    for values in (adata.layers["log2tpm"], adata.layers["detected"], adata.X):
+        values.data[values.indptr[rows[0]] : values.indptr[rows[-1] + 1]] = 0  # its rows follow one another
+        values.eliminate_zeros()
+    predict(adata)
+    scores = sp.tl.score_prediction(adata, **KEY)
+    mse = scores[(scores["gene"] == "all") & (scores["metric"] == "mse") & (scores["prediction"] == "predicted_ridge")]
+    mse = mse.set_index("library")
+    assert np.isnan(mse.loc["library_4", "value"])
+    assert mse.loc["all", "lower"] <= mse["value"][:3].mean() <= mse.loc["all", "upper"]
+    assert mse.loc["all", "value"] == pytest.approx(mse["value"][:3].mean())
+
+
+def test_spots_at_no_place_are_refused(adata):
+    adata.obsm["spatial"][3] = np.nan
+    refused(lambda adata: predict(adata, "position_only"), adata, ValueError, "NaN or infinite positions")
+
+
+def test_what_a_table_replaces_goes(adata):
+    predict(adata, key_added="table")
+    assert "table_unlike" in adata.obs
+    predict(adata, "gene_mean", key_added="table")
+    assert "table_unlike" not in adata.obs
+
+
+@pytest.mark.filterwarnings("ignore:Element:anndata.OldFormatWarning")
+def test_names_with_a_slash_survive_a_file(adata, tmp_path):
+    adata.obs["library_id"] = adata.obs["library_id"].astype(str).str.replace("_", "/")
+    del adata.uns["spatial"]
+    predict(adata)
+    expected = sp.tl.score_prediction(adata, **KEY)
+    with pytest.warns(FutureWarning, match="slash"):
+        adata.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    pd.testing.assert_frame_equal(sp.tl.score_prediction(back, **KEY), expected)
+
+
+def test_public_functions_can_be_sent_to_other_processes():
+    for function in (sp.tl.score_prediction, sp.pp.center, sp.get.predicted):
+        assert pickle.loads(pickle.dumps(function)) is function
 
 
 def test_a_saved_model_gives_the_same(adata, tmp_path):
@@ -528,8 +654,13 @@ def test_compare_targets_refuses_leaks(adata):
         sp.tl.compare_targets(adata, completed="median", use_rep="X_test", **KEY)
     sp.tl.additive_complete(adata, **KEY, key_added="filled")
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
-    with pytest.raises(ValueError, match="not known to be made with the split"):
+    with pytest.raises(ValueError, match="not known to be made with the split 'split'"):
         sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+    adata.uns["spared_sc"]["filled"]["params"]["split_key"] = "other"  # made with another split
+    with pytest.raises(ValueError, match="not known to be made with the split 'split'"):
+        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+    with pytest.raises(KeyError, match="no predictor 'path/to/saved' to fit"):
+        sp.tl.compare_targets(adata, model="path/to/saved", completed="filled", use_rep="X_test", **KEY)
 
 
 def test_predictors_are_listed():
@@ -637,6 +768,9 @@ def test_scores_refuse_what_does_not_fit(adata):
         sp.tl.score_prediction(adata, ["predicted_ridge", "predicted_gene_mean"], **KEY)
     with pytest.raises(ValueError, match="pass the same `library_key`"):
         sp.tl.score_prediction(adata, "predicted_ridge", library_key="split")
+    part = adata[adata.obs["library_id"] == "library_1"].copy()
+    with pytest.raises(ValueError, match="score the whole AnnData"):
+        sp.tl.score_prediction(part, "predicted_ridge", **KEY)
     fewer = adata[:, adata.obsm["predicted_ridge"].columns[1:]].copy()
     with pytest.raises(ValueError, match="has no genes"):
         sp.tl.score_prediction(fewer, "predicted_ridge", **KEY)
@@ -654,3 +788,5 @@ def test_predicted_is_an_anndata_for_plots(adata):
     assert found.obs.equals(adata.obs)
     assert np.array_equal(found.obsm["spatial"], adata.obsm["spatial"])
     assert isinstance(found.var, pd.DataFrame)
+    found.obsm["spatial"][:] = 0
+    assert adata.obsm["spatial"].any()

@@ -145,6 +145,17 @@ def test_saved_networks_predict_the_same(adata, tmp_path, model):
     assert set(new.uns["spared_sc"]["one"]["roles"].values()) == {"test"}
 
 
+def test_retrieval_from_one_train_section(adata):
+    """All exemplars are of it, for the other section as for its own."""
+    two = of_libraries(adata, 1, 2)
+    two.obs["split"] = np.where(two.obs["library_id"] == "library_1", "train", "test")
+    sp.tl.predict_expression(two, model="bleep", model_params={**TINY, "n_neighbours": 5}, loss="all", **KEY)
+    table = two.obsm["predicted_bleep"]
+    values = two[two.obs["split"] == "train", table.columns].layers["log2tpm"].toarray()
+    assert (table.min() >= values.min(axis=0) - 1e-4).all()
+    assert (table.max() <= values.max(axis=0) + 1e-4).all()
+
+
 def test_retrieval_leaves_out_the_section_itself(adata):
     """Predicting a train section, no spot may find itself among the exemplars."""
     params = {**TINY, "n_neighbours": 1}
@@ -183,7 +194,9 @@ def test_patches_of_another_size_or_resolution_are_refused(adata):
     new = of_libraries(adata, 4)
     del new.obsm["X_classical"]
     sp.pp.extract_patches(new, size=3, output_size=32)
-    with pytest.raises(ValueError, match=r"the patches here are .* um .*those of training.*extract_patches"):
+    with pytest.raises(
+        ValueError, match=r"the patches of library 'library_4' are .* um .*those of training.*extract_patches"
+    ):
         sp.tl.predict_expression(new, model=fitted)
     assert "predicted_ridge" not in new.obsm
     sp.tl.predict_expression(new, model=fitted, force=True)
@@ -195,6 +208,29 @@ def test_patches_of_another_size_or_resolution_are_refused(adata):
     sp.pp.extract_patches(coarse, size=2, output_size=32)
     with pytest.raises(ValueError, match="um per pixel"):
         sp.tl.predict_expression(coarse, model=fitted)
+
+
+def test_one_library_of_another_resolution_is_found_among_others(adata):
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1), **KEY)
+    new = of_libraries(adata, 2, 3, 4)
+    del new.obsm["X_classical"]
+    slide = new.uns["spatial"]["library_3"]
+    slide["images"]["hires"] = slide["images"]["hires"][::4, ::4]
+    slide["scalefactors"]["tissue_hires_scalef"] /= 4
+    with pytest.raises(ValueError, match="the patches of library 'library_3' are"):
+        sp.tl.predict_expression(new, model=fitted, **KEY)
+
+
+def test_an_unknown_scale_hides_no_coarse_image(adata, monkeypatch):
+    from spared_sc._models import encoders
+
+    found = []
+    monkeypatch.setattr(encoders, "check_resolution", lambda card, px, um, **more: found.append(um))
+    patches = resolve_patches(adata, get_libraries(adata, "library_id"))
+    patches.recipe["sources"]["library_1"]["um_per_px"] = np.nan
+    monkeypatch.setattr(sp.tl._prediction, "get_patches", lambda *args: patches)
+    sp.tl.embed_patches(adata, **KEY)
+    assert found == [max(patches.recipe["sources"][f"library_{i}"]["um_per_px"] for i in (2, 3, 4))]
 
 
 def test_embeddings_by_another_encoder_are_refused(adata):
@@ -240,6 +276,8 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     assert "neither the ending .h5ad nor .zarr" in capsys.readouterr().err
     assert cli.main(["predict", str(image), "--model", "nowhere", "-o", str(tmp_path / "out.h5ad")]) == 1
     assert "slide.png" in capsys.readouterr().err
+    assert cli.main(["predict", str(image), "--model", "nowhere", "-o", str(tmp_path / "no" / "out.h5ad")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_a_split_without_validation_takes_the_last_step(adata):

@@ -10,6 +10,7 @@ import spatialdata
 from spatialdata import models, transformations
 
 import spared_sc as sp
+from spared_sc._core.sdata import as_anndata
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # spatialdata's and dask's own
 
@@ -101,6 +102,63 @@ def test_plots_find_the_images(adata):
     plt.close(fig)
 
 
+def test_regions_in_one_coordinate_system_tell_their_images_apart_by_name(adata):
+    """The name of one region begins with that of another."""
+    sdata = as_spatialdata(adata)
+    table = sdata.tables["table"]
+    images, shapes = {}, {}
+    for old, new, shift in (("library_1", "s1", 0), ("library_2", "s10", 2000)):
+        to_all = transformations.Translation([shift, 0], axes=("x", "y"))
+        shape, image = sdata.shapes[old], sdata.images[f"{old}_image"]
+        for element in (shape, image):
+            own = transformations.get_transformation(element, old)
+            transformations.set_transformation(
+                element, {"global": transformations.Sequence([own, to_all])}, set_all=True
+            )
+        shapes[new], images[f"{new}_image"] = shape, image
+    table.obs["region"] = table.obs["region"].cat.rename_categories({"library_1": "s1", "library_2": "s10"})
+    del table.uns["spatialdata_attrs"], table.obsm["spatial"]
+    table = models.TableModel.parse(table, region=["s1", "s10"], region_key="region", instance_key="spot")
+    with as_anndata(spatialdata.SpatialData(images=images, shapes=shapes, tables={"table": table})) as lent:
+        slides = lent.uns["spatial"]
+        assert [slides[name]["metadata"]["source_image"] is images[f"{name}_image"] for name in ("s1", "s10")] == [
+            True
+        ] * 2
+
+
+def test_spots_without_a_shape_and_errors_leave_the_table_as_it_was(adata):
+    sdata = as_spatialdata(adata, positions=False)
+    table = sdata.tables["table"]
+    sdata.shapes["library_1"] = sdata.shapes["library_1"].iloc[:-3]
+    sp.pp.normalize_tpm(sdata, gene_lengths=None)
+    assert "log2tpm" in table.layers
+    before = set(table.uns), set(table.obsm)
+    with pytest.raises(KeyError, match="no positions"):
+        sp.tl.embed_patches(sdata)
+    assert (set(table.uns), set(table.obsm)) == before
+
+
+def test_an_image_without_a_small_version_is_thinned(adata):
+    sdata = as_spatialdata(adata)
+    big = models.Image2DModel.parse(
+        np.zeros((3, 4100, 40), np.uint8),
+        dims=("c", "y", "x"),
+        transformations={"library_1": transformations.Identity()},
+    )
+    sdata.images["library_1_image"] = big
+    with as_anndata(sdata) as lent:
+        slide = lent.uns["spatial"]["library_1"]
+    assert slide["images"]["hires"].shape == (1367, 14, 3)
+    assert slide["scalefactors"]["tissue_hires_scalef"] == pytest.approx(1 / 3)
+
+
+def test_a_table_of_no_region(adata):
+    plain = ad.AnnData(adata.X.copy(), var=adata.var[[]].copy(), obs=adata.obs[[]].copy())
+    sdata = spatialdata.SpatialData(tables={"table": models.TableModel.parse(plain)})
+    sp.pp.normalize_tpm(sdata, gene_lengths=None)
+    assert "log2tpm" in sdata.tables["table"].layers
+
+
 def test_keyword_and_copy(adata):
     sdata = as_spatialdata(adata)
     result = sp.pp.normalize_tpm(adata=sdata, gene_lengths=None, copy=True)
@@ -117,3 +175,18 @@ def test_what_cannot_be_used(adata):
     two = spatialdata.SpatialData(shapes=dict(sdata.shapes), tables={"one": table, "other": table.copy()})
     with pytest.raises(ValueError, match="several tables"):
         sp.pp.normalize_tpm(two)
+
+
+def test_recorded_patches_and_results_of_their_own(adata, tmp_path):
+    sdata = as_spatialdata(adata)
+    sp.pp.extract_patches(sdata, size=2, output_size=32)
+    sp.tl.embed_patches(sdata)  # finds the image again, which the table does not hold
+    sp.pp.extract_patches(adata, size=2, output_size=32, library_key="library_id")
+    sp.tl.embed_patches(adata, library_key="library_id")
+    table = sdata.tables["table"]
+    np.testing.assert_allclose(table.obsm["X_classical"], adata.obsm["X_classical"], rtol=1e-3, atol=1e-3)
+    sp.pp.recipe_spared(sdata, n_genes=12, gene_lengths=None)
+    sp.tl.predict_expression(sdata)
+    for result in (sp.get.predicted(sdata), sp.pp.normalize_tpm(sdata, gene_lengths=None, copy=True)):
+        result.write_h5ad(tmp_path / "result.h5ad")
+        assert result.uns["spatial"]["library_1"]["images"]["hires"].dtype == np.uint8

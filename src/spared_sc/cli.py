@@ -56,6 +56,9 @@ def _predict(options: argparse.Namespace) -> int:
     if options.output.suffix not in (".h5ad", ".zarr"):
         print(f"the output {options.output} has neither the ending .h5ad nor .zarr", file=sys.stderr)
         return 2
+    if not options.output.absolute().parent.is_dir():
+        print(f"there is no folder {options.output.absolute().parent} to write to", file=sys.stderr)
+        return 2
     try:
         adata = sp.pp.tile_slide(options.image, mpp=options.mpp)
         sp.tl.predict_expression(

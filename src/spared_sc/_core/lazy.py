@@ -18,6 +18,7 @@ def accepting(module: str, get: Callable[[str], Any]) -> Callable[[str], Any]:
         found = get(name)
         if isinstance(found, FunctionType):
             found = _accept(found)
+            found.__module__ = module  # where other processes find it
             vars(sys.modules[module])[name] = found  # so that this is done once
         return found
 
@@ -30,12 +31,12 @@ def _accept(function: Callable[..., Any]) -> Callable[..., Any]:
         first = args[0] if args else kwargs.get("adata")
         if not _is_spatialdata(first):
             return function(*args, **kwargs)
-        from spared_sc._core.sdata import as_anndata
+        from spared_sc._core.sdata import as_anndata, without_elements
 
         with as_anndata(first) as table:
             if args:
-                return function(table, *args[1:], **kwargs)
-            return function(**{**kwargs, "adata": table})
+                return without_elements(function(table, *args[1:], **kwargs))
+            return without_elements(function(**{**kwargs, "adata": table}))
 
     return wrapped
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ATTRS = "spatialdata_attrs"  # spatialdata's own name for what links a table to its regions
 _TABLE = "table"
+_ELEMENT = ("source_image", "coordinate_system")  # an image of the object, lent as it is, and where it lies
 _LONGEST = 2000  # pixels of the longer side of an image that is drawn
 
 
@@ -30,11 +31,11 @@ def as_anndata(sdata: SpatialData) -> Iterator[AnnData]:
     """
     table = _table(sdata)
     attrs = table.uns.get(_ATTRS, {})
-    regions = [attrs["region"]] if isinstance(attrs.get("region"), str) else list(attrs.get("region", []))
+    regions = [] if attrs.get("region") is None else [str(region) for region in np.atleast_1d(attrs["region"])]
     n_obs = table.n_obs
     before = {attr: getattr(table, attr).get(Key.uns.spatial) for attr in ("obsm", "uns")}
-    _lend(sdata, table, regions, attrs)
     try:
+        _lend(sdata, table, regions, attrs)
         yield table
     finally:
         for attr, value in before.items():
@@ -44,6 +45,15 @@ def as_anndata(sdata: SpatialData) -> Iterator[AnnData]:
                 table.uns[Key.uns.spatial] = value
         if table.n_obs != n_obs:
             _drop_shapes(sdata, table, regions, attrs)
+
+
+def without_elements(result: Any) -> Any:
+    """What a function gives back; an AnnData without references to the object's images, which no file could hold."""
+    slides = result.uns.get(Key.uns.spatial, {}) if hasattr(result, "uns") else {}
+    for slide in slides.values():
+        for name in _ELEMENT:
+            slide.get("metadata", {}).pop(name, None)
+    return result
 
 
 def _table(sdata: SpatialData) -> AnnData:
@@ -63,10 +73,10 @@ def _lend(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[st
     if found is None:
         return
     systems, places = found
-    if Key.obsm.spatial not in table.obsm:
+    if Key.obsm.spatial not in table.obsm and np.isfinite(places).all():
         table.obsm[Key.obsm.spatial] = places
     slides = dict(table.uns.get(Key.uns.spatial, {}))
-    for region in regions:
+    for region in systems:
         slide, given = _slide(sdata, region, systems), slides.get(region, {})
         slides[region] = {name: {**slide.get(name, {}), **given.get(name, {})} for name in {*slide, *given}}
     table.uns[Key.uns.spatial] = slides
@@ -80,12 +90,16 @@ def _places(
 
     if not regions or any(region not in sdata.shapes for region in regions):
         return None
-    places, systems = np.empty((table.n_obs, 2)), {}
+    places, systems = np.full((table.n_obs, 2), np.nan), {}
     region_of = table.obs[attrs["region_key"]].astype(str).to_numpy()
     for region in regions:
         shapes = sdata.shapes[region]
         rows = np.flatnonzero(region_of == region)
-        centre = shapes.geometry.centroid.loc[table.obs[attrs["instance_key"]].iloc[rows]]
+        instances = table.obs[attrs["instance_key"]].iloc[rows]
+        if not instances.isin(shapes.index).all():
+            logger.info("region %r: some spots have no shape; images are not used", region)
+            continue
+        centre = shapes.geometry.centroid.loc[instances]
         here = np.column_stack([centre.x, centre.y])
         given = table.obsm[Key.obsm.spatial][rows] if Key.obsm.spatial in table.obsm else None
         for system, to_system in get_transformation(shapes, get_all=True).items():
@@ -103,13 +117,14 @@ def _slide(sdata: SpatialData, region: str, systems: dict[str, str]) -> dict[str
     """The entry of uns["spatial"] of a region: a small image, scale factors, and the largest image itself."""
     from spatialdata.transformations import get_transformation
 
-    if region not in systems:
-        return {}
     system = systems[region]
+    # Regions that share a coordinate system tell their images apart by name; the longest one counts ("s1" and "s10").
+    sharing = [other for other, its_own in systems.items() if its_own == system]
     images = {
         name: image
         for name, image in sdata.images.items()
-        if system in get_transformation(image, get_all=True) and (len(systems) == 1 or name.startswith(region))
+        if system in get_transformation(image, get_all=True)
+        and (len(sharing) == 1 or region == max(filter(name.startswith, sharing), key=len, default=None))
     }
     slide: dict[str, Any] = {"images": {}, "scalefactors": {}, "metadata": {}}
     shapes = sdata.shapes[region]
@@ -125,10 +140,11 @@ def _slide(sdata: SpatialData, region: str, systems: dict[str, str]) -> dict[str
     small = [level for level in levels if max(level.sizes["x"], level.sizes["y"]) <= _LONGEST]
     by_size = sorted(small or levels, key=lambda level: level.sizes["x"])
     drawn = by_size[-1] if small else by_size[0]
+    step = -(-max(drawn.sizes["x"], drawn.sizes["y"]) // _LONGEST)  # above 1 where there is no small one
     matrix = get_transformation(drawn, system).to_affine_matrix(("x", "y"), ("x", "y"))
     if np.allclose(matrix, np.diag([matrix[0, 0], matrix[0, 0], 1]), atol=matrix[0, 0]):  # scaled, not turned or moved
-        slide["images"]["hires"] = np.asarray(drawn.transpose("y", "x", "c").data)[:, :, :3]
-        slide["scalefactors"]["tissue_hires_scalef"] = 1 / float(matrix[0, 0])
+        slide["images"]["hires"] = np.asarray(drawn.transpose("y", "x", "c").data[::step, ::step, :3])
+        slide["scalefactors"]["tissue_hires_scalef"] = 1 / (step * float(matrix[0, 0]))
     return slide
 
 

@@ -142,6 +142,12 @@ def dense(matrix: np.ndarray | sps.spmatrix) -> np.ndarray:
     return matrix.toarray() if sps.issparse(matrix) else np.asarray(matrix)
 
 
+def get_block(adata: AnnData, layer: str, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values of some genes, (n_spots, n_genes) float32, and whether each entry was detected."""
+    values = dense(get_layer(adata, layer)[:, genes]).astype(np.float32)
+    return values, dense(get_detected(adata)[:, genes])
+
+
 def get_embedding(adata: AnnData, use_rep: str) -> np.ndarray:
     """`adata.obsm[use_rep]` as float32, all finite."""
     if use_rep not in adata.obsm:
@@ -155,6 +161,19 @@ def get_embedding(adata: AnnData, use_rep: str) -> np.ndarray:
     if embedding.ndim != 2 or not np.isfinite(embedding).all():
         raise ValueError(f"obsm[{use_rep!r}] must be a table of finite numbers, spots x features.")
     return embedding
+
+
+def get_positions(adata: AnnData, spatial_key: str) -> np.ndarray:
+    """Place of every spot, x and y, (n_spots, 2), all finite."""
+    if spatial_key not in adata.obsm:
+        raise KeyError(
+            f"the spots have no positions: there is no adata.obsm[{spatial_key!r}] (obsm: {listing(adata.obsm)}). "
+            "Name the slot with `spatial_key=`; `sp.datasets.read_visium` reads positions."
+        )
+    positions = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
+    if not np.isfinite(positions).all():
+        raise ValueError(f"adata.obsm[{spatial_key!r}] holds NaN or infinite positions: drop those spots first.")
+    return positions
 
 
 def gene_mask(adata: AnnData, mask_var: str | None, *, optional: str) -> np.ndarray:
@@ -351,9 +370,7 @@ def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind:
     if position is not None:
         graph = lattice.from_array(position, libraries.codes, kind=kind)
     elif spatial_key in adata.obsm:
-        position = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
-        if not np.isfinite(position).all():
-            raise ValueError(f"adata.obsm[{spatial_key!r}] holds NaN or infinite positions: drop those spots first.")
+        position = get_positions(adata, spatial_key)
         _check_places(position, adata, libraries, f"position in obsm[{spatial_key!r}]")
         graph = lattice.from_pixels(position, libraries.codes)
         logger.info("no array_row/array_col in adata.obs: neighbours come from the distances in obsm[%r]", spatial_key)

@@ -11,7 +11,7 @@ import numpy as np
 
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
-from spared_sc._core.validate import array_places, check_number, listing, n_threads
+from spared_sc._core.validate import array_places, check_number, get_positions, listing, n_threads
 from spared_sc._images.patches import Patches
 from spared_sc._images.source import CACHE_BYTES, ArraySource, Cache, Source, open_image
 from spared_sc._images.store import StoredPatches, is_store, spot_names
@@ -86,7 +86,8 @@ def resolve_patches(
     if image is None and past:
         if past["store"] is not None and all(wanted[name] == past[name] for name in wanted):
             return StoredPatches.of(past["store"], adata.obs_names, libraries, key=key)
-        image = {name: _again(one) for name, one in past["sources"].items()}
+        slides = adata.uns.get(Key.uns.spatial, {})
+        image = {name: _again(one, slides.get(name, {})) for name, one in past["sources"].items()}
     if isinstance(image, str | Path) and is_store(image):
         stored = StoredPatches.of(image, adata.obs_names, libraries, key=key)
         other = [n for n in ("size", "unit", "output_size") if given[n] not in (None, stored.recipe[n])]
@@ -127,9 +128,11 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, str) and value == "None" else value
 
 
-def _again(source: dict[str, Any]) -> Any:
-    """The image that was used before, as `image=` takes it."""
+def _again(source: dict[str, Any], slide: Mapping[str, Any]) -> Any:
+    """The image that was used before, as `image=` takes it; `None` for that of the SpatialData object at hand."""
     kind, where = source["source"], source["where"]
+    if kind == "spatialdata" and "source_image" in slide.get("metadata", {}):
+        return None
     if kind in ("array", "spatialdata", "store"):
         raise ValueError(
             f"the patches were cut from {where}, which the AnnData does not hold: pass it again as `image=`, or keep the "
@@ -231,14 +234,7 @@ def locate(
     """The image of every library, its spots in pixels of it, and its scale."""
     if mpp is not None:
         check_number("mpp", mpp, 1e-6)
-    if spatial_key not in adata.obsm:
-        raise KeyError(
-            f"the spots have no positions: there is no adata.obsm[{spatial_key!r}] (obsm: {listing(adata.obsm)}). "
-            "Name the slot with `spatial_key=`; `sp.datasets.read_visium` reads positions."
-        )
-    positions = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
-    if not np.isfinite(positions).all():
-        raise ValueError(f"adata.obsm[{spatial_key!r}] holds NaN or infinite positions: drop those spots first.")
+    positions = get_positions(adata, spatial_key)
     chosen = _per_library(image, libraries)
     places = array_places(adata, libraries)
     cache = Cache()

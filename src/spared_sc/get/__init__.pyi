@@ -1,3 +1,3 @@
 from .completion import compare_completions as compare_completions
 from .entries import missing_share as missing_share
-from .predicted import predicted as predicted
+from .prediction import predicted as predicted

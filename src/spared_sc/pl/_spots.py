@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sps
 
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import get_libraries, listing
+from spared_sc._core.validate import get_libraries, get_positions, listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
 # Okabe and Ito (2008): told apart by the colour-blind. Without their yellow, which is lost on white.
@@ -25,6 +26,8 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 PANEL_WIDTH = 3.6  # inches
 LEGEND_WIDTH = 7  # inches, for a legend below the panels in one line
 _DIAMETER_OF_PITCH = 0.55  # Visium: spots of 55 um, 100 um from centre to centre
+_PALE, _PALE_EDGE = "0.88", "0.55"  # light grey with an edge, to be seen on pale and on dark tissue
+_OUTLINE, _OUTLINE_DIAMETER = "black", 1.3  # the second as a multiple of the spot's
 
 
 def check_layers(adata: AnnData, layers: str | Sequence[str]) -> list[str]:
@@ -80,14 +83,7 @@ def get_sections(
     unknown = [name for name in names if name not in known.names]
     if unknown:
         raise KeyError(f"there is no library {unknown[0]!r}: pass names out of {listing(known.names)} as `libraries=`.")
-    if spatial_key not in adata.obsm:
-        raise KeyError(
-            f"the spots have no positions: there is no adata.obsm[{spatial_key!r}] (obsm: {listing(adata.obsm)}). "
-            "Name the slot with `spatial_key=`; `sp.datasets.read_visium` reads positions."
-        )
-    position = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
-    if not np.isfinite(position).all():
-        raise ValueError(f"adata.obsm[{spatial_key!r}] holds NaN or infinite positions: drop those spots first.")
+    position = get_positions(adata, spatial_key)
     rows = dict(zip(known.names, known.rows(), strict=True))
     slides = adata.uns.get(Key.uns.spatial, {})
     return [
@@ -248,3 +244,75 @@ def add_legend(fig: Figure, ax: Axes | None, axes: np.ndarray, ncols: int | None
         fig.legend(marks.values(), marks, loc="outside lower center", ncols=ncols, frameon=False)
     else:
         ax.legend(marks.values(), marks, loc="best")
+
+
+def column(matrix: np.ndarray | sps.csr_matrix, at: int) -> np.ndarray:
+    """One column of a layer as an array."""
+    return matrix[:, [at]].toarray().ravel() if sps.issparse(matrix) else matrix[:, at]
+
+
+def colour_scale(
+    values: np.ndarray, detected: np.ndarray, vmin: float | None, vmax: float | None
+) -> tuple[Normalize, str]:
+    """One scale for all panels, and at which ends values lie beyond it."""
+    from matplotlib.colors import Normalize
+
+    measured = values[detected] if detected.any() else values
+    low, high = np.percentile(measured, [1, 99])
+    if low == high:
+        low -= 1
+    low, high = low if vmin is None else vmin, high if vmax is None else vmax
+    if low >= high:
+        raise ValueError(f"vmin={low:g} is not below vmax={high:g}: change one of them, or leave both out.")
+    coloured = values[detected[:, None] | (values != 0)]
+    below, above = (coloured < low).any(), (coloured > high).any()
+    return Normalize(low, high), {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+
+
+def draw_spots(
+    ax: Axes,
+    section: Section,
+    values: np.ndarray,
+    detected: np.ndarray,
+    norm: Normalize,
+    cmap: Colormap,
+    mark_filled: bool,
+    size: float,
+    alpha: float,
+) -> set[str]:
+    """Circles of true size, one collection per kind of spot; returns the kinds."""
+    completed = (values[~detected] != 0).any()
+    kinds = {"detected": detected, ("filled in" if completed else "not detected"): ~detected}
+    diameter = size * section.diameter
+    points = in_points(ax, section, diameter)
+    pale = {"facecolors": _PALE, "edgecolors": _PALE_EDGE, "linewidths": 0.08 * points}
+    outline = {"facecolors": "white", "edgecolors": _OUTLINE, "linewidths": 0.1 * points}
+    for kind, spots in kinds.items():
+        xy = section.xy[spots]
+        if kind == "filled in" and mark_filled:
+            # White between colour and outline: on the dark colours a dark outline alone could not be seen.
+            add_circles(ax, xy, _OUTLINE_DIAMETER * diameter, label="outline", alpha=alpha, **outline)
+        coloured = {"array": values[spots], "norm": norm, "cmap": cmap, "edgecolors": "none"}
+        add_circles(ax, xy, diameter, label=kind, alpha=alpha, **(pale if kind == "not detected" else coloured))
+    return {kind for kind, spots in kinds.items() if spots.any()}
+
+
+def add_spot_legend(fig: Figure, ax: Axes | None, drawn: set[str], cmap: Colormap, mark_filled: bool) -> None:
+    """Below the panels, what needs explaining: grey spots, and the outlines where they were asked for."""
+    from matplotlib.lines import Line2D
+
+    def mark(face: Any, edge: str = "none", size: float = 8) -> Line2D:
+        return Line2D([], [], linestyle="", marker="o", markersize=size, markerfacecolor=face, markeredgecolor=edge)
+
+    marks = {}
+    if "not detected" in drawn:
+        marks["not detected"] = mark(_PALE, _PALE_EDGE)
+    if mark_filled and "filled in" in drawn:
+        colour = mark(cmap(0.6))
+        marks["detected"] = colour
+        marks["filled in"] = (mark("white", _OUTLINE, 8 * _OUTLINE_DIAMETER), colour)
+    legend = {"handles": list(marks.values()), "labels": list(marks), "ncols": len(marks), "frameon": False}
+    if marks and ax is None:
+        fig.legend(loc="outside lower center", **legend)
+    elif marks:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), **legend)

@@ -17,15 +17,19 @@ from spared_sc._core.validate import (
 )
 from spared_sc._kernels import agreement as kernel
 from spared_sc._kernels.metrics import FLOORS
-from spared_sc.get.predicted import prediction_key
+from spared_sc.get.prediction import by_library, prediction_key, scored_libraries
 from spared_sc.pl._spots import (
     OKABE_ITO,
     PANEL_WIDTH,
     add_circles,
     add_legend,
+    add_spot_legend,
     agreement,
     check_panels,
+    colour_scale,
+    column,
     draw_pairs,
+    draw_spots,
     draw_tissue,
     get_sections,
     in_points,
@@ -33,7 +37,6 @@ from spared_sc.pl._spots import (
     pick,
     unit,
 )
-from spared_sc.pl.spatial import _add_legend, _colour_scale, _column, _draw_spots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,13 +47,13 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
+    from spared_sc._core.validate import Libraries
     from spared_sc.pl._spots import Section
 
 _BLUE, _, _, _, _, _VERMILION, _ = OKABE_ITO
 _PANELS = ("measured", "predicted", "difference")
 _DIVERGING = "RdBu_r"
 _FITTED = {"train": "fitted to {}", "val": "fit chosen on {}"}
-_SCORED = {"held-out": ("test", "held out"), "validation": ("val",)}  # the rule of `tl.score_prediction`
 
 _COLUMNS = ("prediction", "library", "role", "gene", "metric", "value", "lower", "upper")
 _ALL = "all"
@@ -172,7 +175,7 @@ def predicted(
     """
     import matplotlib.pyplot as plt
 
-    check_adata(adata)
+    check_adata(adata, genes=False)
     key = prediction_key(adata, key)
     values = adata.obsm[key][_check_gene(gene, adata.obsm[key], key)].to_numpy(dtype=float)
     measured = _measured_values(adata, gene, layer)
@@ -181,11 +184,12 @@ def predicted(
     what = f"{len(sections)} libraries x {len(panels)} panels"
     check_panels(ax, len(sections) * len(panels), what, "one with `libraries=` and one with `panels=`")
     truth, detected = (np.zeros_like(values), np.zeros(len(values), dtype=bool)) if measured is None else measured
-    parts = _parts(adata, key)
+    of_call, roles = _fitting(adata, key)
+    parts = np.array([roles.get(name, "") for name in of_call.names])[of_call.codes]
 
     shown = np.concatenate([section.rows for section in sections])
     both = values[:, None] if measured is None else np.column_stack([truth, values])
-    scale = *_colour_scale(both[shown], detected[shown], vmin, vmax), plt.get_cmap(cmap)
+    scale = *colour_scale(both[shown], detected[shown], vmin, vmax), plt.get_cmap(cmap)
     difference = np.where(detected, values - truth, 0)
     around_zero = *_difference_scale(difference[shown]), plt.get_cmap(_DIVERGING)
     if ax is None:
@@ -207,7 +211,7 @@ def predicted(
                 continue
             spots = (truth, detected) if name == "measured" else (values, np.ones_like(detected))
             spots = [one[section.rows] for one in spots]
-            drawn |= _draw_spots(panel, section, *spots, *scale[::2], mark_filled=False, size=size, alpha=alpha)
+            drawn |= draw_spots(panel, section, *spots, *scale[::2], mark_filled=False, size=size, alpha=alpha)
         one = None if measured is None else (truth[section.rows], detected[section.rows], values[section.rows])
         _label_section(row[0], section.name, one, set(parts[section.rows]))
     for panel, name in zip(axes[0], panels, strict=True):
@@ -229,7 +233,7 @@ def predicted(
                 shrink=0.7 / len(sections),
                 aspect=20,
             )
-    _add_legend(fig, ax, drawn, plt.get_cmap(cmap), mark_filled=False)
+    add_spot_legend(fig, ax, drawn, plt.get_cmap(cmap), mark_filled=False)
     if show:
         plt.show()
     return fig if ax is None else ax
@@ -426,7 +430,9 @@ def prediction_scatter(
         raise ValueError(f"`genes` is empty: pass some of {listing(table.columns)}, or None for the best ones.")
     n_panels = min(n_genes, len(names)) if genes is None else len(names)
     check_panels(ax, n_panels, f"{n_panels} genes", "one with `genes=`, or n_genes=1")
-    rows, role = _scored(adata, key)
+    of_call, roles = _fitting(adata, key)
+    scored, role = scored_libraries(roles, of_call.names)
+    rows = np.flatnonzero(scored[of_call.codes])
     truth, known, values, library, n_libraries = _pairs(adata, table[names], layer, library_key, rows)
     scores = kernel.by_gene(truth, known, values, library, n_libraries)
     mse, pcc = (_mean(scores[name]) for name in ("mse", "pcc"))
@@ -485,7 +491,7 @@ def _measured_values(adata: AnnData, gene: str, layer: str) -> tuple[np.ndarray,
     if gene not in adata.var_names or (layer == Key.layers.log2tpm and layer not in adata.layers):
         return None
     at = adata.var_names.get_loc(gene)
-    return _column(get_layer(adata, layer), at).astype(float), _column(get_detected(adata), at)
+    return column(get_layer(adata, layer), at).astype(float), column(get_detected(adata), at)
 
 
 def _chosen_panels(panels: str | Sequence[str] | None, gene: str, is_measured: bool) -> list[str]:
@@ -505,26 +511,11 @@ def _chosen_panels(panels: str | Sequence[str] | None, gene: str, is_measured: b
     return [name for name in _PANELS if name in wanted]
 
 
-def _parts(adata: AnnData, key: str) -> np.ndarray:
-    """The part in fitting that the library of every spot had."""
+def _fitting(adata: AnnData, key: str) -> tuple[Libraries, dict[str, str]]:
+    """The libraries of the call that predicted, and the part in fitting that each had."""
     record = adata.uns[Key.uns.records][key]
-    column = record["params"]["library_key"]  # of the call that predicted
-    libraries = get_libraries(adata, None if column == "None" else column)
-    return np.array([str(record["roles"].get(name, "")) for name in libraries.names])[libraries.codes]
-
-
-def _scored(adata: AnnData, key: str) -> tuple[np.ndarray, str]:
-    """Spots of the libraries that had no part in fitting, or else of those that the fit was chosen on."""
-    parts = _parts(adata, key)
-    for role, wanted in _SCORED.items():
-        rows = np.flatnonzero(np.isin(parts, wanted))
-        if rows.size:
-            return rows, role
-    raise ValueError(
-        "all libraries had a part in fitting: their agreement would say nothing. Make a split with "
-        "`sp.pp.split_libraries(adata)`, or pass split_key=None to `sp.tl.predict_expression`, which then predicts every "
-        "library by a fit to the others."
-    )
+    column = record["params"]["library_key"]
+    return get_libraries(adata, None if column == "None" else column), by_library(record["roles"])
 
 
 def _difference_scale(difference: np.ndarray) -> tuple[Normalize, str]:

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sps
 
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, get_detected, get_layer, listing
 from spared_sc.pl._spots import (
     PANEL_WIDTH,
-    add_circles,
+    add_spot_legend,
     check_layers,
+    colour_scale,
+    column,
+    draw_spots,
     draw_tissue,
     get_sections,
-    in_points,
     normalised_unit,
 )
 
@@ -23,13 +24,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
-
-    from spared_sc.pl._spots import Section
-
-_PALE, _PALE_EDGE = "0.88", "0.55"  # light grey with an edge, to be seen on pale and on dark tissue
-_OUTLINE, _OUTLINE_DIAMETER = "black", 1.3  # the second as a multiple of the spot's
 
 
 def spatial_compare(
@@ -132,7 +128,7 @@ def spatial_compare(
         )
     values, detected = _gene_values(adata, gene, layers)
     shown = np.concatenate([section.rows for section in sections])
-    norm, extend = _colour_scale(values[shown], detected[shown], vmin, vmax)
+    norm, extend = colour_scale(values[shown], detected[shown], vmin, vmax)
     cmap = plt.get_cmap(cmap)
 
     if ax is None:
@@ -149,7 +145,7 @@ def spatial_compare(
     for section, row in zip(sections, axes, strict=True):
         for j, panel in enumerate(row):
             draw_tissue(panel, section)
-            drawn |= _draw_spots(
+            drawn |= draw_spots(
                 panel, section, values[section.rows, j], detected[section.rows], norm, cmap, mark_filled, size, alpha
             )
         row[0].set_ylabel(f"{section.name}\n{100 * detected[section.rows].mean():.0f} % detected")
@@ -161,7 +157,7 @@ def spatial_compare(
     fig.colorbar(
         colours, ax=axes if ax is None else ax, label=label, extend=extend, shrink=0.7 / len(sections), aspect=20
     )
-    _add_legend(fig, ax, drawn, cmap, mark_filled)
+    add_spot_legend(fig, ax, drawn, cmap, mark_filled)
     if show:
         plt.show()
     return fig if ax is None else ax
@@ -175,85 +171,14 @@ def _gene_values(adata: AnnData, gene: str, layers: list[str]) -> tuple[np.ndarr
         hint = f"did you mean {listing(close)}?" if close else f"names look like {listing(adata.var_names, 3)}."
         raise KeyError(f"there is no gene {gene!r} in adata.var_names: {hint}")
     at = adata.var_names.get_loc(gene)
-    values = np.column_stack([_column(get_layer(adata, layer), at) for layer in layers])
-    return values, _column(get_detected(adata), at)
-
-
-def _column(matrix: np.ndarray | sps.csr_matrix, at: int) -> np.ndarray:
-    return matrix[:, [at]].toarray().ravel() if sps.issparse(matrix) else matrix[:, at]
-
-
-def _colour_scale(
-    values: np.ndarray, detected: np.ndarray, vmin: float | None, vmax: float | None
-) -> tuple[Normalize, str]:
-    """One scale for all panels, and at which ends values lie beyond it."""
-    from matplotlib.colors import Normalize
-
-    measured = values[detected] if detected.any() else values
-    low, high = np.percentile(measured, [1, 99])
-    if low == high:
-        low -= 1
-    low, high = low if vmin is None else vmin, high if vmax is None else vmax
-    if low >= high:
-        raise ValueError(f"vmin={low:g} is not below vmax={high:g}: change one of them, or leave both out.")
-    coloured = values[detected[:, None] | (values != 0)]
-    below, above = (coloured < low).any(), (coloured > high).any()
-    return Normalize(low, high), {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
+    values = np.column_stack([column(get_layer(adata, layer), at) for layer in layers])
+    return values, column(get_detected(adata), at)
 
 
 def _scale_label(adata: AnnData, gene: str, layers: list[str], values: np.ndarray, detected: np.ndarray) -> str:
     """The unit, when all layers repeat the log2(TPM + 1) of detected entries; their names otherwise."""
     if Key.layers.log2tpm in adata.layers:
-        log2tpm = _column(get_layer(adata, Key.layers.log2tpm), adata.var_names.get_loc(gene))
+        log2tpm = column(get_layer(adata, Key.layers.log2tpm), adata.var_names.get_loc(gene))
         if np.allclose(values[detected], log2tpm[detected, None], atol=1e-3):
             return normalised_unit(adata)
     return ", ".join(layers)
-
-
-def _draw_spots(
-    ax: Axes,
-    section: Section,
-    values: np.ndarray,
-    detected: np.ndarray,
-    norm: Normalize,
-    cmap: Colormap,
-    mark_filled: bool,
-    size: float,
-    alpha: float,
-) -> set[str]:
-    """Circles of true size, one collection per kind of spot; returns the kinds."""
-    completed = (values[~detected] != 0).any()
-    kinds = {"detected": detected, ("filled in" if completed else "not detected"): ~detected}
-    diameter = size * section.diameter
-    points = in_points(ax, section, diameter)
-    pale = {"facecolors": _PALE, "edgecolors": _PALE_EDGE, "linewidths": 0.08 * points}
-    outline = {"facecolors": "white", "edgecolors": _OUTLINE, "linewidths": 0.1 * points}
-    for kind, spots in kinds.items():
-        xy = section.xy[spots]
-        if kind == "filled in" and mark_filled:
-            # White between colour and outline: on the dark colours a dark outline alone could not be seen.
-            add_circles(ax, xy, _OUTLINE_DIAMETER * diameter, label="outline", alpha=alpha, **outline)
-        coloured = {"array": values[spots], "norm": norm, "cmap": cmap, "edgecolors": "none"}
-        add_circles(ax, xy, diameter, label=kind, alpha=alpha, **(pale if kind == "not detected" else coloured))
-    return {kind for kind, spots in kinds.items() if spots.any()}
-
-
-def _add_legend(fig: Figure, ax: Axes | None, drawn: set[str], cmap: Colormap, mark_filled: bool) -> None:
-    """Below the panels, what needs explaining: grey spots, and the outlines where they were asked for."""
-    from matplotlib.lines import Line2D
-
-    def mark(face: Any, edge: str = "none", size: float = 8) -> Line2D:
-        return Line2D([], [], linestyle="", marker="o", markersize=size, markerfacecolor=face, markeredgecolor=edge)
-
-    marks = {}
-    if "not detected" in drawn:
-        marks["not detected"] = mark(_PALE, _PALE_EDGE)
-    if mark_filled and "filled in" in drawn:
-        colour = mark(cmap(0.6))
-        marks["detected"] = colour
-        marks["filled in"] = (mark("white", _OUTLINE, 8 * _OUTLINE_DIAMETER), colour)
-    legend = {"handles": list(marks.values()), "labels": list(marks), "ncols": len(marks), "frameon": False}
-    if marks and ax is None:
-        fig.legend(loc="outside lower center", **legend)
-    elif marks:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), **legend)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
 from spared_sc._core.settings import settings
+from spared_sc._images.store import spot_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from spared_sc._models.prediction.fitted import FittedPredictor
 
 LOSSES = ("detected", "all")
-_SKETCH = 64  # hashes that are kept of a section
+_SKETCH = 1024  # hashes that are kept of a section
 _SAME_SIZE = 0.1  # by how much the side of a patch may differ from that in training
 _SAME_RESOLUTION = 2.0  # by how many times the resolution of the image may
 
@@ -68,10 +70,8 @@ def get_spots(
     from spared_sc._models.prediction.base import Spots
 
     position = log_depth = None
-    if spatial_key in adata.obsm:
-        position = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
-    elif "position" in needs:
-        raise KeyError(f"there is no obsm[{spatial_key!r}] (obsm: {validate.listing(adata.obsm)}): it is needed here.")
+    if "position" in needs or (needs and spatial_key in adata.obsm):
+        position = validate.get_positions(adata, spatial_key)
     if "log_depth" in needs:
         counts, _ = validate.get_counts(adata)
         log_depth = np.log1p(np.asarray(counts.sum(axis=1), dtype=float).ravel())
@@ -105,7 +105,7 @@ def get_patches(
 
 
 def scale_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a recipe must agree between training and use, sizes as medians over the libraries."""
+    """What of a recipe is compared between training and use, sizes as medians over the libraries."""
     sources = list(recipe["sources"].values())
     side = float(np.median([one["patch_px"] for one in sources]))
     resolution = float(np.median([one["um_per_px"] for one in sources]))
@@ -115,7 +115,11 @@ def scale_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_scale(trained: Mapping[str, Any], recipe: Mapping[str, Any], *, force: bool) -> None:
     """Refuse patches that show another size of tissue, or another resolution, than those of training."""
-    found = scale_of(recipe)
+    for name, source in recipe["sources"].items():
+        _check_library_scale(trained, scale_of({**recipe, "sources": {name: source}}), name, force=force)
+
+
+def _check_library_scale(trained: Mapping[str, Any], found: Mapping[str, Any], name: str, *, force: bool) -> None:
     if trained["um_per_px"] and found["um_per_px"]:
         factor = found["um_per_px"] / trained["um_per_px"]
         sides = [one["patch_px"] * one["um_per_px"] for one in (trained, found)]
@@ -130,7 +134,7 @@ def check_scale(trained: Mapping[str, Any], recipe: Mapping[str, Any], *, force:
     fits = abs(sides[1] / sides[0] - 1) <= _SAME_SIZE and 1 / _SAME_RESOLUTION <= factor <= _SAME_RESOLUTION
     if fits:
         return
-    message = f"the patches here are {what}, those of training {wanted}"
+    message = f"the patches of library {name!r} are {what}, those of training {wanted}"
     if not force:
         raise ValueError(
             f"{message}: the model has never seen such patches. Extract others with `sp.pp.extract_patches(adata, "
@@ -139,20 +143,23 @@ def check_scale(trained: Mapping[str, Any], recipe: Mapping[str, Any], *, force:
     logger.warning("%s; predictions are made all the same (force=True)", message)
 
 
-def with_target(adata: AnnData, spots: Spots, layer: str, genes: np.ndarray, loss: str) -> Spots:
-    """Spots with the expression of some genes, and with the entries that count."""
-    if loss not in LOSSES:
-        raise ValueError(f"loss={loss!r} is unknown: choose {validate.listing(LOSSES)}.")
-    target = validate.dense(validate.get_layer(adata, layer)[:, genes]).astype(np.float32)
-    known = validate.dense(validate.get_detected(adata)[:, genes]) if loss == "detected" else None
-    return replace(spots, target=target, known=known)
+def unit_of(adata: AnnData, layer: str) -> str:
+    """The layer in whose unit a layer is: completion and batch correction keep it, centering does not."""
+    made = adata.uns.get(Key.uns.records, {}).get(layer, {})
+    if made.get("function") == "pp.uncenter":
+        made = adata.uns[Key.uns.records].get(str(made["params"]["layer"]), {})
+    elif not str(made.get("function")).endswith(("_complete", ".combat")):
+        return layer
+    source = str(made.get("params", {}).get("layer", layer))
+    return layer if source == layer else unit_of(adata, source)
 
 
 def fingerprints(adata: AnnData, libraries: Libraries, spatial_key: str) -> dict[str, list[int]]:
-    """Every section's smallest hashes of the places of its spots; see `same_section`."""
-    if spatial_key not in adata.obsm:
-        return {name: [] for name in libraries.names}
-    places = np.rint(10 * np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]).astype(np.int64)
+    """Every section's smallest hashes of the places of its spots, of their names without places; see `same_section`."""
+    if spatial_key in adata.obsm:
+        places = np.rint(10 * np.nan_to_num(np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2])).astype(np.int64)
+    else:
+        places = np.array([[crc32(name.encode())] for name in spot_names(libraries, adata.obs_names)])
     # One multiplication and shift per coordinate scatter the bits (a variant of splitmix64).
     hashed = np.zeros(len(places), dtype=np.uint64)
     for column in places.T:
@@ -166,13 +173,13 @@ def fingerprints(adata: AnnData, libraries: Libraries, spatial_key: str) -> dict
 
 
 def same_section(one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two sections share most of their spots, whatever they are called and however they were filtered.
+    """Whether one of two sections holds most spots of the other, whatever they are called and however they were filtered.
 
-    The smallest hashes of two sets are a sample of their union; the share of it that is in both estimates the share of
-    common spots (Broder 1997).
+    Up to the largest hash of a full sketch all hashes of its section are known, and a sample of its spots (Broder 1997).
     """
-    sample = sorted({*one, *other})[:_SKETCH]
-    return bool(sample) and len(set(one) & set(other) & set(sample)) > len(sample) / 2
+    known_to = min([max(sketch) for sketch in (one, other) if len(sketch) == _SKETCH], default=np.inf)
+    first, second = ({hashed for hashed in sketch if hashed <= known_to} for sketch in (one, other))
+    return len(first & second) > min(len(first), len(second)) / 2
 
 
 def recognised(
@@ -209,9 +216,9 @@ def fit_one(
     how: How,
     card: Mapping[str, Any],
     looks: np.ndarray | None,
+    detected: np.ndarray,
 ) -> FittedPredictor:
     """Fit a predictor to the train libraries of a part."""
-    from spared_sc._kernels.lowrank import gene_means
     from spared_sc._models.checkpoint import data_hash
     from spared_sc._models.prediction.fitted import FittedPredictor
     from spared_sc._models.prediction.novelty import Novelty
@@ -238,7 +245,7 @@ def fit_one(
             "params": dict(params),
             "data": data_hash(learned_from.target, known),
         },
-        gene_means(np.where(known, learned_from.target, 0), known),
+        replace(learned_from, known=detected[train]).gene_means(),
         None if looks is None else Novelty.of(looks[train]),
     )
 
@@ -299,8 +306,8 @@ def _check_encoder(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, w
         return
     differs = "nothing is recorded about it"
     if found is not None:
-        name = next(name for name in wanted if found.get(name) != wanted[name])
-        differs = f"{name} is {found.get(name)!r} instead of {wanted[name]!r}"
+        name = next(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))
+        differs = f"{name} is {found.get(name)!r} instead of {wanted.get(name)!r}"
     raise ValueError(f"{what} is not what the model was fitted on ({differs}): {remedy}.")
 
 

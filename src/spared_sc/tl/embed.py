@@ -110,8 +110,8 @@ def embed_patches(
     card = get_card(encoder)
     patches = of.get_patches(adata, libraries, spatial_key)
     sources = patches.recipe["sources"].values()
-    coarsest = max(one["um_per_px"] for one in sources)
-    check_resolution(card, min(one["patch_px"] for one in sources), coarsest, force=force)
+    scales = [one["um_per_px"] for one in sources if one["um_per_px"] > 0]  # NaN where unknown
+    check_resolution(card, min(one["patch_px"] for one in sources), max(scales, default=np.nan), force=force)
     model = load_encoder(encoder, weights=weights, device=device, random_state=random_state)
     identity = model.identity()
     embedding = np.empty((adata.n_obs, model.dim), dtype=np.float32)

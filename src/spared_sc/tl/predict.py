@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,8 +111,8 @@ def predict_expression(
     `None`, or the changed copy with `copy=True`. Slots written:
 
     `obsm["predicted_ridge"]`
-        With the name of the model. DataFrame, spots x genes, float32, in the unit of the target layer. :func:`spared_sc.get.predicted` gives it as
-        an AnnData.
+        With the name of the model. DataFrame, spots x genes, float32, in the unit of the target layer.
+        :func:`spared_sc.get.predicted` gives it as an AnnData.
     `obs["predicted_ridge_unlike"]`
         Spots that look unlike anything in training: farther from it, in the leading components of their embedding, than
         all but one in a thousand of the train spots. Written where the predictor looks at the image.
@@ -308,14 +309,18 @@ def _given(
     from spared_sc._models.prediction.registry import PREDICTORS, make_predictor
 
     make_predictor(model, params)  # what is wrong with the parameters shows before any work is done
+    if loss not in of.LOSSES:
+        raise ValueError(f"loss={loss!r} is unknown: choose {validate.listing(of.LOSSES)}.")
     genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
     needs = PREDICTORS[model].needs
     spots = of.get_spots(adata, libraries, needs, spatial_key=spatial_key, use_rep=use_rep)
-    spots = of.with_target(adata, spots, layer, genes, loss)
+    target, detected = validate.get_block(adata, layer, genes)
+    spots = replace(spots, target=target, known=detected if loss == "detected" else None)
     embedded = adata.uns.get(Key.uns.records, {}).get(use_rep, {}) if "embedding" in needs else {}
     recipe = spots.patches.recipe if spots.patches is not None else embedded.get("patches")
     card = {
         "layer": layer,
+        "unit": of.unit_of(adata, layer),
         "loss": loss,
         "use_rep": use_rep if "embedding" in needs else None,
         "encoder": of.plain(embedded.get("encoder")),
@@ -330,6 +335,7 @@ def _given(
         "genes": adata.var_names[genes].tolist(),
         "card": card,
         "looks": of.appearance(spots),
+        "detected": detected,
     }
 
 
@@ -362,6 +368,7 @@ def _fit_and_predict(
             "there is one library (or subject) and no split: nothing is left to predict. Add sections, name parts of the "
             "section as libraries with `library_key=`, or fit with `sp.tl.fit_predictor(adata)` to predict another slide."
         )
+    _warn_of_siblings(split, groups)
     given = _given(adata, libraries, model, layer, loss, use_rep, mask_var, spatial_key, params)
     parts, roles = of.plan(split, groups, validates=PREDICTORS[model].validates)
     prediction = np.empty((adata.n_obs, len(given["genes"])), dtype=np.float32)
@@ -403,6 +410,20 @@ def _fit_and_predict(
         card={name: value for name, value in given["card"].items() if name not in ("libraries", "codes")},
     )
     return adata if copy else None
+
+
+def _warn_of_siblings(split: np.ndarray | None, groups: np.ndarray) -> None:
+    """Say that scores will be of donors who were in training."""
+    if split is None:
+        return
+    siblings = sorted(set(groups[split == "train"]) & set(groups[split != "train"]))
+    if siblings:
+        warnings.warn(
+            f"{validate.listing(siblings, 5)} have libraries in 'train' and in other parts of the split: scores say little "
+            "about other donors. `sp.pp.split_libraries(adata, subject_key=...)` keeps donors together.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _fitted(model: Any) -> tuple[FittedPredictor, str]:
@@ -460,7 +481,10 @@ def _write(
     slots: dict[str, dict[str, Any]] = {
         "obsm": {key_added: pd.DataFrame(prediction, index=adata.obs_names, columns=genes)}
     }
+    before = adata.uns.get(Key.uns.records, {}).get(key_added, {}).get("slots", ())
     if unlike is not None:
         slots["obs"] = {Key.unlike(key_added): unlike}
         logger.info("%d of %d spots look unlike anything in training", int(unlike.sum()), len(unlike))
     record(adata, key=key_added, function="tl.predict_expression", params=params, slots=slots, **details)
+    if unlike is None and f'obs["{Key.unlike(key_added)}"]' in before:
+        del adata.obs[Key.unlike(key_added)]  # of the table that this one replaces

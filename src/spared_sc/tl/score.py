@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc.get.predicted import prediction_key, prediction_keys
+from spared_sc.get.prediction import by_library, prediction_key, prediction_keys, scored_libraries
 from spared_sc.tl import _prediction as of
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper")
 _ALL = "all"
-_HONEST = ("test", "held out")
 
 
 def score_prediction(
@@ -63,7 +63,8 @@ def score_prediction(
     Returns
     -------
     A table with the columns `prediction`, `library`, `subject`, `role`, `gene`, `metric`, `value`, `lower`, `upper`.
-    `library="all"` is the mean over libraries, with the ends of its 95 % interval (NaN for one library). The metrics:
+    `library="all"` is the mean over the libraries in which the score is defined, with the ends of its 95 % interval (NaN
+    for one library). The metrics:
 
     - `mse`, `mae`, `r2` (of the deviations from each gene's mean in the library)
     - `skill`: 1 - mse / mse of `gene_mean`; above zero, the image says something
@@ -109,12 +110,12 @@ def score_prediction(
         raise ValueError(
             f"adata has no genes {validate.listing(names[genes < 0], 5)}, which were predicted: they cannot be scored."
         )
-    truth = validate.dense(validate.get_layer(adata, layer)[:, genes]).astype(np.float32)
-    known = validate.dense(validate.get_detected(adata)[:, genes])
-    scored = _scored(roles, libraries)
+    truth, known = validate.get_block(adata, layer, genes)
+    scored, _ = scored_libraries(roles, libraries.names)
+    _warn_of_units(adata, layer, list(tables))
     rows = np.flatnonzero(scored[libraries.codes])
     predictions = {key: table.to_numpy(dtype=np.float32) for key, table in tables.items()}
-    predictions |= _anchors(adata, libraries, layer, genes, list(tables), roles, groups, spatial_key)
+    predictions |= _anchors(adata, libraries, truth, known, list(tables), roles, groups, spatial_key)
     place = np.cumsum(scored) - 1  # number of a scored library among those
     library = place[libraries.codes[rows]]
     measured = _Measured(truth[rows], known[rows], library, int(scored.sum()))
@@ -160,41 +161,46 @@ def _tables(
     keys = prediction_keys(adata) or [None] if keys is None else [keys] if isinstance(keys, str) else list(keys)
     keys = [prediction_key(adata, key) for key in keys]
     tables = {key: adata.obsm[key] for key in keys}
-    roles, groups = (
-        {key: {str(k): str(v) for k, v in records[key][what].items()} for key in keys} for what in ("roles", "groups")
-    )
+    roles, groups = ({key: by_library(records[key][what]) for key in keys} for what in ("roles", "groups"))
     first = keys[0]
     for key in keys:
         if set(roles[key]) != set(libraries.names):
+            remedy = "pass the same `library_key`"
+            if set(libraries.names) < set(roles[key]):
+                remedy = "score the whole AnnData, anchors need its train libraries, and choose rows of the result"
             raise ValueError(
                 f"{key!r} was made with the libraries {validate.listing(roles[key])}, here are "
-                f"{validate.listing(libraries.names)}: pass the same `library_key`."
+                f"{validate.listing(libraries.names)}: {remedy}."
             )
         if not tables[key].columns.equals(tables[first].columns):
             raise ValueError(f"{key!r} and {first!r} predict different genes: score them one by one.")
         if (roles[key], groups[key]) != (roles[first], groups[first]):
             raise ValueError(f"{key!r} and {first!r} were fitted to different libraries: score them one by one.")
+        means = [records[one].get("gene_mean", np.nan) for one in (key, first)]  # of saved models
+        if not np.allclose(*means, rtol=1e-4, equal_nan=True):
+            raise ValueError(f"{key!r} and {first!r} were fitted to different data: score them one by one.")
     return tables, roles[first], groups[first]
 
 
-def _scored(roles: dict[str, str], libraries: validate.Libraries) -> np.ndarray:
-    """Mask of the libraries to score."""
-    role = np.array([roles[name] for name in libraries.names])
-    for wanted in (_HONEST, ("val",)):
-        scored = np.isin(role, wanted)
-        if scored.any():
-            return scored
-    raise ValueError(
-        "all libraries had a part in fitting: a score on them would say nothing. Make a split with "
-        "`sp.pp.split_libraries(adata)`, or pass split_key=None to predict every library by a fit to the others."
-    )
+def _warn_of_units(adata: AnnData, layer: str, keys: Sequence[str]) -> None:
+    """Say which predictions are in another unit than the truth."""
+    records, unit = adata.uns[Key.uns.records], of.unit_of(adata, layer)
+    for key in keys:
+        of_target = str(records[key]["card"]["unit"])
+        if of_target != unit:
+            warnings.warn(
+                f"{key!r} predicts in the unit of {of_target!r}, and the truth is in that of {unit!r}: of its scores only the "
+                f"correlations of genes mean something. Pass layer={of_target!r}, or predict {unit!r}.",
+                UserWarning,
+                stacklevel=3,
+            )
 
 
 def _anchors(
     adata: AnnData,
     libraries: validate.Libraries,
-    layer: str,
-    genes: np.ndarray,
+    truth: np.ndarray,
+    known: np.ndarray,
     keys: Sequence[str],
     roles: dict[str, str],
     groups: dict[str, str],
@@ -202,15 +208,15 @@ def _anchors(
 ) -> dict[str, np.ndarray]:
     """Predictions of the anchors, fitted to the detected entries of the libraries that the models were fitted to.
 
-    Where those are not at hand, only the mean of the genes in training, which every model records.
+    Of a saved model the train libraries are not at hand, or not all of them: there is the mean of the genes that it records.
     """
     from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS, make_predictor
 
+    mean = adata.uns[Key.uns.records][keys[0]].get("gene_mean")
+    if mean is not None:
+        return {"gene_mean": np.broadcast_to(np.asarray(mean, dtype=np.float32), truth.shape)}
     role = np.array([roles[name] for name in libraries.names])
     split = None if (role == "held out").all() else role
-    if split is not None and not (split == "train").any():
-        mean = np.asarray(adata.uns[Key.uns.records][keys[0]]["gene_mean"], dtype=np.float32)
-        return {"gene_mean": np.broadcast_to(mean, (adata.n_obs, len(genes)))}
     parts, _ = of.plan(split, np.array([groups[name] for name in libraries.names]), validates=False)
     how = of.make_how(0, "cpu", None, None, show_progress_bar=False)
     result = {}
@@ -220,8 +226,8 @@ def _anchors(
         except (KeyError, TypeError, ValueError) as error:
             warnings.warn(f"the anchor {name!r} is left out: {error}", stacklevel=3)
             continue
-        spots = of.with_target(adata, spots, layer, genes, "detected")
-        result[name] = np.empty(spots.target.shape, dtype=np.float32)
+        spots = replace(spots, target=truth, known=known)
+        result[name] = np.empty(truth.shape, dtype=np.float32)
         for part in parts:
             predictor = make_predictor(name, {})
             predictor.fit(spots.rows(np.flatnonzero(part.train[libraries.codes])), None, how)
@@ -247,23 +253,24 @@ def _floors(
     from spared_sc._kernels.metrics import FLOORS
     from spared_sc.tl._sections import resolve
 
-    resolved = resolve(adata, layer=layer, mask_var=None, library_key=library_key, spatial_key=spatial_key, genes=genes)
-    if resolved.sections.total is None:
-        warnings.warn(
-            f"there is no noise floor: it needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r}.",
-            stacklevel=3,
-        )
+    options = {"mask_var": None, "library_key": library_key, "spatial_key": spatial_key}
+    why = f"it needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r}."
+    try:
+        resolved = resolve(adata, layer=layer, genes=genes, **options)
+    except (KeyError, TypeError, ValueError) as error:
+        resolved, why = None, error.args[0]
+    if resolved is None or resolved.sections.total is None:
+        warnings.warn(f"there is no noise floor: {why}", stacklevel=3)
         return {}
     truth, known = measured.given
     variances = noise_variances(resolved.sections, np.random.default_rng([random_state, 1]))
     result = []
     for variance in (resolved.to_rows(one)[rows] for one in variances):
-        n_entries = np.array([known[measured.library == i].sum() for i in range(measured.n_libraries)])
-        total = [variance[measured.library == i].sum() for i in range(measured.n_libraries)]
+        entries = [known & (measured.library == i)[:, None] for i in range(measured.n_libraries)]
+        mse = [variance[one].mean() if one.any() else np.nan for one in entries]
         highest = agreement.ceiling(truth, known, variance, measured.library, measured.n_libraries)
-        scores = {"mse": (total / n_entries)[:, None], "pcc": np.column_stack([_mean(highest), highest])}
-        result.append(scores)
-    result.sort(key=lambda scores: scores["mse"].mean())
+        result.append({"mse": np.array(mse)[:, None], "pcc": np.column_stack([_mean(highest), highest])})
+    result.sort(key=lambda scores: np.nansum(scores["mse"]))
     return dict(zip(FLOORS, result, strict=True))
 
 
@@ -303,7 +310,7 @@ def _lines(
         share = weights @ defined.astype(float)
         with np.errstate(invalid="ignore", divide="ignore"):
             resampled = resampled / share
-        low, high = _interval(resampled) if len(kept) > 1 else np.full((2, values.shape[1]), np.nan)
+        low, high = _interval(resampled, defined.sum(axis=0) > 1)
         lines += [
             (key, _ALL, _ALL, _ALL, gene, metric, float(mean), float(a), float(b))
             for gene, mean, a, b in zip(columns, means, low, high, strict=True)
@@ -311,6 +318,9 @@ def _lines(
     return lines
 
 
-def _interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % interval of every column; NaN where a resample is not defined."""
-    return tuple(np.quantile(resampled, (0.025, 0.975), axis=0))
+def _interval(resampled: np.ndarray, several: np.ndarray) -> np.ndarray:
+    """Ends of the 95 % interval of every column that is defined in several libraries, over the defined resamples."""
+    ends = np.full((2, len(several)), np.nan)
+    if several.any():
+        ends[:, several] = np.nanquantile(resampled[:, several], (0.025, 0.975), axis=0)
+    return ends

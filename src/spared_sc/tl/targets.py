@@ -23,6 +23,7 @@ def compare_targets(
     layer: str = Key.layers.log2tpm,
     library_key: str | None = None,
     subject_key: str | None = None,
+    spatial_key: str = Key.obsm.spatial,
     split_key: str = Key.obs.split,
     n_bootstrap: int = 2000,
     random_state: int = 0,
@@ -50,6 +51,8 @@ def compare_targets(
         Column of `obs` that names the library of each spot; needed with several libraries.
     subject_key
         Column of `obs` with the donor, for the intervals.
+    spatial_key
+        Name in `obsm` of the spots' positions.
     split_key
         Column of `obs` with `"train"`, `"val"` or `"test"`.
     n_bootstrap
@@ -67,9 +70,9 @@ def compare_targets(
     Raises
     ------
     KeyError
-        If a layer or the split does not exist.
+        If a layer, the split or the predictor does not exist.
     ValueError
-        If the completed layer was made without the split.
+        If the completed layer was made without this split.
 
     Examples
     --------
@@ -87,6 +90,8 @@ def compare_targets(
     >>> list(scores["prediction"].unique()[:4])
     ['raw, all', 'raw, detected', 'completed, all', 'completed, detected']
     """
+    from spared_sc._models.prediction.registry import PREDICTORS
+
     adata = validate.check_adata(adata)
     libraries = validate.get_libraries(adata, library_key)
     if split_key not in adata.obs:
@@ -95,7 +100,9 @@ def compare_targets(
             "split with `sp.pp.split_libraries(adata)` first."
         )
     validate.get_split(adata, split_key, libraries)
-    _check_completed(adata, completed)
+    if not isinstance(model, str) or model not in PREDICTORS:
+        raise KeyError(f"there is no predictor {model!r} to fit: choose among {validate.listing(PREDICTORS, 30)}.")
+    _check_completed(adata, completed, split_key)
     work = shallow_copy(adata)
     arms = []
     for what, source in (("raw", layer), ("completed", completed)):
@@ -107,6 +114,7 @@ def compare_targets(
                 layer=source,
                 loss=loss,
                 library_key=library_key,
+                spatial_key=spatial_key,
                 split_key=split_key,
                 key_added=key,
                 random_state=random_state,
@@ -119,18 +127,19 @@ def compare_targets(
         layer=layer,
         library_key=library_key,
         subject_key=subject_key,
+        spatial_key=spatial_key,
         n_bootstrap=n_bootstrap,
         random_state=random_state,
     )
 
 
-def _check_completed(adata: AnnData, completed: str) -> None:
+def _check_completed(adata: AnnData, completed: str, split_key: str) -> None:
     """Refuse values that were filled in with the help of other splits."""
     validate.get_layer(adata, completed)
     made = adata.uns.get(Key.uns.records, {}).get(completed, {})
     within = made.get("function") == "tl.median_complete"  # looks at one library at a time
-    if not within and str(made.get("params", {}).get("split_key", "None")) == "None":
+    if not within and str(made.get("params", {}).get("split_key")) != split_key:
         raise ValueError(
-            f"layers[{completed!r}] is not known to be made with the split: train values may have been filled with the "
-            "help of test sections. Make the split first, then run `sp.tl.spackle_complete(adata, split_key=...)`."
+            f"layers[{completed!r}] is not known to be made with the split {split_key!r}: train values may have been filled "
+            f"with the help of test sections. Run `sp.tl.spackle_complete(adata, split_key={split_key!r})` after the split."
         )

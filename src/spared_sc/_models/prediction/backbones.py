@@ -10,7 +10,7 @@ from torch import nn
 
 from spared_sc._models.encoder_weights import read_weights
 
-IMAGENET = "imagenet"
+PRETRAINED = "pretrained"
 RANDOM = "random"
 _MEAN, _SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, red green blue
 _HEADS = ("fc", "classifier", "heads")  # what torchvision calls the last layers
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
     name
         `"torchvision:<model>"` or `"timm:<model>"`.
     weights
-        `"imagenet"`, `"random"`, or a file of weights (.safetensors, or .pth of tensors only).
+        `"pretrained"`, `"random"`, or a file of weights (.safetensors, or .pth of tensors only).
 
     Raises
     ------
@@ -52,8 +52,8 @@ class Backbone(nn.Module):
         make = {"torchvision": _torchvision, "timm": _timm}.get(library)
         if make is None or not model:
             raise ValueError(f"there is no backbone {name!r}: give 'torchvision:<model>' or 'timm:<model>'.")
-        self.network, self.n_features, self.normalise = make(model, str(weights) == IMAGENET)
-        if str(weights) not in (IMAGENET, RANDOM):
+        self.network, self.n_features, self.normalise = make(model, str(weights) == PRETRAINED)
+        if str(weights) not in (PRETRAINED, RANDOM):
             _load(self.network, Path(weights).expanduser(), name)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -107,10 +107,6 @@ def _timm(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise]:
 
 def _load(network: nn.Module, path: Path, name: str) -> None:
     """Fill a network, whose last layer is gone, from a file; the file's last layer is left out."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights={str(path)!r} is no file: give {IMAGENET!r}, {RANDOM!r}, or the path of a file of weights."
-        )
     tensors = read_weights(path)
     # Torchvision's own file of DenseNet has names from before a change, which torchvision translates as this does.
     tensors = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): v for key, v in tensors.items()}

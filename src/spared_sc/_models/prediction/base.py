@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
+
+from spared_sc._kernels.lowrank import gene_means
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     import torch
 
     from spared_sc._models.training import Fit
@@ -39,6 +42,11 @@ class Spots:
 
     def __len__(self) -> int:
         return len(self.library)
+
+    def gene_means(self) -> np.ndarray:
+        """Mean of each gene over its known entries, over all of them where none is known: float32 (g,)."""
+        known = np.ones(self.target.shape, dtype=bool) if self.known is None else self.known | ~self.known.any(axis=0)
+        return gene_means(np.where(known, self.target, 0), known).astype(np.float32)
 
     def rows(self, index: np.ndarray) -> Spots:
         """Some of the spots."""

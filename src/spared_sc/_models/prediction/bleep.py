@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from spared_sc._models.prediction.backbones import Backbone
-from spared_sc._models.prediction.networks import NetworkPredictor, Targets, gene_mean
+from spared_sc._models.prediction.networks import NetworkPredictor, Targets
 from spared_sc._models.prediction.retrieval import nearest
 from spared_sc._models.training import mixed_precision
 
@@ -117,7 +117,7 @@ class Bleep(NetworkPredictor):
 
     def _prepare(self, train: Spots, how: How) -> None:
         known = np.ones(train.target.shape, bool) if train.known is None else train.known
-        mean = gene_mean(train)
+        mean = train.gene_means()
         self.reference = {
             "expression": torch.as_tensor(np.where(known, train.target, mean), dtype=torch.float32),
             "known": torch.as_tensor(known),

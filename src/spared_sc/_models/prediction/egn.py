@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from spared_sc._models.prediction.backbones import RANDOM, Backbone, Normalise
-from spared_sc._models.prediction.networks import NetworkPredictor, Reading, Targets, gene_mean
+from spared_sc._models.prediction.networks import NetworkPredictor, Reading, Targets
 from spared_sc._models.prediction.retrieval import nearest
 from spared_sc._models.training import mixed_precision
 
@@ -222,7 +222,7 @@ class Egn(NetworkPredictor):
         low = np.where(known, train.target, np.inf).min(axis=0)
         span = np.where(known, train.target, -np.inf).max(axis=0) - low
         span = np.where(span > 0, span, 1)
-        expression = (np.where(known, train.target, gene_mean(train)) - low) / span
+        expression = (np.where(known, train.target, train.gene_means()) - low) / span
         if train.embedding is None:
             self.frozen = Backbone(self.encoder, self.weights).eval().to(how.device)
             with Reading(train.patches) as reading, torch.no_grad():

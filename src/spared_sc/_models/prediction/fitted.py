@@ -37,7 +37,7 @@ class FittedPredictor:
     predictor: Predictor
     genes: list[str]
     card: dict[str, Any]
-    gene_mean: np.ndarray  # (g,) of the target in training, over the entries that counted
+    gene_mean: np.ndarray  # (g,) of the target in training, over the detected entries
     novelty: Novelty | None = None
 
     @property

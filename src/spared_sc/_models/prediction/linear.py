@@ -40,6 +40,7 @@ class _Linear(Predictor):
         best = int(errors.sum(axis=1).argmin()) if inputs.shape[1] else 0
         path = ridge_path(inputs, train.target, known)
         self.weights, self.offset = path[best]
+        self.offset = np.where(known.any(axis=0), self.offset, train.gene_means())
         self.penalty = float(_PENALTIES[best])
 
     def predict(self, spots: Spots, how: How, *, own_library: np.ndarray | None = None) -> np.ndarray:
@@ -251,7 +252,8 @@ def folds(train: Spots) -> np.ndarray:
     if train.position is None:
         return np.arange(len(train)) * 5 // len(train)
     axis = np.ptp(train.position, axis=0).argmax()
-    rank = np.argsort(np.argsort(train.position[:, axis], kind="stable"), kind="stable")
+    # Spots of one lattice column are in the order of the other axis, not in that of the rows.
+    rank = np.argsort(np.lexsort((train.position[:, 1 - axis], train.position[:, axis])))
     return rank * 5 // len(train)
 
 

@@ -17,7 +17,7 @@ from spared_sc._kernels.metrics import masked_mse
 from spared_sc._models import training
 from spared_sc._models.checkpoint import data_hash
 from spared_sc._models.prediction.augment import N_SYMMETRIES, transformed
-from spared_sc._models.prediction.backbones import IMAGENET, RANDOM
+from spared_sc._models.prediction.backbones import PRETRAINED, RANDOM
 from spared_sc._models.prediction.base import Predictor
 
 if TYPE_CHECKING:
@@ -103,16 +103,6 @@ class Targets:
         return error.mean() if self.known is None else (error * self.known).sum() / self.known.sum().clamp(min=1)
 
 
-def gene_mean(spots: Spots) -> np.ndarray:
-    """Mean of each gene over its known entries, over all of them where none is known: float32 (g,)."""
-    mean = spots.target.mean(axis=0, dtype=np.float64)
-    if spots.known is not None:
-        count = spots.known.sum(axis=0)
-        total = np.where(spots.known, spots.target, 0).sum(axis=0, dtype=np.float64)
-        mean = np.where(count > 0, total / np.maximum(count, 1), mean)
-    return mean.astype(np.float32)
-
-
 @dataclass(kw_only=True, eq=False)
 class NetworkPredictor(Predictor):
     """What the networks share.
@@ -120,7 +110,7 @@ class NetworkPredictor(Predictor):
     Parameters
     ----------
     weights
-        Where the backbone starts: `"imagenet"`, `"random"`, or a file of weights.
+        Where the backbone starts: `"pretrained"`, `"random"`, or a file of weights.
     image_size
         Side in pixels to which patches are brought for the network; `None` leaves them.
     augment
@@ -137,7 +127,7 @@ class NetworkPredictor(Predictor):
 
     needs: ClassVar[tuple[str, ...]] = ("patches",)
     validates: ClassVar[bool] = True
-    weights: str | Path = IMAGENET
+    weights: str | Path = PRETRAINED
     image_size: int | None = None
     augment: bool = True
     n_steps: int = 1000
@@ -275,13 +265,17 @@ class NetworkPredictor(Predictor):
         ----------
         own_library
             (n,) for models that look training spots up (BLEEP, EGN): the code, as in the `train` of `fit`, of the library
-            that a spot is in, and -1 if it was not trained on. Nothing is looked up there. `None` means new libraries.
+            that a spot is in, and -1 if it was not trained on. Nothing is looked up there, unless training had one library
+            only. `None` means new libraries.
 
         Returns
         -------
         Float32 (n, g).
         """
         network = self._placed(self.network, how.device)
+        library = self.reference.get("library")
+        if library is not None and (library == library[0]).all():
+            own_library = None  # there is no other library to look spots up in
         with (
             Reading(spots.patches) as reading,
             progress_bar(

@@ -10,7 +10,7 @@ from torch import nn
 
 from spared_sc._models.prediction.augment import N_SYMMETRIES, symmetry
 from spared_sc._models.prediction.backbones import Backbone
-from spared_sc._models.prediction.networks import NetworkPredictor, Targets, gene_mean
+from spared_sc._models.prediction.networks import NetworkPredictor, Targets
 from spared_sc._models.training import mixed_precision
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ImageRegression(NetworkPredictor):
         return RegressionNet(self.backbone, weights, n_genes)
 
     def _start(self, network: RegressionNet, train: Spots) -> None:
-        mean = torch.as_tensor(gene_mean(train))
+        mean = torch.as_tensor(train.gene_means())
         with torch.no_grad():
             if self.delta:
                 network.offset.copy_(mean)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
+
+_SCORED = {"held-out": ("test", "held out"), "validation": ("val",)}  # what is scored, the first kind that there is
 
 
 def predicted(adata: AnnData, key: str | None = None) -> AnnData:
@@ -46,7 +52,7 @@ def predicted(adata: AnnData, key: str | None = None) -> AnnData:
     adata = validate.check_adata(adata, genes=False)
     key = prediction_key(adata, key)
     table = adata.obsm[key]
-    others = {name: value for name, value in adata.obsm.items() if name not in prediction_keys(adata)}
+    others = {name: value.copy() for name, value in adata.obsm.items() if name not in prediction_keys(adata)}
     common = adata.var.reindex(table.columns) if table.columns.isin(adata.var_names).all() else None
     return AnnData(
         X=table.to_numpy(copy=True),
@@ -74,3 +80,28 @@ def prediction_key(adata: AnnData, key: str | None) -> str:
     if key is None and len(keys) > 1:
         raise ValueError(f"there are several predictions ({validate.listing(keys)}): pass one of them as `key`.")
     return keys[0] if key is None else key
+
+
+def by_library(entries: Mapping[str, Any]) -> dict[str, str]:
+    """A recorded table library -> text; files give back the parts of a name with "/" one inside of the other."""
+    result = {}
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            result |= {f"{name}/{rest}": text for rest, text in by_library(value).items()}
+        else:
+            result[str(name)] = str(value)
+    return result
+
+
+def scored_libraries(roles: Mapping[str, str], names: Sequence[str]) -> tuple[np.ndarray, str]:
+    """Mask of the libraries to score, and what they are: those without a part in fitting, or else those that chose it."""
+    role = np.array([roles.get(name, "") for name in names])
+    for what, wanted in _SCORED.items():
+        scored = np.isin(role, wanted)
+        if scored.any():
+            return scored, what
+    raise ValueError(
+        "all libraries had a part in fitting: a score on them would say nothing. Make a split with "
+        "`sp.pp.split_libraries(adata)`, or pass split_key=None to `sp.tl.predict_expression`, which then predicts every "
+        "library by a fit to the others."
+    )
