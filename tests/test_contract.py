@@ -317,3 +317,13 @@ def test_no_assert_and_no_pickle_in_the_package():
         tree = ast.parse(path.read_text())
         assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], path
         assert "pickle" not in path.read_text(), path
+
+
+def test_warnings_point_at_the_users_line(raw):
+    adata = raw.copy()
+    counts = dense(adata.X).copy()
+    counts[3] = 0
+    adata.X = sps.csr_matrix(counts)
+    with pytest.warns(UserWarning, match="no count") as caught:
+        sp.pp.normalize_tpm(adata, gene_lengths=None)
+    assert [warning.filename for warning in caught] == [__file__]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from spared_sc._core.report import logger, progress_bar
+from spared_sc._core.report import logger, progress_bar, warn
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
 from spared_sc._models.encoder_cards import CARDS, EncoderCard
@@ -253,7 +252,7 @@ def check_resolution(
     )
     if encoder.foundation and not force:
         raise ValueError(f"{message}. With force=True it is used all the same.")
-    warnings.warn(f"{message}.", UserWarning, stacklevel=3)
+    warn(f"{message}.")
 
 
 def get_card(name: str) -> EncoderCard:

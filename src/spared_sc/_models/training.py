@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from spared_sc._core.report import logger, progress_bar
+from spared_sc._core.report import logger, progress_bar, warn
 from spared_sc._core.settings import settings
 from spared_sc._models import checkpoint as files
 
@@ -212,11 +211,9 @@ def fit(
         state.save(checkpoint, identity)
     found = "" if validation_error is None else f", validation MSE {progress.best_error:.4f}"
     if progress.stopped in ("interrupted", "diverged"):
-        warnings.warn(
+        warn(
             f"training {progress.stopped} after step {progress.step[-1]}: the best model so far (step "
             f"{progress.best_step}{found}) is used.",
-            UserWarning,
-            stacklevel=2,
         )
     network.load_state_dict(state.best)
     network.eval()

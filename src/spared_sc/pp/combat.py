@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, write_columns
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,11 +119,9 @@ def combat(
         fit = _learn(block[train], batch[train], batch_key or library_key)
         fixed = adata.var_names[genes[fit.variance == 0]]
         if len(fixed):
-            warnings.warn(
+            warn(
                 f"{len(fixed)} genes do not vary within the batches and stay as they are "
                 f"({validate.listing(fixed, 5)}): drop them with `mask_var`.",
-                UserWarning,
-                stacklevel=2,
             )
         if save_model is not None:
             _save(save_model, fit, adata.var_names[genes].tolist(), layer)
@@ -175,10 +172,8 @@ def _learn(values: np.ndarray, batch: np.ndarray, key: str | None) -> CombatFit:
     names, n_spots = np.unique(batch, return_counts=True)
     single = names[n_spots == 1]
     if len(single):
-        warnings.warn(
+        warn(
             f"{len(single)} batches have one spot and are not learned from ({validate.listing(single, 5)}).",
-            UserWarning,
-            stacklevel=3,
         )
     if (n_spots > 1).sum() < 2:
         raise ValueError(

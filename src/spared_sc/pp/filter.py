@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ import scipy.sparse as sps
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import actualise, check_key, record
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,10 +168,8 @@ def spared_filter(
         raise ValueError("none of the kept genes is detected in a spot that passes `spot_counts`: name other `genes`.")
     lost = [name for name, rows in zip(libraries.names, libraries.rows(), strict=True) if not keep_spot[rows].any()]
     if lost:
-        warnings.warn(
+        warn(
             f"no spot is left of {validate.listing(lost)}: check these libraries' counts, or change `spot_counts`.",
-            UserWarning,
-            stacklevel=2,
         )
 
     summary = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ import scipy.sparse as sps
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import actualise, record
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -236,11 +235,9 @@ def select_genes(
         raise ValueError(f"no gene has a finite {score!r}: run `sp.pp.moran(adata)` on the genes to choose from.")
     wanted = int(n_genes) if n_genes is not None else (128 if candidates.size > _FEW_GENES else 32)
     if candidates.size < wanted:
-        warnings.warn(
+        warn(
             f"{candidates.size} genes have a score, {wanted} were asked for: all of them are selected. "
             "Lower `real_data_share` in `sp.pp.spared_filter` to keep more genes.",
-            UserWarning,
-            stacklevel=2,
         )
     # ties go to the name, so that the order of the genes does not matter
     names = adata.var_names.to_numpy(dtype=str)[candidates]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import scipy.sparse as sps
 from spared_sc._core import genes, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,12 +118,10 @@ def normalize_tpm(
             )
         lost = adata.var_names[scaled_genes & ~known]
         if len(lost):
-            warnings.warn(
+            warn(
                 f"{len(lost)} of {int(scaled_genes.sum())} genes have no length and get no value in "
                 f"layers[{key_added!r}] ({validate.listing(lost, 5)}): pass their lengths in `gene_lengths`, "
                 "or gene_lengths=None for CPM.",
-                UserWarning,
-                stacklevel=2,
             )
         per_length = np.divide(1.0, match.lengths, out=np.zeros(adata.n_vars), where=known)
         slots["var"] = {Key.var.gene_length: match.lengths}
@@ -132,11 +129,9 @@ def normalize_tpm(
     total = _weighted_totals(counts, per_length * scaled_genes)
     empty = total == 0
     if empty.any():
-        warnings.warn(
+        warn(
             f"{int(empty.sum())} spots have no count in the genes to scale and get no values: "
             "run `sp.pp.spared_filter(adata)` first, which drops such spots.",
-            UserWarning,
-            stacklevel=2,
         )
     scale = np.divide(target_sum, total, out=np.zeros_like(total), where=~empty)
     values = _log2_scaled(counts, scale, per_length)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,7 @@ from spared_sc._core import validate
 from spared_sc._core.catalogue import spared_splits
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,12 +110,10 @@ def split_libraries(
     _check_subjects(of_library, subjects, published=isinstance(assignment, str))
     for pair in copies.itertuples():
         if of_library[pair.library] != of_library[pair.other]:
-            warnings.warn(
+            warn(
                 f"libraries {pair.library!r} ({of_library[pair.library]}) and {pair.other!r} "
                 f"({of_library[pair.other]}) look like copies of each other (correlation {pair.correlation:.3f}): "
                 "a score would be taken on data that was trained on. Put both into one split, or drop one.",
-                UserWarning,
-                stacklevel=2,
             )
     members = {name: [lib for lib, split in of_library.items() if split == name] for name in Key.splits}
     for name, libs in members.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import scipy.sparse as sps
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record, write_columns
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 from spared_sc._kernels.sections import Sections, rescaled
 
 if TYPE_CHECKING:
@@ -182,12 +181,10 @@ def _seen(adata: AnnData, genes: np.ndarray, detected: sps.csr_matrix) -> np.nda
     if not seen.any():
         raise ValueError("no gene to complete is detected in a spot to learn from: check `mask_var` and the counts.")
     if not seen.all():
-        warnings.warn(
+        warn(
             f"{int((~seen).sum())} genes are detected in no spot to learn from and stay as they are "
             f"({validate.listing(adata.var_names[genes[~seen]], 5)}): "
             "select genes with `sp.pp.recipe_spared(adata)` first.",
-            UserWarning,
-            stacklevel=4,
         )
     return genes[seen]
 

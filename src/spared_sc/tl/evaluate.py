@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import write_columns
-from spared_sc._core.report import progress_bar
+from spared_sc._core.report import progress_bar, warn
 from spared_sc._kernels.sections import Estimate
 
 from ._completers import complete, make_run, names
@@ -213,13 +212,12 @@ def evaluate_completion(
         except KeyboardInterrupt:
             if not rows:
                 raise
-            warnings.warn("the evaluation was interrupted: the table holds the finished masks.", stacklevel=2)
+            warn("the evaluation was interrupted: the table holds the finished masks.")
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for method, found in table[table["flag"] == BELOW_FLOOR].groupby("method", sort=False):
-        warnings.warn(
+        warn(
             f"the squared error of {method!r} is below what the sampling noise allows (regime "
             f"{found['regime'].iloc[0]!r}, mask {found['mask'].iloc[0]}): it is likely to have seen hidden values.",
-            stacklevel=2,
         )
     return table
 
@@ -287,9 +285,8 @@ def _check_counts(truth: Truth, layer: str, *, thinning: bool) -> None:
             f"the regime 'thinning' needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r} "
             "here: pass a layer from `sp.pp.normalize_tpm(adata)`, or leave the regime out."
         )
-    warnings.warn(
+    warn(
         f"there is no noise floor: it needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r}.",
-        stacklevel=3,
     )
 
 

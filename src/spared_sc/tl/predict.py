@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 from spared_sc.tl import _prediction as of
 
 if TYPE_CHECKING:
@@ -418,11 +417,9 @@ def _warn_of_siblings(split: np.ndarray | None, groups: np.ndarray) -> None:
         return
     siblings = sorted(set(groups[split == "train"]) & set(groups[split != "train"]))
     if siblings:
-        warnings.warn(
+        warn(
             f"{validate.listing(siblings, 5)} have libraries in 'train' and in other parts of the split: scores say little "
             "about other donors. `sp.pp.split_libraries(adata, subject_key=...)` keeps donors together.",
-            UserWarning,
-            stacklevel=4,
         )
 
 

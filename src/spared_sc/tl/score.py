@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
+from spared_sc._core.report import warn
 from spared_sc.get.prediction import by_library, prediction_key, prediction_keys, scored_libraries
 from spared_sc.tl import _prediction as of
 
@@ -188,11 +188,9 @@ def _warn_of_units(adata: AnnData, layer: str, keys: Sequence[str]) -> None:
     for key in keys:
         of_target = str(records[key]["card"]["unit"])
         if of_target != unit:
-            warnings.warn(
+            warn(
                 f"{key!r} predicts in the unit of {of_target!r}, and the truth is in that of {unit!r}: of its scores only the "
                 f"correlations of genes mean something. Pass layer={of_target!r}, or predict {unit!r}.",
-                UserWarning,
-                stacklevel=3,
             )
 
 
@@ -224,7 +222,7 @@ def _anchors(
         try:
             spots = of.get_spots(adata, libraries, PREDICTORS[name].needs, spatial_key=spatial_key)
         except (KeyError, TypeError, ValueError) as error:
-            warnings.warn(f"the anchor {name!r} is left out: {error}", stacklevel=3)
+            warn(f"the anchor {name!r} is left out: {error}")
             continue
         spots = replace(spots, target=truth, known=known)
         result[name] = np.empty(truth.shape, dtype=np.float32)
@@ -260,7 +258,7 @@ def _floors(
     except (KeyError, TypeError, ValueError) as error:
         resolved, why = None, error.args[0]
     if resolved is None or resolved.sections.total is None:
-        warnings.warn(f"there is no noise floor: {why}", stacklevel=3)
+        warn(f"there is no noise floor: {why}")
         return {}
     truth, known = measured.given
     variances = noise_variances(resolved.sections, np.random.default_rng([random_state, 1]))

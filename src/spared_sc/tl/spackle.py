@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 from spared_sc.tl._completers import make_run
 from spared_sc.tl._sections import resolve, write
 
@@ -411,11 +410,9 @@ def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[Any, dict[str
             f"of names. At most {_MISSING_GENES:.0%} may be missing; beyond that, fit a model to these data."
         )
     if missing:
-        warnings.warn(
+        warn(
             f"{len(missing)} of the model's {len(genes)} genes are missing from the data and count as undetected: "
             f"{validate.listing(missing, 5)}.",
-            UserWarning,
-            stacklevel=3,
         )
     return model, card, genes
 

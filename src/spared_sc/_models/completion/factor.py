@@ -12,6 +12,7 @@ import scipy.sparse as sps
 import torch
 from scipy.special import expit
 
+from spared_sc._core.report import warn
 from spared_sc._kernels.truncated import truncated_moments
 from spared_sc._models.training import kept_threads, local_seed
 
@@ -116,10 +117,8 @@ def fit_factor(
                     raise FloatingPointError(
                         "the count model diverged in its first steps: check that the counts hold no extreme values."
                     )
-                warnings.warn(
+                warn(
                     f"the count model diverged before step {step}: its state at step {best[0]} is used.",
-                    UserWarning,
-                    stacklevel=2,
                 )
                 model.restore(best[1])
                 break
