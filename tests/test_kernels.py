@@ -25,6 +25,9 @@ STEPS = {
 }
 
 
+THREADS = min(2, numba.config.NUMBA_NUM_THREADS)  # a machine may have one core
+
+
 def places(kind: str, n_rows: int, n_cols: int) -> np.ndarray:
     row, col = (index.ravel() for index in np.indices((n_rows, n_cols)))
     return np.column_stack([row, 2 * col + row % 2 if kind == "hex" else col])
@@ -239,7 +242,7 @@ def test_adaptive_median_is_the_definition(kind, missing, dtype):
     position, library = collection(kind, missing)
     values, detected = expression(position, library, 9, dtype)
     before = values.copy(), detected.copy()
-    filled = adaptive_median(values, detected, lattices.from_array(position, library), library, n_threads=2)
+    filled = adaptive_median(values, detected, lattices.from_array(position, library), library, n_threads=THREADS)
     expected = adaptive_median_by_loops(
         values, detected, neighbours_by_dictionary(position, library, STEPS[kind]), library
     )
@@ -309,7 +312,7 @@ def test_adaptive_median_on_lung_organoids(data_dir):
     values = np.log1p(adata.X[:, genes].toarray())
     position = adata.obs[["array_row", "array_col"]].to_numpy()
     library = adata.obs["library_id"].cat.codes.to_numpy().astype(np.int64)
-    filled = adaptive_median(values, values > 0, lattices.from_array(position, library), library, n_threads=2)
+    filled = adaptive_median(values, values > 0, lattices.from_array(position, library), library, n_threads=THREADS)
     near = neighbours_by_dictionary(position, library, STEPS["hex"])
     np.testing.assert_array_equal(filled, adaptive_median_by_loops(values, values > 0, near, library))
 
@@ -341,7 +344,7 @@ def test_morans_i_equals_squidpy(spatial_values, container):
     adata = AnnData(values[:, varying], obsp={"spatial_connectivities": weights})
     table = sq.gr.spatial_autocorr(adata, mode="moran", copy=True, show_progress_bar=False, n_jobs=1)
     expected = table["I"][adata.var_names].to_numpy()
-    ours = morans_i(weights, container(values), n_threads=2)
+    ours = morans_i(weights, container(values), n_threads=THREADS)
     np.testing.assert_allclose(ours[varying], expected, rtol=0, atol=1e-10)
     assert np.isnan(ours[~varying]).all()
 
