@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+import numba
 import numpy as np
 import pytest
 import scipy.sparse as sps
@@ -274,8 +275,6 @@ def test_adaptive_median_ignores_what_is_stored_at_undetected_entries():
 
 
 def test_adaptive_median_does_not_depend_on_threads():
-    import numba
-
     position, library = collection("hex", 0.1, sizes=((20, 20), (15, 25)))
     values, detected = expression(position, library, 20, np.float32)
     lattice = lattices.from_array(position, library)
@@ -385,8 +384,6 @@ def test_morans_i_without_any_neighbour_is_nan():
 
 
 def test_morans_i_does_not_depend_on_threads_or_container(spatial_values):
-    import numba
-
     weights, values = spatial_values
     one = morans_i(weights, values, n_threads=1)
     np.testing.assert_array_equal(one, morans_i(weights, values, n_threads=numba.get_num_threads()))
