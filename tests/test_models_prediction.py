@@ -213,11 +213,11 @@ def test_error_and_means_are_of_known_entries(train):
     np.testing.assert_allclose(train.gene_means(), train.target.mean(axis=0), rtol=1e-5)
 
 
-@every_model
-@pytest.mark.parametrize("params", [{}, {"delta": True, "start_at_mean": True}], ids=["plain", "delta"])
+@pytest.mark.parametrize(
+    ("make", "params"),
+    [*((make, {}) for make in MODELS.values()), (regression, {"delta": True, "start_at_mean": True})],
+)
 def test_unknown_entries_leave_no_trace(make, params, train, validation):
-    if params and make is not regression:
-        pytest.skip("a parameter of regression")
     train, validation = some_known(train), some_known(validation, 1)
     predictor = make(**params)
     predictor.fit(train, validation, HOW)

@@ -36,6 +36,17 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def as_given(value: Any) -> Any:
+    """A recorded value as it was given: records hold no None, and files give numpy's types."""
+    if isinstance(value, dict):
+        return {str(name): as_given(one) for name, one in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, str) and value == "None" else value
+
+
 def _mixed(items: list[Any]) -> bool:
     return not all(isinstance(v, bool | int | float | np.number) for v in items)
 

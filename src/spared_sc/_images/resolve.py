@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spared_sc._core.keys import Key
+from spared_sc._core.record import as_given
 from spared_sc._core.report import logger
 from spared_sc._core.validate import array_places, check_number, get_positions, listing, n_threads
 from spared_sc._images.patches import Patches
@@ -117,15 +118,9 @@ def recorded(adata: AnnData, key: str) -> dict[str, Any]:
     past = adata.uns.get(Key.uns.records, {}).get(key, {})
     if past.get("function") != "pp.extract_patches":
         return {}
-    params = {name: _plain(value) for name, value in past["params"].items()}
-    sources = {library: {k: _plain(v) for k, v in one.items()} for library, one in past["sources"].items()}
+    params = {name: as_given(value) for name, value in past["params"].items()}
+    sources = {library: {k: as_given(v) for k, v in one.items()} for library, one in past["sources"].items()}
     return {name: params[name] for name in ("size", "unit", "output_size", "mpp", "store")} | {"sources": sources}
-
-
-def _plain(value: Any) -> Any:
-    """A recorded value as it was: records hold no None, and files give numpy's types."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, str) and value == "None" else value
 
 
 def _again(source: dict[str, Any], slide: Mapping[str, Any]) -> Any:

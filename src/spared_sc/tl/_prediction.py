@@ -10,6 +10,7 @@ import numpy as np
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
+from spared_sc._core.record import as_given
 from spared_sc._core.report import logger
 from spared_sc._core.settings import settings
 from spared_sc._images.store import spot_names
@@ -284,7 +285,7 @@ def embedding_for(
         if encoder is not None:
             _check_encoder(
                 encoder,
-                plain(found.get("encoder")),
+                as_given(found.get("encoder")),
                 f"obsm[{use_rep!r}]",
                 f"remove it, `del adata.obsm[{use_rep!r}]`, and it is made here",
             )
@@ -297,7 +298,7 @@ def embedding_for(
     check_scale(card["patches"], patches.recipe, force=force)
     made = card["embedded"]
     model = load_encoder(made["encoder"], weights=made["weights"], device=how.device, random_state=made["random_state"])
-    _check_encoder(encoder, plain(model.identity()), "the encoder that is found here", "get the same weights")
+    _check_encoder(encoder, as_given(model.identity()), "the encoder that is found here", "get the same weights")
     return embed_all(model, patches, show_progress_bar=how.show_progress_bar)
 
 
@@ -309,14 +310,3 @@ def _check_encoder(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, w
         name = next(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))
         differs = f"{name} is {found.get(name)!r} instead of {wanted.get(name)!r}"
     raise ValueError(f"{what} is not what the model was fitted on ({differs}): {remedy}.")
-
-
-def plain(value: Any) -> Any:
-    """A record as JSON gives it back."""
-    if isinstance(value, dict):
-        return {str(name): plain(one) for name, one in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    return None if isinstance(value, str) and value == "None" else value

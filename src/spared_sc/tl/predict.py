@@ -10,7 +10,7 @@ import numpy as np
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import check_key, record
+from spared_sc._core.record import as_given, check_key, record
 from spared_sc._core.report import logger, warn
 from spared_sc.tl import _prediction as of
 
@@ -322,8 +322,8 @@ def _given(
         "unit": of.unit_of(adata, layer),
         "loss": loss,
         "use_rep": use_rep if "embedding" in needs else None,
-        "encoder": of.plain(embedded.get("encoder")),
-        "embedded": of.plain(embedded.get("params")),
+        "encoder": as_given(embedded.get("encoder")),
+        "embedded": as_given(embedded.get("params")),
         "patches": None if recipe is None else of.scale_of(recipe),
         "libraries": of.fingerprints(adata, libraries, spatial_key),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -20,7 +21,18 @@ _LEAST_SPREAD = 0.1  # of a feature in a section, relative to the train sections
 _MOST_SPREADS = 5  # standard deviations beyond which a feature is cut off
 
 
-class _Linear(Predictor):
+class _Plain(Predictor):
+    """A predictor whose state is its attributes."""
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
+        """The predictor whose `state` this is."""
+        result = cls()
+        vars(result).update(arrays, **values)
+        return result
+
+
+class _Linear(_Plain):
     """Ridge regression of every gene on some inputs; its penalty by cross-validation over the train libraries.
 
     The intercept is free. Where only known entries count, every gene is fitted on its own spots.
@@ -51,17 +63,13 @@ class _Linear(Predictor):
         """Weights, offset and penalty."""
         return {"weights": self.weights, "offset": self.offset}, {"penalty": self.penalty}
 
-    @classmethod
-    def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
-        """The predictor whose `state` this is."""
-        return _restored(cls, arrays, values)
-
     def _prepare(self, train: Spots) -> np.ndarray:
         """Learn what turns spots into inputs, and give the train spots' inputs."""
         return self._inputs(train)
 
+    @abstractmethod
     def _inputs(self, spots: Spots) -> np.ndarray:
-        raise NotImplementedError
+        """What the regression is on, (n, d)."""
 
 
 class GeneMean(_Linear):
@@ -116,7 +124,7 @@ class PositionOnly(_Linear):
         return np.stack([x**i * y**j for i in range(5) for j in range(5 - i) if i + j], axis=1)
 
 
-class _OnEmbedding(Predictor):
+class _OnEmbedding(_Plain):
     """What predictors on an embedding share: standardised features, rotated to the leading principal components.
 
     Parameters
@@ -227,18 +235,6 @@ class Knn(_OnEmbedding):
         """The train spots, and what turns an embedding into inputs."""
         names = ("reference", "target", "known", "mean", "scale", "least", "components")
         return {name: getattr(self, name) for name in names}, {"k": self.k, "standardize": self.standardize}
-
-    @classmethod
-    def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
-        """The predictor whose `state` this is."""
-        return _restored(cls, arrays, values)
-
-
-def _restored(cls: type[Predictor], arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Any:
-    result = cls()
-    result.__dict__.update(arrays)
-    result.__dict__.update(values)
-    return result
 
 
 def folds(train: Spots) -> np.ndarray:
