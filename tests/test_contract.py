@@ -276,6 +276,13 @@ def test_preprocessing_needs_no_torch():
     assert not loaded & {"matplotlib", "scanpy", "squidpy", "torch"}
 
 
+@pytest.mark.parametrize("package", ["pp", "tl", "pl", "get", "datasets"])
+def test_no_module_hides_a_function(package):
+    # `import spared_sc.pl.lattice` would make sp.pl.lattice that module
+    modules = {path.stem for path in (SOURCE / package).glob("*.py")}
+    assert not modules & set(getattr(sp, package).__all__)
+
+
 def test_public_names_can_be_listed():
     assert {"pp", "tl", "pl", "get", "datasets", "settings"} <= set(dir(sp))
     for module in ("pp", "tl", "pl", "get", "datasets"):

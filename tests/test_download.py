@@ -396,7 +396,7 @@ def collection(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     from PIL import Image
 
-    module = importlib.import_module("spared_sc.datasets.her2st")
+    module = importlib.import_module("spared_sc.datasets.her2_breast")
     for name in ("E1", "E2"):
         counts = f"\tA\t{name}\tC\n" + "".join(f"{x}x{y}\t{x}\t0\t{y}\n" for x in (1, 2, 3) for y in (1, 2))
         spots = "x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected\n" + "".join(

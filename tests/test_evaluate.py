@@ -12,9 +12,9 @@ from scipy.sparse.csgraph import connected_components
 import spared_sc as sp
 from spared_sc._kernels import baselines, floor, masking, metrics
 from spared_sc._kernels import lattice as lattices
+from spared_sc._kernels.bootstrap import library_weights
 from spared_sc._kernels.moran import lattice_weights, morans_i
 from spared_sc._kernels.sections import Estimate, Sections
-from spared_sc.get.completion import _weights
 from spared_sc.tl._sections import resolve
 
 KEYS = {"library_key": "library_id"}
@@ -938,7 +938,7 @@ def test_one_library_is_descriptive():
 def test_the_bootstrap_keeps_subjects():
     rng = np.random.default_rng(0)
     subjects = ["x", "y", "x", "z", "y", "x", "w"]
-    weights = _weights(subjects, 4000, rng) * 7
+    weights = library_weights(subjects, 4000, rng) * 7
     for subject, n in (("x", 3), ("y", 2)):
         members = np.array(subjects) == subject
         np.testing.assert_allclose(weights[:, members].sum(axis=1), n)

@@ -487,7 +487,7 @@ def test_registry_is_that_of_the_files(data_dir: Path):
     import hashlib
     import importlib
 
-    registry = importlib.import_module("spared_sc.datasets.her2st")._registry()
+    registry = importlib.import_module("spared_sc.datasets.her2_breast")._registry()
     assert len(registry) == 24 + 24 + 4 + 5
     for relative, known in registry.items():
         digest = hashlib.sha256((data_dir / "her2st" / relative).read_bytes()).hexdigest()

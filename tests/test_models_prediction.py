@@ -818,8 +818,25 @@ def test_weights_of_a_file(suffix, tmp_path):
     assert len(loaded) > 50
     for name, value in loaded.items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
-    with pytest.raises(ValueError, match="holds no weights of timm:test_vit.*Give the file of that model"):
+    with pytest.raises(ValueError, match="does not hold the weights of timm:test_vit.*Give the file of that model"):
         backbones.Backbone("timm:test_vit", path)
+
+
+def test_torchvisions_weights_are_downloaded_without_code(monkeypatch):
+    import torchvision
+
+    state = torchvision.models.shufflenet_v2_x0_5(weights=None).state_dict()
+
+    def download(url, **options):
+        assert url.endswith("shufflenetv2_x0.5-f707e7126e.pth")
+        assert options["weights_only"]
+        assert options["check_hash"]
+        return dict(state)
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", download)
+    body = backbones.Backbone("torchvision:shufflenet_v2_x0_5", "pretrained")
+    for name, value in body.network.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=0)
 
 
 def test_torchvisions_old_file_of_densenet(tmp_path):
@@ -834,6 +851,7 @@ def test_torchvisions_old_file_of_densenet(tmp_path):
         if "denselayer" in name
         else name: value
         for name, value in source.state_dict().items()
+        if not name.endswith("num_batches_tracked")  # later than the file, too
     }
     torch.save(old, tmp_path / "densenet121.pth")
     loaded = backbones.Backbone("torchvision:densenet121", tmp_path / "densenet121.pth").network.state_dict()

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import scipy.sparse as sps
+
+
+def row_sums(matrix: np.ndarray | sps.csr_matrix, weights: np.ndarray | None = None) -> np.ndarray:
+    """Sum of every row, (n_spots,), in double precision without a copy; each column counts with its weight, if given."""
+    if not sps.issparse(matrix):
+        return matrix.sum(axis=1, dtype=np.float64) if weights is None else matrix @ weights
+    if weights is None:
+        weights = np.ones(matrix.shape[1])
+    return _weighted_row_sums(matrix.indptr, matrix.indices, matrix.data, weights)
 
 
 @numba.njit(cache=True, parallel=True)
-def weighted_row_sums(indptr, indices, data, weights):
+def _weighted_row_sums(indptr, indices, data, weights):
     """Sum over the genes of count times weight, (n_spots,) float64."""
     n = indptr.size - 1
     total = np.zeros(n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import zipfile
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from spared_sc._models.encoder_cards import EncoderCard
 
 _FILES = ("model.safetensors", "pytorch_model.bin")  # how repositories on the hub name their weights
+HEADS = ("fc", "classifier", "heads")  # what torchvision calls the last layers
 _WITHOUT_TIMM = [card.name for card in CARDS.values() if card.source in ("classical", "torchvision")]
 
 
@@ -66,7 +68,7 @@ def pretrained(card: EncoderCard) -> tuple[torch.nn.Module, str]:
             folder = Path(torch.hub.get_dir()) / "checkpoints"
             raise ConnectionError(_missing(card, published.url, folder, error)) from error
         network = build(card)
-        _load(network, state, card, published.url)
+        load(network, state, _named(card), published.url)
         return network, published.url
     if card.source == "hub":
         path, revision = _from_hub(card)
@@ -133,8 +135,12 @@ def with_weights(card: EncoderCard, path: Path) -> torch.nn.Module:
         network = build(card)
     if card.layout == "transformers":
         state = _from_transformers(state, network)
-    _load(network, state, card, str(path))
-    return network.float()
+    load(network, state, _named(card), str(path))
+    return network
+
+
+def _named(card: EncoderCard) -> str:
+    return f"the encoder {card.name!r}" + (f", {card.architecture}" if card.architecture else "")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -168,13 +174,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], card: EncoderCard, where: str) -> None:
-    """Put weights into a network, all or none, apart from those of the classifier that encoders do without."""
+def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str, where: str) -> None:
+    """Put weights into a network, all or none, apart from those of the classifier, which it does without."""
+    # Of DenseNet, torchvision's file has names from before a change, which torchvision translates as this does.
+    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value for key, value in state.items()}
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    classifier = getattr(network, "pretrained_cfg", {}).get("classifier", "fc")
+    classifier = getattr(network, "pretrained_cfg", {}).get("classifier", HEADS)
     heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier or []))
     state = {name: value for name, value in state.items() if name in expected or not name.startswith(heads)}
-    missing = [name for name in expected if name not in state]
+    # Files from before torch counted batches have no counters, and need none.
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in expected]
     other = [
         f"{name} {tuple(value.shape)} instead of {expected[name]}"
@@ -182,16 +191,17 @@ def _load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], card: Enc
         if name in expected and tuple(value.shape) != expected[name]
     ]
     found = [
-        f"{len(names)} {what} ({listing(names, 3)})"
-        for what, names in (("are missing", missing), ("are unknown", unknown), ("have another shape", other))
+        f"{len(names)} {kind} ({listing(names, 3)})"
+        for kind, names in (("are missing", missing), ("are unknown", unknown), ("have another shape", other))
         if names
     ]
     if found:
         raise ValueError(
-            f"{where} does not hold the weights of the encoder {card.name!r} "
-            f"({card.architecture or card.name}, {len(expected)} tensors): {'; '.join(found)}."
+            f"{where} does not hold the weights of {what} ({len(expected)} tensors): {'; '.join(found)}. "
+            "Give the file of that model."
         )
     network.load_state_dict(state, assign=True)
+    network.float()
 
 
 _RENAMED = (  # pieces of names in transformers' ViT and DINOv2 files, and timm's names of the same

@@ -8,6 +8,7 @@ import numpy as np
 
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_number, listing
+from spared_sc._kernels.bootstrap import library_weights
 from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _compare(
         return None
     best = means.idxmax() if metric in HIGHER_IS_BETTER else means.idxmin()
     values = part[[method, best, *FLOORS]].to_numpy(dtype=float)
-    samples = _quantities(_weights(part.index.get_level_values("subject"), n_bootstrap, rng) @ values)
+    samples = _quantities(library_weights(part.index.get_level_values("subject"), n_bootstrap, rng) @ values)
     row = {"method": method, "baseline": best, "method_value": part[method].mean(), "baseline_value": means[best]}
     estimates = _quantities(values.mean(axis=0))
     n = len(part)
@@ -197,17 +198,6 @@ def _over_sets(part: pd.DataFrame, samples: list[dict[str, np.ndarray]]) -> dict
         "n_libraries": int(part["n_libraries"].sum()),
         "descriptive": descriptive,
     }
-
-
-def _weights(subjects: Sequence[str], n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights of the libraries in every resample, (n_bootstrap, n_libraries)."""
-    _, subject, size = np.unique(np.asarray(subjects, dtype=str), return_inverse=True, return_counts=True)
-    stratum = np.where(size[subject] > 1, subject, -1)
-    weights = np.empty((n_bootstrap, stratum.size))
-    for code in np.unique(stratum):
-        members = np.flatnonzero(stratum == code)
-        weights[:, members] = rng.multinomial(members.size, np.full(members.size, 1 / members.size), size=n_bootstrap)
-    return weights / stratum.size
 
 
 def _quantities(means: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 from .alignment import check_alignment as check_alignment
-from .center import center as center
-from .center import uncenter as uncenter
-from .combat import combat as combat
+from .batch import combat as combat
+from .centering import center as center
+from .centering import uncenter as uncenter
 from .filter import spared_filter as spared_filter
 from .genes import moran as moran
 from .genes import select_genes as select_genes

@@ -109,7 +109,7 @@ def spared_filter(
     >>> bool(adata.var["expressed_fraction"][adata.var["spared_keep"]].mean() >= 0.7)
     True
     """
-    from spared_sc._kernels.counts import column_statistics, weighted_row_sums
+    from spared_sc._kernels.counts import column_statistics, row_sums
 
     validate.check_adata(adata)
     check_key(adata, Key.layers.detected)
@@ -125,7 +125,7 @@ def spared_filter(
     stored = sparse.indptr, sparse.indices, sparse.data
     own_genes = None if genes is None else _own_genes(adata, genes)
 
-    total = weighted_row_sums(*stored, np.ones(adata.n_vars))
+    total = row_sums(sparse)
     keep_spot = (total > spot_counts[0]) & (total < spot_counts[1])
     if not keep_spot.any():
         raise ValueError(
@@ -163,7 +163,7 @@ def spared_filter(
             f"(the best detected gene is found in {expressed.max():.0%} of the spots), widen `gene_counts`, "
             "or name your own `genes`."
         )
-    keep_spot &= weighted_row_sums(*stored, keep_gene.astype(float)) > 0
+    keep_spot &= row_sums(sparse, keep_gene.astype(float)) > 0
     if not keep_spot.any():
         raise ValueError("none of the kept genes is detected in a spot that passes `spot_counts`: name other `genes`.")
     lost = [name for name, rows in zip(libraries.names, libraries.rows(), strict=True) if not keep_spot[rows].any()]

@@ -99,6 +99,8 @@ def normalize_tpm(
     >>> bool((abs(sums / 1e6 - 1) < 1e-3).all())
     True
     """
+    from spared_sc._kernels.counts import row_sums
+
     validate.check_adata(adata)
     check_key(adata, key_added, source=layer or Key.layers.counts)
     if not 0 < target_sum < np.inf:
@@ -126,7 +128,7 @@ def normalize_tpm(
         per_length = np.divide(1.0, match.lengths, out=np.zeros(adata.n_vars), where=known)
         slots["var"] = {Key.var.gene_length: match.lengths}
 
-    total = _weighted_totals(counts, per_length * scaled_genes)
+    total = row_sums(counts, per_length * scaled_genes)
     empty = total == 0
     if empty.any():
         warn(
@@ -151,15 +153,6 @@ def normalize_tpm(
         match="CPM, without lengths" if match is None else match.summary(),
     )
     return adata if copy else None
-
-
-def _weighted_totals(counts: np.ndarray | sps.csr_matrix, weights: np.ndarray) -> np.ndarray:
-    """Sum of count times weight per spot, without a float64 copy of the counts."""
-    from spared_sc._kernels.counts import weighted_row_sums
-
-    if not sps.issparse(counts):
-        return counts @ weights
-    return weighted_row_sums(counts.indptr, counts.indices, counts.data, weights)
 
 
 def _log2_scaled(counts: np.ndarray | sps.csr_matrix, scale: np.ndarray, per_length: np.ndarray):

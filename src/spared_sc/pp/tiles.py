@@ -143,7 +143,7 @@ def _scale(source: Any, mpp: float | None) -> float:
         check_number("mpp", mpp, 1e-6)
         return float(mpp)
     if source.um_per_px is None:
-        raise ValueError(f"{source.where} does not say how large its pixels are: pass `mpp=`, micrometres per pixel.")
+        raise ValueError(f"{source.where} does not say how large its pixels are: give micrometres per pixel, `mpp`.")
     logger.info("%s: %.4g um per pixel, as the file says", source.where, source.um_per_px)
     return source.um_per_px
 

@@ -68,6 +68,7 @@ def get_spots(
     recipe: Mapping[str, Any] | None = None,
 ) -> Spots:
     """What a predictor needs of the spots, apart from targets."""
+    from spared_sc._kernels.counts import row_sums
     from spared_sc._models.prediction.base import Spots
 
     position = log_depth = None
@@ -75,7 +76,7 @@ def get_spots(
         position = validate.get_positions(adata, spatial_key)
     if "log_depth" in needs:
         counts, _ = validate.get_counts(adata)
-        log_depth = np.log1p(np.asarray(counts.sum(axis=1), dtype=float).ravel())
+        log_depth = np.log1p(row_sums(counts))
     return Spots(
         library=libraries.codes,
         position=position,

@@ -58,6 +58,7 @@ def resolve(
     `genes` are columns to use instead of those of the mask, -1 for one that the data lack. Of the mask, genes are used
     that some spot detected, among those in `spots` where that mask is given.
     """
+    from spared_sc._kernels.counts import row_sums
     from spared_sc._kernels.floor import is_log2_of_counts
 
     validate.check_adata(adata)
@@ -78,7 +79,7 @@ def resolve(
         lattice=lattice.reordered(order),
         library=libraries.codes[order],
         counts=None if counts is None else np.where(known, block_of(counts, genes)[order], np.float32(0)),
-        depth=None if counts is None else _row_sums(counts)[order],
+        depth=None if counts is None else row_sums(counts)[order],
         embedding=None if use_rep is None else validate.get_embedding(adata, use_rep)[order],
     )
     with np.errstate(all="ignore"):  # of layers that are something else
@@ -100,23 +101,19 @@ def _normalised_by(adata: AnnData, layer: str, genes: np.ndarray) -> np.ndarray:
 
 def _scaled_totals(values: np.ndarray | sps.csr_matrix) -> np.ndarray:
     """Sum over all genes of 2^value - 1, (n_spots,) float64."""
+    from spared_sc._kernels.counts import row_sums
+
     if sps.issparse(values):
         values = values.copy()
         values.data = np.exp2(values.data) - 1
     else:
         values = np.exp2(values) - 1
-    return _row_sums(values)
+    return row_sums(values)
 
 
-def _row_sums(matrix: np.ndarray | sps.csr_matrix) -> np.ndarray:
-    """In double precision, which scipy does not keep to."""
-    if not sps.issparse(matrix):
-        return matrix.sum(axis=1, dtype=np.float64)
-    sums = np.zeros(matrix.shape[0])
-    filled = np.diff(matrix.indptr) > 0
-    if filled.any():
-        sums[filled] = np.add.reduceat(matrix.data, matrix.indptr[:-1][filled], dtype=np.float64)
-    return sums
+def warn_of_no_floor(layer: str) -> None:
+    """Say why the noise of a layer's values cannot be computed: its sections have no totals."""
+    warn(f"there is no noise floor: it needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r}.")
 
 
 def rescaled_rows(values: np.ndarray | sps.csr_matrix, factor: np.ndarray) -> np.ndarray | sps.csr_matrix:

@@ -14,7 +14,7 @@ from spared_sc._core.report import progress_bar, warn
 from spared_sc._kernels.sections import Estimate
 
 from ._completers import complete, make_run, names
-from ._sections import rescaled_rows, resolve
+from ._sections import rescaled_rows, resolve, warn_of_no_floor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -285,9 +285,7 @@ def _check_counts(truth: Truth, layer: str, *, thinning: bool) -> None:
             f"the regime 'thinning' needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r} "
             "here: pass a layer from `sp.pp.normalize_tpm(adata)`, or leave the regime out."
         )
-    warn(
-        f"there is no noise floor: it needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r}.",
-    )
+    warn_of_no_floor(layer)
 
 
 def _score(

@@ -10,6 +10,7 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.report import warn
+from spared_sc._kernels.bootstrap import library_weights
 from spared_sc.get.prediction import by_library, prediction_key, prediction_keys, scored_libraries
 from spared_sc.tl import _prediction as of
 
@@ -125,9 +126,7 @@ def score_prediction(
         scores["skill"] = 1 - scores["mse"] / of_mean["mse"]
     found |= _floors(adata, layer, genes, libraries, spatial_key, library_key, rows, measured, random_state)
     kept = [(libraries.names[i], subjects[i], roles[libraries.names[i]]) for i in np.flatnonzero(scored)]
-    from spared_sc.get.completion import _weights
-
-    weights = _weights([one[1] for one in kept], n_bootstrap, np.random.default_rng(random_state))
+    weights = library_weights([one[1] for one in kept], n_bootstrap, np.random.default_rng(random_state))
     lines = [line for key, scores in found.items() for line in _lines(key, scores, kept, names, weights)]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -249,16 +248,16 @@ def _floors(
     from spared_sc._kernels import agreement
     from spared_sc._kernels.floor import noise_variances
     from spared_sc._kernels.metrics import FLOORS
-    from spared_sc.tl._sections import resolve
+    from spared_sc.tl._sections import resolve, warn_of_no_floor
 
     options = {"mask_var": None, "library_key": library_key, "spatial_key": spatial_key}
-    why = f"it needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r}."
     try:
         resolved = resolve(adata, layer=layer, genes=genes, **options)
     except (KeyError, TypeError, ValueError) as error:
-        resolved, why = None, error.args[0]
-    if resolved is None or resolved.sections.total is None:
-        warn(f"there is no noise floor: {why}")
+        warn(f"there is no noise floor: {error.args[0]}")
+        return {}
+    if resolved.sections.total is None:
+        warn_of_no_floor(layer)
         return {}
     truth, known = measured.given
     variances = noise_variances(resolved.sections, np.random.default_rng([random_state, 1]))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from spared_sc._models.encoder_weights import read_weights
+from spared_sc._models.encoder_weights import HEADS, load, read_weights
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
 _MEAN, _SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, red green blue
-_HEADS = ("fc", "classifier", "heads")  # what torchvision calls the last layers
 
 
 class Normalise(nn.Module):
@@ -54,7 +52,8 @@ class Backbone(nn.Module):
             raise ValueError(f"there is no backbone {name!r}: give 'torchvision:<model>' or 'timm:<model>'.")
         self.network, self.n_features, self.normalise = make(model, str(weights) == PRETRAINED)
         if str(weights) not in (PRETRAINED, RANDOM):
-            _load(self.network, Path(weights).expanduser(), name)
+            path = Path(weights).expanduser()
+            load(self.network, read_weights(path), name, str(path))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.network(self.normalise(images))
@@ -67,21 +66,23 @@ def _torchvision(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise
         raise ValueError(
             f"torchvision has no image classifier {name!r}; `torchvision.models.list_models()` lists them."
         )
-    chosen = models.get_model_weights(name)["IMAGENET1K_V1"] if pretrained else None
+    network = models.get_model(name, weights=None)
+    last = next(head for head in HEADS if hasattr(network, head))
+    n_features = next(part.in_features for part in getattr(network, last).modules() if isinstance(part, nn.Linear))
+    setattr(network, last, nn.Identity())
+    if not pretrained:
+        return network, n_features, Normalise()
+    chosen = models.get_model_weights(name)["IMAGENET1K_V1"]
     try:
-        network = models.get_model(name, weights=chosen, progress=False)
+        state = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise FileNotFoundError(
             f"the ImageNet weights of {name} are not on this machine and cannot be downloaded ({error}): put "
             f"{chosen.url.rpartition('/')[2]} from {chosen.url} into {folder}, or give `weights=` the path of that file. "
             f"weights={RANDOM!r} starts from untrained weights."
         ) from error
-    last = next(head for head in _HEADS if hasattr(network, head))
-    n_features = next(part.in_features for part in getattr(network, last).modules() if isinstance(part, nn.Linear))
-    setattr(network, last, nn.Identity())
+    load(network, state, f"torchvision:{name}", chosen.url)
     return network, n_features, Normalise()
 
 
@@ -103,18 +104,3 @@ def _timm(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise]:
         ) from error
     config = network.pretrained_cfg
     return network, network.head_hidden_size, Normalise(config["mean"], config["std"])
-
-
-def _load(network: nn.Module, path: Path, name: str) -> None:
-    """Fill a network, whose last layer is gone, from a file; the file's last layer is left out."""
-    tensors = read_weights(path)
-    # Torchvision's own file of DenseNet has names from before a change, which torchvision translates as this does.
-    tensors = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): v for key, v in tensors.items()}
-    wanted = network.state_dict()
-    missing = sorted(key for key, value in wanted.items() if key not in tensors or tensors[key].shape != value.shape)
-    if missing:
-        raise ValueError(
-            f"{path} holds no weights of {name}: {len(missing)} of {len(wanted)} arrays are absent or of another shape, "
-            f"such as {missing[0]}. Give the file of that model."
-        )
-    network.load_state_dict({key: tensors[key] for key in wanted})

@@ -9,6 +9,7 @@ import numpy as np
 
 from spared_sc._kernels.lowrank import gene_means
 from spared_sc._models.prediction.base import Predictor
+from spared_sc._models.prediction.components import mean_and_scale, principal_components
 
 if TYPE_CHECKING:
     from spared_sc._models.prediction.base import How, Spots
@@ -18,6 +19,7 @@ _MOST_FOLDS = 10
 _CHUNK = 256
 _LEAST_SPOTS = 50  # of a section, for statistics of its own
 _LEAST_SPREAD = 0.1  # of a feature in a section, relative to the train sections': what hardly varies is not blown up
+_LEAST_VARIANCE = 1e-6  # of a component, relative to the first one's
 _MOST_SPREADS = 5  # standard deviations beyond which a feature is cut off
 
 
@@ -146,17 +148,12 @@ class _OnEmbedding(_Plain):
 
     def _prepare(self, train: Spots) -> np.ndarray:
         values = train.embedding.astype(np.float64)
-        self.mean, scale = values.mean(axis=0), values.std(axis=0)
-        self.scale = np.where(scale > 1e-6 * (1e-6 + np.abs(self.mean)), scale, np.inf)  # constant: says nothing
+        self.mean, self.scale = mean_and_scale(values)
         within = [values[train.library == code].var(axis=0) for code in np.unique(train.library)]
         self.least = np.maximum(_LEAST_SPREAD * np.sqrt(np.mean(within, axis=0)), 1e-6 * self.scale)
         values = self._standardized(train)
-        variance, vectors = np.linalg.eigh(values.T @ values / len(values))
-        order = np.argsort(variance)[::-1][: min(self.n_components, len(values) - 1)]
-        order = order[variance[order] > 1e-6 * max(variance.max(), 1e-12)]
-        # The sign of a component is arbitrary; this makes it the same on every machine.
-        sign = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(variance))])
-        self.components = (vectors * sign)[:, order]
+        most = min(self.n_components, len(values) - 1)
+        _, self.components = principal_components(values, most, _LEAST_VARIANCE)
         return values @ self.components
 
     def _standardized(self, spots: Spots) -> np.ndarray:

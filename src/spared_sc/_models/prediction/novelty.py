@@ -7,7 +7,10 @@ from typing import Self
 
 import numpy as np
 
+from spared_sc._models.prediction.components import mean_and_scale, principal_components
+
 _COMPONENTS = 16
+_LEAST = 1e-9  # variance of a component, relative to the first one's
 _QUANTILE = 0.999  # of the train spots' distances: what lies beyond is flagged
 
 
@@ -28,14 +31,9 @@ class Novelty:
     def of(cls, embedding: np.ndarray) -> Self:
         """Learn from the train spots' embeddings (n, d)."""
         values = embedding.astype(np.float64)
-        mean, scale = values.mean(axis=0), values.std(axis=0)
-        scale = np.where(scale > 1e-6 * (1e-6 + np.abs(mean)), scale, np.inf)
+        mean, scale = mean_and_scale(values)
         values = (values - mean) / scale
-        variance, vectors = np.linalg.eigh(values.T @ values / len(values))
-        k = min(_COMPONENTS, len(variance))
-        variance, vectors = variance[-k:], vectors[:, -k:]
-        kept = variance > 1e-9 * max(variance.max(), 1e-12)
-        variance, vectors = variance[kept], vectors[:, kept]
+        variance, vectors = principal_components(values, _COMPONENTS, _LEAST)
         rest = max(float(np.mean((values**2).sum(axis=1) - ((values @ vectors) ** 2).sum(axis=1))), 1e-9)
         found = cls(mean, scale, vectors / np.sqrt(variance), rest, 0.0)
         return cls(mean, scale, found.axes, rest, float(np.quantile(found.distance(embedding), _QUANTILE)))

@@ -1,0 +1,24 @@
+"""Resampling of libraries within subjects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def library_weights(subjects: Sequence[str], n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of the libraries in every resample, (n_bootstrap, n_libraries); each row adds up to one.
+
+    Libraries of a subject with several are drawn from its own, those of all other subjects from one another.
+    """
+    _, subject, size = np.unique(np.asarray(subjects, dtype=str), return_inverse=True, return_counts=True)
+    stratum = np.where(size[subject] > 1, subject, -1)
+    weights = np.empty((n_bootstrap, stratum.size))
+    for code in np.unique(stratum):
+        members = np.flatnonzero(stratum == code)
+        weights[:, members] = rng.multinomial(members.size, np.full(members.size, 1 / members.size), size=n_bootstrap)
+    return weights / stratum.size

@@ -1,0 +1,24 @@
+"""Standardised features and their principal components."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every column of (n, d); infinite for a constant one, which says nothing."""
+    mean, scale = values.mean(axis=0), values.std(axis=0)
+    return mean, np.where(scale > 1e-6 * (1e-6 + np.abs(mean)), scale, np.inf)
+
+
+def principal_components(values: np.ndarray, most: int, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (k,) and axes (d, k) of at most `most` components of centred values (n, d), largest first.
+
+    `least`: variance relative to the first one's, below which a component is left out.
+    """
+    variance, axes = np.linalg.eigh(values.T @ values / len(values))
+    order = np.argsort(variance)[::-1][:most]
+    order = order[variance[order] > least * max(variance.max(), 1e-12)]
+    # The sign of a component is arbitrary; this makes it the same on every machine.
+    sign = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(variance))])
+    return variance[order], (axes * sign)[:, order]
