@@ -757,18 +757,44 @@ def test_training_that_diverges(make, train, validation):
 @pytest.mark.parametrize(
     ("make", "params", "message"),
     [
-        (regression, {"n_steps": 0}, "n_steps=0: expected a whole number"),
-        (regression, {"patience": 1.5}, "patience=1.5: expected a whole number"),
+        (regression, {"n_steps": 0}, "n_steps=0 cannot be used: give a whole number"),
+        (regression, {"patience": 1.5}, "patience=1.5 cannot be used: give a whole number"),
         (regression, {"optimizer": "sgd"}, "optimizer='sgd': expected one of adam, adamw"),
         (regression, {"learning_rate": -1}, "learning_rate=-1: expected a positive number, or 'search'"),
         (regression, {"learning_rate": "best"}, "learning_rate='best': expected a positive number, or 'search'"),
         (contrastive, {"retrieval": "mean"}, "retrieval='mean': expected one of average, simple, weighted"),
+        (contrastive, {"n_neighbours": 0}, "n_neighbours=0 cannot be used"),
+        (contrastive, {"loss_chunk": 0}, "loss_chunk=0 cannot be used"),
+        (contrastive, {"temperature": 0}, "temperature=0 cannot be used"),
+        (guided, {"n_exemplars": 0}, "n_exemplars=0 cannot be used"),
         (guided, {"image_size": 30}, "image_size=30: expected a multiple of token_size=16"),
     ],
 )
 def test_parameters_out_of_range(make, params, message):
     with pytest.raises(ValueError, match=message):
         make(**params)
+
+
+@every_model
+def test_deviations_from_the_mean_are_learned_and_the_mean_added(make, train, validation):
+    train = some_known(train)
+    mean = (train.target * train.known).sum(axis=0) / train.known.sum(axis=0)
+    predictor, plain = make(delta=True), make()
+    predictor.fit(train, validation, HOW)
+    plain.fit(replace(train, target=train.target - mean), replace(validation, target=validation.target - mean), HOW)
+    expected = plain.predict(validation, HOW) + mean
+    np.testing.assert_allclose(predictor.predict(validation, HOW), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_new_slides_are_looked_up_everywhere(train, validation):
+    """The most neighbours that leave something outside of a section do not limit what is found for a new one."""
+    train = replace(train, library=np.repeat([0, 1], [20, 4]))
+    predictor = contrastive(n_neighbours=24)
+    predictor.fit(train, None, HOW)
+    expected = predictor.predict(validation, HOW)
+    np.testing.assert_allclose(expected, np.broadcast_to(train.target.mean(axis=0), expected.shape), rtol=1e-4)
+    found = predictor.predict(validation, HOW, own_library=np.full(len(validation), -1))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_one_spot_is_too_few(train):

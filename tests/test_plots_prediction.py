@@ -189,6 +189,15 @@ def test_parts_in_fitting_belong_to_spots_not_to_names(adata):
     assert fig.axes[0].get_title().endswith(f" {n} entries")
 
 
+@pytest.mark.filterwarnings("ignore:layers.'corrected'.:UserWarning")
+def test_sections_that_the_target_layer_has_seen_are_marked(adata):
+    sp.pp.combat(adata, key_added="corrected", library_key="library_id")
+    sp.tl.predict_expression(adata, model="gene_mean", layer="corrected", key_added="seen", library_key="library_id")
+    fig = sp.pl.predicted(adata, a_gene(adata), key="seen", library_key="library_id", libraries="library_1")
+    assert fig.axes[0].get_ylabel().endswith("\ntarget layer made with this section")
+    assert_nothing_is_cut_off(fig)
+
+
 def test_slide_without_measurements(adata):
     gene = a_gene(adata)
     slide = AnnData(
@@ -586,12 +595,12 @@ def test_validation_sections_only_where_there_are_no_others(adata):
         sp.pl.prediction_scatter(adata, key="split", library_key="library_id")
 
 
-def test_constant_predictions_have_no_correlation(adata):
+def test_constant_predictions_correlate_with_nothing(adata):
     sp.tl.predict_expression(adata, model="gene_mean", library_key="library_id")
     fig = sp.pl.prediction_scatter(adata, key="predicted_gene_mean", library_key="library_id")
     genes = [ax.get_title().partition("\n")[0] for ax in panels(fig)]
     assert genes == adata.obsm["predicted_gene_mean"].columns[:4].tolist()
-    assert all("PCC none" in ax.get_title() for ax in panels(fig))
+    assert all("PCC 0.00" in ax.get_title() for ax in panels(fig))
 
 
 def test_scatter_into_given_axes(adata):

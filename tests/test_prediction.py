@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 
 import anndata as ad
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 import spared_sc as sp
 from spared_sc._core.validate import get_libraries
 from spared_sc._kernels import agreement
+from spared_sc._kernels.bootstrap import unit_weights
 from spared_sc._models.prediction import linear
 from spared_sc._models.prediction.base import Spots
 from spared_sc._models.prediction.novelty import Novelty
@@ -215,8 +217,7 @@ def test_a_gene_that_is_known_nowhere_is_predicted_as_its_mean(spots):
         model.fit(spots, None, None)
         found = model.predict(spots, None)
         assert np.isfinite(found).all()
-        if name != "knn":
-            np.testing.assert_allclose(found[:, 2], spots.target[:, 2].mean(), rtol=1e-5)
+        np.testing.assert_allclose(found[:, 2], spots.target[:, 2].mean(), rtol=1e-5)
 
 
 def test_folds_of_one_section_are_strips(spots):
@@ -299,6 +300,30 @@ def test_scores_are_those_of_loops(rng):
             assert total["pcc_spot"][code] == pytest.approx(np.mean(per_spot))
         else:
             assert np.isnan(total["pcc_spot"][code])
+
+
+def test_a_prediction_that_does_not_vary_correlates_with_nothing(rng):
+    """Left out of the mean over genes, it would make a model look better the fewer genes it says anything about."""
+    truth = rng.normal(size=(40, 2))
+    truth[:, 1] = 3  # nothing to correlate with
+    known = np.ones(truth.shape, bool)
+    found = agreement.by_gene(truth, known, np.full(truth.shape, 2.0), np.repeat([0, 1], 20), 2)["pcc"]
+    np.testing.assert_array_equal(found, [[0, np.nan], [0, np.nan]])
+
+
+def test_donors_are_drawn_as_a_whole():
+    weights = unit_weights(["x", "y", "x", "z"], 5000, np.random.default_rng(0))
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
+    # Of three draws, "x" makes up 0 to 3; then its two sections are that many of all that are drawn.
+    drawn = {tuple(row) for row in (weights[:, [0, 1, 3]]).round(9)}
+    expected = {
+        tuple(np.round([x / (2 * x + y + z), y / (2 * x + y + z), z / (2 * x + y + z)], 9))
+        for x in range(4)
+        for y in range(4 - x)
+        for z in [3 - x - y]
+    }
+    assert drawn == expected
 
 
 def test_the_ceiling_is_the_correlation_with_the_expectation(rng):
@@ -445,6 +470,123 @@ def test_only_honest_libraries_are_scored(adata):
         sp.tl.score_prediction(adata, "seen", **KEY)
 
 
+def test_genes_that_training_has_not_seen_are_not_scored(adata):
+    with_split(adata, l1="train", l2="train", l3="val", l4="test")
+    gene = adata.var_names[adata.var["spared_selected"]][3]
+    rows = adata.obs["split"].eq("train").to_numpy()
+    for values in (adata.X, adata.layers["log2tpm"], adata.layers["detected"]):
+        column = values[:, adata.var_names.get_loc(gene)].tocoo()
+        at = column.row[rows[column.row]]
+        values[at, adata.var_names.get_loc(gene)] = 0
+        values.eliminate_zeros()
+    with pytest.warns(UserWarning, match=f"1 genes are detected in no library that is learned from .*{gene}"):
+        predict(adata)
+    with pytest.warns(UserWarning, match="1 genes are detected in no library"):
+        predict(adata, "knn")
+    scores = sp.tl.score_prediction(adata, **KEY)
+    of_gene = scores[(scores["gene"] == gene) & ~scores["prediction"].str.startswith("floor")]
+    assert of_gene["value"].isna().all()
+    genes = adata.obsm["predicted_knn"].columns
+    test = adata[adata.obs["split"] == "test", genes]
+    truth, known = test.layers["log2tpm"].toarray(), test.layers["detected"].toarray()
+    known[:, genes.get_loc(gene)] = False
+    errors = scores[(scores["gene"] == "all") & (scores["metric"] == "mse") & (scores["library"] == "library_4")]
+    for key in ("predicted_ridge", "predicted_knn"):
+        expected = ((test.obsm[key].to_numpy() - truth)[known] ** 2).mean()
+        assert errors.set_index("prediction")["value"][key] == pytest.approx(expected, rel=1e-4)
+    # The same of a model that was fitted before.
+    with pytest.warns(UserWarning, match="1 genes are detected in no library"):
+        fitted = sp.tl.fit_predictor(adata, use_rep="X_test", **KEY)
+    sp.tl.predict_expression(adata, model=fitted, key_added="before", **KEY)
+    again = sp.tl.score_prediction(adata, "before", **KEY)
+    again = again[(again["gene"] == "all") & (again["metric"] == "mse") & (again["library"] == "library_4")]
+    expected = errors.set_index("prediction")["value"]["predicted_ridge"]
+    assert again.set_index("prediction")["value"]["before"] == pytest.approx(expected)
+
+
+def test_intervals_come_from_drawing_donors(adata):
+    predict(adata)
+    scores = {}
+    for donors in ("a a b c", "a a b b", "1 2 3 4"):
+        names = dict(zip([f"library_{i}" for i in (1, 2, 3, 4)], donors.split(), strict=True))
+        adata.obs["donor"] = adata.obs["library_id"].astype(str).map(names)
+        found = sp.tl.score_prediction(adata, subject_key="donor", **KEY)
+        scores[donors] = found[(found["metric"] == "mse") & (found["gene"] == "all")].reset_index(drop=True)
+    alone = sp.tl.score_prediction(adata, **KEY)
+    alone = alone[(alone["metric"] == "mse") & (alone["gene"] == "all")].reset_index(drop=True)
+    for donors in ("a a b b", "1 2 3 4"):  # too few donors to draw from; each section a donor
+        pd.testing.assert_frame_equal(scores[donors].drop(columns="subject"), alone.drop(columns="subject"))
+    mine = scores["a a b c"].query("prediction == 'predicted_ridge'").set_index("library")
+    values = mine["value"][["library_1", "library_2", "library_3", "library_4"]].to_numpy()
+    rng = np.random.default_rng(5)
+    means = []
+    for _ in range(4000):
+        drawn = np.concatenate([{0: [0, 1], 1: [2], 2: [3]}[i] for i in rng.integers(3, size=3)])
+        means.append(values[drawn].mean())
+    spread = np.ptp(values)
+    assert mine.loc["all", "lower"] == pytest.approx(np.quantile(means, 0.025), abs=0.05 * spread)
+    assert mine.loc["all", "upper"] == pytest.approx(np.quantile(means, 0.975), abs=0.05 * spread)
+
+
+@pytest.mark.parametrize("made_by", ["combat", "additive"])
+def test_what_saw_the_predicted_sections_is_not_scored(adata, made_by):
+    def make(layer_of):
+        if made_by == "combat":
+            sp.pp.combat(layer_of, key_added="made", **KEY)
+        else:
+            sp.tl.additive_complete(layer_of, key_added="made", **KEY)
+
+    make(adata)
+    with pytest.warns(
+        UserWarning, match=r"layers\['made'\], made by `.*`, has learned from all sections, also from those"
+    ):
+        predict(adata, layer="made")
+    assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"seen"}
+    with pytest.raises(ValueError, match="or in the making of the layer"):
+        sp.tl.score_prediction(adata, **KEY)
+    # A fitted predictor remembers which sections its layer has seen.
+    with_split(adata, l1="train", l2="train", l3="train", l4="test")
+    fitted = sp.tl.fit_predictor(adata, layer="made", use_rep="X_test", **KEY)
+    sp.tl.predict_expression(adata, model=fitted, **KEY)
+    assert adata.uns["spared_sc"]["predicted_ridge"]["roles"]["library_4"] == "seen"
+    # Also through a step that by itself looks at one section at a time.
+    sp.tl.median_complete(adata, layer="made", key_added="filled", **KEY)
+    with pytest.raises(ValueError, match=r"layers\['made'\].*has learned from all sections: train values"):
+        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+
+
+def test_layers_that_were_made_with_the_split_are_scored(adata):
+    with_split(adata, l1="train", l2="train", l3="val", l4="test")
+    sp.pp.combat(adata, key_added="made", **KEY)
+    predict(adata, layer="made")
+    assert adata.uns["spared_sc"]["predicted_ridge"]["roles"]["library_4"] == "test"
+    with_split(adata, l1="train", l2="test", l3="val", l4="train")  # the same name, another split
+    with pytest.warns(UserWarning, match="has learned from another split, which had the same name"):
+        predict(adata, layer="made")
+
+
+def test_the_median_looks_at_one_section_at_a_time(adata):
+    sp.tl.median_complete(adata, **KEY)
+    before = adata.layers["median"].toarray()
+    other = (adata.obs["library_id"] == "library_2").to_numpy()
+    adata.layers["log2tpm"] = adata.layers["log2tpm"].toarray()
+    adata.layers["log2tpm"][other] *= 3
+    sp.tl.median_complete(adata, **KEY)
+    after = np.asarray(adata.layers["median"])
+    np.testing.assert_array_equal(after[~other], before[~other])
+    assert (after[other] != before[other]).any()
+    predict(adata, layer="median")  # without a warning
+    assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"held out"}
+
+
+def test_places_that_sections_share_do_not_tell_them_apart(adata):
+    adata.obsm["spatial"] = adata.obs[["array_row", "array_col"]].to_numpy(dtype=float)
+    fitted = sp.tl.fit_predictor(adata[adata.obs["library_id"] != "library_4"].copy(), use_rep="X_test", **KEY)
+    sp.tl.predict_expression(adata, model=fitted, **KEY)
+    roles = adata.uns["spared_sc"]["predicted_ridge"]["roles"]
+    assert roles == {"library_1": "train", "library_2": "train", "library_3": "train", "library_4": "test"}
+
+
 def test_a_section_is_known_again_under_another_name(adata):
     fitted = sp.tl.fit_predictor(adata[adata.obs["library_id"] != "library_4"].copy(), use_rep="X_test", **KEY)
     adata.obs["other"] = adata.obs["library_id"].astype(str).map(lambda name: f"section {name}")
@@ -456,7 +598,7 @@ def test_a_section_is_known_again_under_another_name(adata):
 def test_sections_are_told_apart_by_their_spots(rng):
     def sketch(places):
         adata = ad.AnnData(obs=pd.DataFrame(index=map(str, range(len(places)))), obsm={"spatial": places})
-        return prediction.fingerprints(adata, get_libraries(adata, None), "spatial")["library"]
+        return prediction.fingerprints(adata, get_libraries(adata, None), "spatial", "places")["library"]
 
     places = rng.uniform(0, 5000, size=(900, 2))
     assert prediction.same_section(sketch(places), sketch(places[::-1]))
@@ -576,6 +718,20 @@ def test_names_with_a_slash_survive_a_file(adata, tmp_path):
     pd.testing.assert_frame_equal(sp.tl.score_prediction(back, **KEY), expected)
 
 
+def test_genes_with_a_slash_are_told_of(adata, tmp_path):
+    gene = adata.var_names[adata.var["spared_selected"]][0]
+    adata.var_names = [f"{name}/x" if name == gene else name for name in adata.var_names]
+    with pytest.warns(
+        UserWarning, match=f"'{gene}/x': a table with such names cannot be written to zarr.*get.predicted"
+    ):
+        predict(adata)
+    del adata.uns["spatial"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Writing zarr v2")
+        sp.get.predicted(adata).write_zarr(tmp_path / "a.zarr")
+    assert f"{gene}/x" in ad.read_zarr(tmp_path / "a.zarr").var_names
+
+
 def test_public_functions_can_be_sent_to_other_processes():
     for function in (sp.tl.score_prediction, sp.pp.center, sp.get.predicted):
         assert pickle.loads(pickle.dumps(function)) is function
@@ -654,11 +810,17 @@ def test_compare_targets_refuses_leaks(adata):
         sp.tl.compare_targets(adata, completed="median", use_rep="X_test", **KEY)
     sp.tl.additive_complete(adata, **KEY, key_added="filled")
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
-    with pytest.raises(ValueError, match="not known to be made with the split 'split'"):
+    with pytest.raises(ValueError, match="has learned from all sections: train values may have been filled"):
         sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
     adata.uns["spared_sc"]["filled"]["params"]["split_key"] = "other"  # made with another split
+    with pytest.raises(ValueError, match="has learned from all sections: train values may have been filled"):
+        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+    del adata.uns["spared_sc"]["filled"]
     with pytest.raises(ValueError, match="not known to be made with the split 'split'"):
         sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+    for name in ("copy", "key_added", "loss"):
+        with pytest.raises(TypeError, match=f"sets '{name}' itself"):
+            sp.tl.compare_targets(adata, completed="log2tpm", use_rep="X_test", **{name: "all"}, **KEY)
     with pytest.raises(KeyError, match="no predictor 'path/to/saved' to fit"):
         sp.tl.compare_targets(adata, model="path/to/saved", completed="filled", use_rep="X_test", **KEY)
 
@@ -701,6 +863,10 @@ def refused(call, adata, error, match):
         ({"split_key": "fold"}, KeyError, "no column 'fold'"),
         ({"key_added": "a/b"}, ValueError, "without '/'"),
         ({"key_added": "spatial"}, ValueError, "was not written by spared_sc"),
+        ({"key_added": "log2tpm"}, ValueError, "is the name of a record of pp.normalize_tpm"),
+        ({"key_added": "gene_mean"}, ValueError, "is the name of an anchor"),
+        ({"key_added": "floor_low"}, ValueError, "is the name of an anchor"),
+        ({"model_params": {"n_components": 0}}, ValueError, "n_components=0"),
         ({"library_key": None}, ValueError, "library_key="),
         ({"random_state": -1}, ValueError, "random_state"),
         ({"device": "abacus"}, ValueError, "abacus"),

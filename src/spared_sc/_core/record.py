@@ -74,6 +74,12 @@ def check_key(adata: AnnData, key: str, *, attr: str = "layers", source: str | N
             f'or remove it first with `del adata.{attr}["{key}"]`.'
         )
 
+    past = adata.uns.get(Key.uns.records, {}).get(key)
+    if past is not None and f'{attr}["{key}"]' not in {str(slot) for slot in np.atleast_1d(past.get("slots", []))}:
+        raise ValueError(
+            f"key_added={key!r} is the name of a record of {past.get('function')}, which would be lost: pass another."
+        )
+
 
 def _written_slots(adata: AnnData) -> set[str]:
     records = adata.uns.get(Key.uns.records, {})

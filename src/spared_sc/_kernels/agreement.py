@@ -13,7 +13,7 @@ def by_gene(
     """Scores of every gene in every library on its known entries, (n_libraries, n_genes), NaN where there are none.
 
     `mse`, `mae`; `r2` = 1 - squared error / squared deviation from the gene's mean in the library; `pcc` over the spots
-    of the library, NaN for fewer than ten entries or constants.
+    of the library, NaN for fewer than ten entries or a constant truth, zero for a constant prediction.
     """
     n_genes = truth.shape[1]
     spot, gene = np.nonzero(known)
@@ -30,9 +30,19 @@ def by_gene(
         "mse": squared / n,
         "mae": np.bincount(group, np.abs(one - other), size) / n,
         "r2": np.where(varies, 1 - squared / np.where(varies, total, 1), np.nan),
-        "pcc": grouped_pearson(one, other, group, size),
+        "pcc": _pearson(one, other, group, size),
     }
     return {name: value.reshape(n_libraries, n_genes) for name, value in scores.items()}
+
+
+def _pearson(truth: np.ndarray, prediction: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """Correlation within groups, zero for a prediction that does not vary where the truth does.
+
+    Left out instead, it would raise the mean over genes: the less a prediction varies, the more.
+    """
+    found = grouped_pearson(truth, prediction, group, n_groups)
+    varies = np.isfinite(grouped_pearson(truth, truth, group, n_groups))
+    return np.where(varies & np.isnan(found), 0.0, found)
 
 
 def by_library(
@@ -53,7 +63,7 @@ def by_library(
     size = n_libraries * truth.shape[1]
     mean = np.bincount(cell, one, size) / np.maximum(np.bincount(cell, minlength=size), 1)
     total = np.bincount(where, (one - mean[cell]) ** 2, n_libraries)
-    per_spot = grouped_pearson(one, other, spot, len(truth))
+    per_spot = _pearson(one, other, spot, len(truth))
     found = np.isfinite(per_spot)
     n_spots = np.bincount(library[found], minlength=n_libraries).astype(float)
     n_spots[n_spots == 0] = np.nan

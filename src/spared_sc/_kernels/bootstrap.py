@@ -1,4 +1,4 @@
-"""Resampling of libraries within subjects."""
+"""Resampling of libraries, within subjects or subjects as a whole."""
 
 from __future__ import annotations
 
@@ -22,3 +22,11 @@ def library_weights(subjects: Sequence[str], n_bootstrap: int, rng: np.random.Ge
         members = np.flatnonzero(stratum == code)
         weights[:, members] = rng.multinomial(members.size, np.full(members.size, 1 / members.size), size=n_bootstrap)
     return weights / stratum.size
+
+
+def unit_weights(units: Sequence[str], n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of the libraries where whole units (donors, or the libraries themselves) are drawn; rows add up to one."""
+    _, unit = np.unique(np.asarray(units, dtype=str), return_inverse=True)
+    n = unit.max() + 1
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap)[:, unit].astype(float)
+    return weights / weights.sum(axis=1, keepdims=True)

@@ -101,7 +101,7 @@ def scored_libraries(roles: Mapping[str, str], names: Sequence[str]) -> tuple[np
         if scored.any():
             return scored, what
     raise ValueError(
-        "all libraries had a part in fitting: a score on them would say nothing. Make a split with "
+        "all libraries had a part in fitting, or in the making of the layer: a score on them would say nothing. Make a split with "
         "`sp.pp.split_libraries(adata)`, or pass split_key=None to `sp.tl.predict_expression`, which then predicts every "
         "library by a fit to the others."
     )

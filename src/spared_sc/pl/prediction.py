@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 _BLUE, _, _, _, _, _VERMILION, _ = OKABE_ITO
 _PANELS = ("measured", "predicted", "difference")
 _DIVERGING = "RdBu_r"
-_FITTED = {"train": "fitted to {}", "val": "fit chosen on {}"}
+_FITTED = {"train": "fitted to {}", "val": "fit chosen on {}", "seen": "target layer made with {}"}
 
 _COLUMNS = ("prediction", "library", "role", "gene", "metric", "value", "lower", "upper")
 _ALL = "all"

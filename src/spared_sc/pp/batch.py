@@ -115,7 +115,8 @@ def combat(
     if model is None:
         genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
         block = validate.dense(values[:, genes])
-        train = validate.train_libraries(adata, split_key, libraries)[libraries.codes]
+        split = validate.get_split(adata, split_key, libraries)
+        train = slice(None) if split is None else split[libraries.codes] == "train"
         fit = _learn(block[train], batch[train], batch_key or library_key)
         fixed = adata.var_names[genes[fit.variance == 0]]
         if len(fixed):
@@ -126,6 +127,7 @@ def combat(
         if save_model is not None:
             _save(save_model, fit, adata.var_names[genes].tolist(), layer)
     else:
+        split = None
         fit, genes = _load(model, adata, layer)
         block = validate.dense(values[:, genes])
     new = sorted(set(np.unique(batch).tolist()) - set(fit.batches))
@@ -144,10 +146,11 @@ def combat(
             "mask_var": mask_var if mask_var in adata.var and model is None else None,
             "batch_key": batch_key,
             "library_key": library_key,
-            "split_key": split_key if split_key in adata.obs and model is None else None,
+            "split_key": None if split is None else split_key,
             "model": "learned here" if model is None else "loaded",
         },
         slots={"layers": {key_added: write_columns(values, genes, corrected)}},
+        split=None if split is None else dict(zip(libraries.names, split.tolist(), strict=True)),
         batches=np.asarray(fit.batches, dtype=object),
         new_batches=np.asarray(new, dtype=object),
     )

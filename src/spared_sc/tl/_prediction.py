@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -11,9 +12,11 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import as_given
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 from spared_sc._core.settings import settings
+from spared_sc._images.resolve import sources_by_library
 from spared_sc._images.store import spot_names
+from spared_sc.get.prediction import by_library
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from spared_sc._models.prediction.fitted import FittedPredictor
 
 LOSSES = ("detected", "all")
+# Steps that look at one library at a time, or take away or add a constant of the gene.
+_ALONE = ("pp.normalize_tpm", "pp.center", "pp.uncenter", "tl.median_complete")
+_ORIGIN = ("weights", "source", "licence")  # of what identifies an encoder
 _SKETCH = 1024  # hashes that are kept of a section
 _SAME_SIZE = 0.1  # by how much the side of a patch may differ from that in training
 _SAME_RESOLUTION = 2.0  # by how many times the resolution of the image may
@@ -41,11 +47,13 @@ class Part:
     predicted: np.ndarray
 
 
-def plan(split: np.ndarray | None, groups: np.ndarray, *, validates: bool) -> tuple[list[Part], list[str]]:
+def plan(
+    split: np.ndarray | None, groups: np.ndarray, *, validates: bool = False, least_train: int = 1
+) -> tuple[list[Part], list[str]]:
     """The fits to make, and the part that every library has in them.
 
     With a split there is one fit. Without, every group of libraries is predicted by a fit to the others; of these the
-    group that follows selects, where there are at least two and the predictor needs some.
+    group that follows selects, where the predictor makes use of one and enough are left to train on.
     """
     if split is not None:
         return [Part(split == "train", split == "val", np.ones(len(split), dtype=bool))], split.tolist()
@@ -53,7 +61,9 @@ def plan(split: np.ndarray | None, groups: np.ndarray, *, validates: bool) -> tu
     parts = []
     for i, name in enumerate(names):
         out = groups == name
-        validation = groups == names[(i + 1) % len(names)] if validates and len(names) > 2 else np.zeros_like(out)
+        validation = np.zeros_like(out)
+        if validates and len(names) - 2 >= least_train:
+            validation = groups == names[(i + 1) % len(names)]
         parts.append(Part(~out & ~validation, validation, out))
     return parts, ["held out"] * len(groups)
 
@@ -108,7 +118,7 @@ def get_patches(
 
 def scale_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What of a recipe is compared between training and use, sizes as medians over the libraries."""
-    sources = list(recipe["sources"].values())
+    sources = list(sources_by_library(recipe["sources"]).values())
     side = float(np.median([one["patch_px"] for one in sources]))
     resolution = float(np.median([one["um_per_px"] for one in sources]))
     named = {name: recipe[name] for name in ("size", "unit", "output_size")}
@@ -117,7 +127,7 @@ def scale_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_scale(trained: Mapping[str, Any], recipe: Mapping[str, Any], *, force: bool) -> None:
     """Refuse patches that show another size of tissue, or another resolution, than those of training."""
-    for name, source in recipe["sources"].items():
+    for name, source in sources_by_library(recipe["sources"]).items():
         _check_library_scale(trained, scale_of({**recipe, "sources": {name: source}}), name, force=force)
 
 
@@ -156,9 +166,41 @@ def unit_of(adata: AnnData, layer: str) -> str:
     return layer if source == layer else unit_of(adata, source)
 
 
-def fingerprints(adata: AnnData, libraries: Libraries, spatial_key: str) -> dict[str, list[int]]:
-    """Every section's smallest hashes of the places of its spots, of their names without places; see `same_section`."""
-    if spatial_key in adata.obsm:
+def learned_across(
+    adata: AnnData, layer: str, libraries: Libraries, split_key: str | None, split: np.ndarray | None
+) -> str:
+    """Which step in the making of a layer has looked at other libraries than those of training, in words; else empty.
+
+    A layer without a record is taken as it is.
+    """
+    records = adata.uns.get(Key.uns.records, {})
+    while layer in records:
+        made, here = records[layer], f"layers[{layer!r}], made by `{records[layer]['function']}`"
+        params = made.get("params", {})
+        if made["function"] not in _ALONE:
+            past = made.get("split")
+            if split is None or params.get("split_key") != split_key:
+                return f"{here}, has learned from all sections"
+            if isinstance(past, dict) and not set(zip(libraries.names, split, strict=True)) <= by_library(past).items():
+                return f"{here}, has learned from another split, which had the same name"
+        source = str(params.get("layer", layer))
+        if source == layer:
+            break
+        layer = source
+    return ""
+
+
+def what_tells_apart(adata: AnnData, libraries: Libraries, spatial_key: str) -> str:
+    """`"places"` of spots where these tell the sections apart, unlike places on the array; else `"names"`."""
+    if spatial_key not in adata.obsm:
+        return "names"
+    sketches = fingerprints(adata, libraries, spatial_key, "places").values()
+    return "names" if any(same_section(one, other) for one, other in combinations(sketches, 2)) else "places"
+
+
+def fingerprints(adata: AnnData, libraries: Libraries, spatial_key: str, by: str) -> dict[str, list[int]]:
+    """Every section's smallest hashes of the places of its spots, or of the names of library and spots; see `same_section`."""
+    if by == "places" and spatial_key in adata.obsm:
         places = np.rint(10 * np.nan_to_num(np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2])).astype(np.int64)
     else:
         places = np.array([[crc32(name.encode())] for name in spot_names(libraries, adata.obs_names)])
@@ -189,11 +231,13 @@ def recognised(
 ) -> tuple[dict[str, str], np.ndarray]:
     """The part that every library had in a fit, and its code there, -1 for none."""
     roles, codes = {}, np.full(len(libraries.names), -1)
-    for i, (name, here) in enumerate(fingerprints(adata, libraries, spatial_key).items()):
+    for i, (name, sketch) in enumerate(
+        fingerprints(adata, libraries, spatial_key, fitted.card["recognised_by"]).items()
+    ):
         roles[name] = "test"
         for role, past in fitted.card["libraries"].items():
-            for other, sketch in past.items():
-                if same_section(here, sketch):
+            for other, known in past.items():
+                if same_section(sketch, known):
                     roles[name], codes[i] = role, fitted.card["codes"][other]
     return roles, codes
 
@@ -219,19 +263,28 @@ def fit_one(
     card: Mapping[str, Any],
     looks: np.ndarray | None,
     detected: np.ndarray,
+    order: np.ndarray,
 ) -> FittedPredictor:
-    """Fit a predictor to the train libraries of a part."""
+    """Fit a predictor to the train libraries of a part; `order` is one in which the order of the user's rows is lost."""
     from spared_sc._models.checkpoint import data_hash
     from spared_sc._models.prediction.fitted import FittedPredictor
     from spared_sc._models.prediction.novelty import Novelty
     from spared_sc._models.prediction.registry import make_predictor
 
     predictor = make_predictor(name, params)
-    train = np.flatnonzero(part.train[spots.library])
-    validation = np.flatnonzero(part.validation[spots.library])
+    train = order[part.train[spots.library[order]]]
+    validation = order[part.validation[spots.library[order]]]
     learned_from = spots.rows(train)
+    seen = detected[train].any(axis=0)
+    if not seen.all():
+        warn(
+            f"{int((~seen).sum())} genes are detected in no library that is learned from "
+            f"({validate.listing([genes[i] for i in np.flatnonzero(~seen)], 5)}): their predictions mean nothing, and are "
+            "not scored.",
+        )
     predictor.fit(learned_from, spots.rows(validation) if validation.size else None, how)
-    codes = {"train": np.unique(spots.library[train]), "val": np.unique(spots.library[validation])}
+    rest = "seen" if card["learned_across"] else "other"
+    roles = np.where(part.train, "train", np.where(part.validation, "val", rest)).tolist()
     known = np.ones(learned_from.target.shape, dtype=bool) if learned_from.known is None else learned_from.known
     return FittedPredictor(
         predictor,
@@ -239,15 +292,19 @@ def fit_one(
         {
             **card,
             "libraries": {
-                what: {n: p for i, (n, p) in enumerate(card["libraries"].items()) if i in at}
-                for what, at in codes.items()
+                role: {
+                    name: found
+                    for (name, found), own in zip(card["libraries"].items(), roles, strict=True)
+                    if own == role
+                }
+                for role in ("train", "val", "seen")
             },
             "codes": {name: i for i, name in enumerate(card["libraries"])},
             "n_spots": len(train),
             "params": dict(params),
             "data": data_hash(learned_from.target, known),
         },
-        replace(learned_from, known=detected[train]).gene_means(),
+        np.where(seen, replace(learned_from, known=detected[train]).gene_means(), np.float32(np.nan)),
         None if looks is None else Novelty.of(looks[train]),
     )
 
@@ -298,12 +355,22 @@ def embedding_for(
     patches = get_patches(adata, libraries, spatial_key, card["patches"])
     check_scale(card["patches"], patches.recipe, force=force)
     made = card["embedded"]
-    model = load_encoder(made["encoder"], weights=made["weights"], device=how.device, random_state=made["random_state"])
+    options = {"weights": made["weights"], "device": how.device, "random_state": made["random_state"]}
+    try:
+        model = load_encoder(made["encoder"], **options)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the weights of the encoder {made['encoder']!r} are not where they were in training ({error}). Embed with "
+            f"`sp.tl.embed_patches(adata, encoder={made['encoder']!r}, weights=<the file>, key_added={use_rep!r})` first."
+        ) from error
     _check_encoder(encoder, as_given(model.identity()), "the encoder that is found here", "get the same weights")
     return embed_all(model, patches, show_progress_bar=how.show_progress_bar)
 
 
 def _check_encoder(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, what: str, remedy: str) -> None:
+    if found is not None and wanted.get("parameters") and found.get("parameters"):
+        # The hash of the weights says all, wherever they came from and under whatever name.
+        wanted, found = ({k: v for k, v in one.items() if k not in _ORIGIN} for one in (wanted, found))
     if found == wanted:
         return
     differs = "nothing is recorded about it"

@@ -66,7 +66,9 @@ def predict_expression(
         Name of a predictor (:func:`spared_sc.tl.predictors` lists them), a fitted one, or the folder of a saved one.
     layer
         Target: a raw layer such as `"log2tpm"`, or a completed one such as `"spackle"`. Not used with a fitted predictor,
-        like `loss`, `mask_var`, `subject_key`, `split_key`, `model_params` and `checkpoint`.
+        like `loss`, `mask_var`, `subject_key`, `split_key`, `model_params` and `checkpoint`. A layer whose making (such as
+        ComBat or completion, without the split) has looked at the sections that are predicted gives predictions that
+        are marked `"seen"` and not scored.
     loss
         Entries that count in fitting: `"detected"` ones, so that the prediction is expression given detection, or
         `"all"`, as in the paper, with undetected entries as the layer has them.
@@ -116,8 +118,9 @@ def predict_expression(
         Spots that look unlike anything in training: farther from it, in the leading components of their embedding, than
         all but one in a thousand of the train spots. Written where the predictor looks at the image.
     `uns["spared_sc"]["predicted_ridge"]`
-        Parameters, and under `roles` the part that each library had in fitting: only `"test"` and `"held out"` ones have
-        honest predictions, and :func:`spared_sc.tl.score_prediction` scores no `"train"` library.
+        Parameters, and under `roles` the part that each library had: only `"test"` and `"held out"` ones have honest
+        predictions, and :func:`spared_sc.tl.score_prediction` scores no `"train"` library, and none whose expression the
+        layer has `"seen"`.
 
     Raises
     ------
@@ -170,7 +173,7 @@ def predict_expression(
         )
     fitted, source = _fitted(model)
     key_added = Key.predicted(fitted.name) if key_added is None else key_added
-    check_key(adata, key_added, attr="obsm")
+    _check_name(adata, key_added)
     roles, codes = of.recognised(fitted, adata, libraries, spatial_key)
     prediction, unlike = _apply(fitted, adata, libraries, codes[libraries.codes], spatial_key, how, force=force)
     logger.info("predicted on the scale of layer %r of the training data", fitted.card["layer"])
@@ -253,7 +256,8 @@ def fit_predictor(
     split = validate.get_split(adata, split_key, libraries)
     every, none = np.ones(len(libraries.names), dtype=bool), np.zeros(len(libraries.names), dtype=bool)
     part = of.Part(every, none, every) if split is None else of.Part(split == "train", split == "val", every)
-    given = _given(adata, libraries, model, layer, loss, use_rep, mask_var, spatial_key, dict(model_params or {}))
+    options = (model, layer, loss, use_rep, mask_var, spatial_key, split_key, split, dict(model_params or {}))
+    given = _given(adata, libraries, *options)
     return of.fit_one(part=part, how=replace(how, checkpoint=of.checkpoint_of(checkpoint, 0, 1)), **given)
 
 
@@ -302,6 +306,8 @@ def _given(
     use_rep: str,
     mask_var: str | None,
     spatial_key: str,
+    split_key: str | None,
+    split: np.ndarray | None,
     params: dict[str, Any],
 ) -> dict[str, Any]:
     """What every fit to these data is given."""
@@ -317,15 +323,18 @@ def _given(
     spots = replace(spots, target=target, known=detected if loss == "detected" else None)
     embedded = adata.uns.get(Key.uns.records, {}).get(use_rep, {}) if "embedding" in needs else {}
     recipe = spots.patches.recipe if spots.patches is not None else embedded.get("patches")
+    by = of.what_tells_apart(adata, libraries, spatial_key)
     card = {
         "layer": layer,
         "unit": of.unit_of(adata, layer),
+        "learned_across": of.learned_across(adata, layer, libraries, split_key, split),
         "loss": loss,
         "use_rep": use_rep if "embedding" in needs else None,
         "encoder": as_given(embedded.get("encoder")),
         "embedded": as_given(embedded.get("params")),
         "patches": None if recipe is None else of.scale_of(recipe),
-        "libraries": of.fingerprints(adata, libraries, spatial_key),
+        "recognised_by": by,
+        "libraries": of.fingerprints(adata, libraries, spatial_key, by),
     }
     return {
         "name": model,
@@ -335,7 +344,16 @@ def _given(
         "card": card,
         "looks": of.appearance(spots),
         "detected": detected,
+        "order": _order(adata, libraries, spatial_key),
     }
+
+
+def _order(adata: AnnData, libraries: validate.Libraries, spatial_key: str) -> np.ndarray:
+    """Spots in an order that does not depend on that of rows and libraries."""
+    try:
+        return validate.canonical_order(adata, libraries, spatial_key)
+    except KeyError:  # no places
+        return np.lexsort((adata.obs_names.to_numpy(dtype=str), libraries.codes))
 
 
 def _fit_and_predict(
@@ -359,7 +377,7 @@ def _fit_and_predict(
 ) -> AnnData | None:
     from spared_sc._models.prediction.registry import PREDICTORS
 
-    check_key(adata, key_added, attr="obsm")
+    _check_name(adata, key_added)
     split = validate.get_split(adata, split_key, libraries)
     groups = np.asarray(validate.get_subjects(adata, subject_key, libraries))
     if split is None and len(np.unique(groups)) < 2:
@@ -368,14 +386,28 @@ def _fit_and_predict(
             "section as libraries with `library_key=`, or fit with `sp.tl.fit_predictor(adata)` to predict another slide."
         )
     _warn_of_siblings(split, groups)
-    given = _given(adata, libraries, model, layer, loss, use_rep, mask_var, spatial_key, params)
-    parts, roles = of.plan(split, groups, validates=PREDICTORS[model].validates)
+    given = _given(adata, libraries, model, layer, loss, use_rep, mask_var, spatial_key, split_key, split, params)
+    about = PREDICTORS[model]
+    parts, roles = of.plan(split, groups, validates=about.validates, least_train=about.least_train)
+    learned_across = given["card"]["learned_across"]
+    if learned_across:
+        roles = ["train" if role == "train" else "seen" for role in roles]
+        warn(
+            f"{learned_across}, also from those that are predicted here: these predictions are not scored. Make a split, and "
+            "the layer with it, or take one that looks at one section at a time, such as 'log2tpm' or 'median'.",
+        )
     prediction = np.empty((adata.n_obs, len(given["genes"])), dtype=np.float32)
     unlike = None if given["looks"] is None else np.zeros(adata.n_obs, dtype=bool)
     reports = []
     for fold, part in enumerate(parts):
         here = replace(how, checkpoint=of.checkpoint_of(checkpoint, fold, len(parts)))
         fitted = of.fit_one(part=part, how=here, **given)
+        stopped = fitted.predictor.fit_report
+        if len(parts) > 1 and stopped is not None and stopped.stopped == "interrupted":
+            raise KeyboardInterrupt(
+                f"interrupted in fit {fold + 1} of {len(parts)}; nothing was written. With checkpoint='folder' the same "
+                "call goes on from there."
+            )
         rows = np.flatnonzero(part.predicted[libraries.codes])
         here_rows = given["spots"].rows(rows)
         prediction[rows] = fitted.predictor.predict(here_rows, here, own_library=here_rows.library)
@@ -409,6 +441,16 @@ def _fit_and_predict(
         card={name: value for name, value in given["card"].items() if name not in ("libraries", "codes")},
     )
     return adata if copy else None
+
+
+def _check_name(adata: AnnData, key_added: str) -> None:
+    """Refuse, besides names that cannot be written, those that mean something else in a table of scores."""
+    from spared_sc._kernels.metrics import FLOORS
+    from spared_sc._models.prediction.registry import ANCHORS
+
+    check_key(adata, key_added, attr="obsm")
+    if key_added in (*ANCHORS, *FLOORS):
+        raise ValueError(f"key_added={key_added!r} is the name of an anchor in tables of scores: pass another.")
 
 
 def _warn_of_siblings(split: np.ndarray | None, groups: np.ndarray) -> None:
@@ -478,6 +520,12 @@ def _write(
     slots: dict[str, dict[str, Any]] = {
         "obsm": {key_added: pd.DataFrame(prediction, index=adata.obs_names, columns=genes)}
     }
+    folders = [gene for gene in genes if "/" in gene]
+    if folders:
+        warn(
+            f"{validate.listing(folders, 3)}: a table with such names cannot be written to zarr, and soon not to h5ad. "
+            "`sp.get.predicted(adata)` can, or rename the genes.",
+        )
     before = adata.uns.get(Key.uns.records, {}).get(key_added, {}).get("slots", ())
     if unlike is not None:
         slots["obs"] = {Key.unlike(key_added): unlike}

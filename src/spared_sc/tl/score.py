@@ -10,7 +10,7 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.report import warn
-from spared_sc._kernels.bootstrap import library_weights
+from spared_sc._kernels.bootstrap import unit_weights
 from spared_sc.get.prediction import by_library, prediction_key, prediction_keys, scored_libraries
 from spared_sc.tl import _prediction as of
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper")
 _ALL = "all"
+_LEAST_DONORS = 3  # to draw from
 
 
 def score_prediction(
@@ -53,7 +54,8 @@ def score_prediction(
     library_key
         Column of `obs` that names the library of each spot; needed with several libraries.
     subject_key
-        Column of `obs` with the donor; intervals then resample libraries within donors.
+        Column of `obs` with the donor: the sections of one are no independent observations, so intervals then come from
+        drawing donors. With fewer than three donors sections are drawn: the interval then says nothing about others.
     spatial_key
         Name in `obsm` of the spots' positions.
     n_bootstrap
@@ -69,14 +71,15 @@ def score_prediction(
 
     - `mse`, `mae`, `r2` (of the deviations from each gene's mean in the library)
     - `skill`: 1 - mse / mse of `gene_mean`; above zero, the image says something
-    - `pcc`: of a gene over the spots of a library; with `gene="all"`, the mean over genes
+    - `pcc`: of a gene over the spots of a library; with `gene="all"`, the mean over genes. A prediction that does not
+      vary where the gene does counts as zero.
     - `pcc_spot`: of a spot over genes, mean over spots
     - `pcc_pooled`: of a gene over the spots of all libraries together, as SpaRED computes it (`library="all"` only);
       differences between sections inflate it
 
     With `gene` there are `mse`, `mae`, `r2`, `skill` and `pcc` of every gene. `prediction="floor_low"` and `"floor_high"`
     are the range of what a prediction without any error would score, from the sampling noise of counts: a floor of the
-    `mse` and a ceiling of the `pcc`.
+    `mse` and a ceiling of the `pcc`. Genes without a detected entry in training are not scored.
 
     Raises
     ------
@@ -115,8 +118,16 @@ def score_prediction(
     scored, _ = scored_libraries(roles, libraries.names)
     _warn_of_units(adata, layer, list(tables))
     rows = np.flatnonzero(scored[libraries.codes])
+    mean = adata.uns[Key.uns.records][next(iter(tables))].get("gene_mean")  # of saved models
+    parts = [] if mean is not None else _parts(libraries, roles, groups)
     predictions = {key: table.to_numpy(dtype=np.float32) for key, table in tables.items()}
-    predictions |= _anchors(adata, libraries, truth, known, list(tables), roles, groups, spatial_key)
+    if mean is None:
+        predictions |= _anchors(adata, libraries, truth, known, parts, spatial_key)
+        known = known & _seen(libraries, known, parts)
+    else:  # the train libraries are not at hand, or not all of them
+        mean = np.asarray(mean, dtype=np.float32)
+        predictions["gene_mean"] = np.broadcast_to(mean, truth.shape)
+        known = known & np.isfinite(mean)
     place = np.cumsum(scored) - 1  # number of a scored library among those
     library = place[libraries.codes[rows]]
     measured = _Measured(truth[rows], known[rows], library, int(scored.sum()))
@@ -126,7 +137,9 @@ def score_prediction(
         scores["skill"] = 1 - scores["mse"] / of_mean["mse"]
     found |= _floors(adata, layer, genes, libraries, spatial_key, library_key, rows, measured, random_state)
     kept = [(libraries.names[i], subjects[i], roles[libraries.names[i]]) for i in np.flatnonzero(scored)]
-    weights = library_weights([one[1] for one in kept], n_bootstrap, np.random.default_rng(random_state))
+    donors = [one[1] for one in kept]
+    units = donors if len(set(donors)) >= _LEAST_DONORS else [one[0] for one in kept]
+    weights = unit_weights(units, n_bootstrap, np.random.default_rng(random_state))
     lines = [line for key, scores in found.items() for line in _lines(key, scores, kept, names, weights)]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -193,28 +206,32 @@ def _warn_of_units(adata: AnnData, layer: str, keys: Sequence[str]) -> None:
             )
 
 
+def _parts(libraries: validate.Libraries, roles: dict[str, str], groups: dict[str, str]) -> list[of.Part]:
+    """The fits behind the predictions; validation libraries are not told apart where all were held out in turn."""
+    role = np.array([roles[name] for name in libraries.names])
+    split = None if (role == "held out").all() else role
+    return of.plan(split, np.array([groups[name] for name in libraries.names]))[0]
+
+
+def _seen(libraries: validate.Libraries, known: np.ndarray, parts: Sequence[of.Part]) -> np.ndarray:
+    """Entries of genes that were detected in the libraries that their prediction was learned from, (n_spots, n_genes)."""
+    seen = np.empty(known.shape, dtype=bool)
+    for part in parts:
+        seen[part.predicted[libraries.codes]] = known[part.train[libraries.codes]].any(axis=0)
+    return seen
+
+
 def _anchors(
     adata: AnnData,
     libraries: validate.Libraries,
     truth: np.ndarray,
     known: np.ndarray,
-    keys: Sequence[str],
-    roles: dict[str, str],
-    groups: dict[str, str],
+    parts: Sequence[of.Part],
     spatial_key: str,
 ) -> dict[str, np.ndarray]:
-    """Predictions of the anchors, fitted to the detected entries of the libraries that the models were fitted to.
-
-    Of a saved model the train libraries are not at hand, or not all of them: there is the mean of the genes that it records.
-    """
+    """Predictions of the anchors, fitted to the detected entries of the libraries that the models were fitted to."""
     from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS, make_predictor
 
-    mean = adata.uns[Key.uns.records][keys[0]].get("gene_mean")
-    if mean is not None:
-        return {"gene_mean": np.broadcast_to(np.asarray(mean, dtype=np.float32), truth.shape)}
-    role = np.array([roles[name] for name in libraries.names])
-    split = None if (role == "held out").all() else role
-    parts, _ = of.plan(split, np.array([groups[name] for name in libraries.names]), validates=False)
     how = of.make_how(0, "cpu", None, None, show_progress_bar=False)
     result = {}
     for name in ANCHORS:

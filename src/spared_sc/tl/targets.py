@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import shallow_copy
+from spared_sc.tl._prediction import learned_across
 from spared_sc.tl.predict import predict_expression
 from spared_sc.tl.score import score_prediction
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from anndata import AnnData
 
@@ -99,10 +102,14 @@ def compare_targets(
             f"there is no column {split_key!r} in adata.obs (columns: {validate.listing(adata.obs.columns)}): make a "
             "split with `sp.pp.split_libraries(adata)` first."
         )
-    validate.get_split(adata, split_key, libraries)
+    split = validate.get_split(adata, split_key, libraries)
     if not isinstance(model, str) or model not in PREDICTORS:
         raise KeyError(f"there is no predictor {model!r} to fit: choose among {validate.listing(PREDICTORS, 30)}.")
-    _check_completed(adata, completed, split_key)
+    taken = sorted({"copy", "key_added", "layer", "loss"} & set(options))
+    if taken:
+        raise TypeError(f"compare_targets sets {taken[0]!r} itself: leave it out.")
+    checkpoint = options.pop("checkpoint", None)
+    _check_completed(adata, completed, libraries, split_key, split)
     work = shallow_copy(adata)
     arms = []
     for what, source in (("raw", layer), ("completed", completed)):
@@ -118,6 +125,7 @@ def compare_targets(
                 split_key=split_key,
                 key_added=key,
                 random_state=random_state,
+                checkpoint=None if checkpoint is None else Path(checkpoint) / key.replace(", ", "-"),
                 **options,
             )
             arms.append(key)
@@ -133,13 +141,16 @@ def compare_targets(
     )
 
 
-def _check_completed(adata: AnnData, completed: str, split_key: str) -> None:
+def _check_completed(
+    adata: AnnData, completed: str, libraries: validate.Libraries, split_key: str, split: np.ndarray
+) -> None:
     """Refuse values that were filled in with the help of other splits."""
     validate.get_layer(adata, completed)
-    made = adata.uns.get(Key.uns.records, {}).get(completed, {})
-    within = made.get("function") == "tl.median_complete"  # looks at one library at a time
-    if not within and str(made.get("params", {}).get("split_key")) != split_key:
+    learned = learned_across(adata, completed, libraries, split_key, split)
+    if completed not in adata.uns.get(Key.uns.records, {}):
+        learned = f"layers[{completed!r}] is not known to be made with the split {split_key!r}"
+    if learned:
         raise ValueError(
-            f"layers[{completed!r}] is not known to be made with the split {split_key!r}: train values may have been filled "
-            f"with the help of test sections. Run `sp.tl.spackle_complete(adata, split_key={split_key!r})` after the split."
+            f"{learned}: train values may have been filled with the help of test sections. Run "
+            f"`sp.tl.spackle_complete(adata, split_key={split_key!r})` after the split."
         )

@@ -96,6 +96,7 @@ class Predictor(ABC):
     needs: ClassVar[tuple[str, ...]]  # of "patches", "embedding", "position", "log_depth"
     pretrained: ClassVar[str] = ""  # weights that training starts from, with their licence
     validates: ClassVar[bool] = False  # whether validation spots choose the best step; else they are not looked at
+    least_train: ClassVar[int] = 1  # libraries to train on
     fit_report: Fit | None = None  # of networks: how training went
 
     @abstractmethod

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from spared_sc._core.validate import check_number
 from spared_sc._models.prediction.backbones import Backbone
 from spared_sc._models.prediction.networks import NetworkPredictor, Targets
 from spared_sc._models.prediction.retrieval import nearest
@@ -110,6 +111,9 @@ class Bleep(NetworkPredictor):
         super().__post_init__()
         if self.retrieval not in RETRIEVALS:
             raise ValueError(f"retrieval={self.retrieval!r}: expected one of {', '.join(RETRIEVALS)}.")
+        check_number("loss_chunk", self.loss_chunk, 1, whole=True)
+        check_number("n_neighbours", self.n_neighbours, 1, whole=True)
+        check_number("temperature", self.temperature, 1e-6)
 
     def make_network(self, n_genes: int, weights: str | Path) -> BleepNet:
         """The network before training."""

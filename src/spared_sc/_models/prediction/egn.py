@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from spared_sc._core.validate import check_number
 from spared_sc._models.prediction.backbones import RANDOM, Backbone, Normalise
 from spared_sc._models.prediction.networks import NetworkPredictor, Reading, Targets
 from spared_sc._models.prediction.retrieval import nearest
@@ -178,6 +179,7 @@ class Egn(NetworkPredictor):
     """
 
     name: ClassVar[str] = "egn"
+    least_train: ClassVar[int] = 2
     paper: ClassVar[str] = "Yang et al. (2023)"
     pretrained: ClassVar[str] = "of the frozen encoder: torchvision resnet50 IMAGENET1K_V1 (BSD-3-Clause)"
     encoder: str = "torchvision:resnet50"
@@ -197,6 +199,9 @@ class Egn(NetworkPredictor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("n_exemplars", "token_size", "width", "depth", "n_heads", "feedforward"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("correlation_weight", self.correlation_weight, 0)
         if self.image_size is None or self.image_size % self.token_size:
             raise ValueError(
                 f"image_size={self.image_size!r}: expected a multiple of token_size={self.token_size}, so that tokens "

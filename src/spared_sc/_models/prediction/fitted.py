@@ -37,7 +37,7 @@ class FittedPredictor:
     predictor: Predictor
     genes: list[str]
     card: dict[str, Any]
-    gene_mean: np.ndarray  # (g,) of the target in training, over the detected entries
+    gene_mean: np.ndarray  # (g,) of the target in training, over the detected entries; NaN where there are none
     novelty: Novelty | None = None
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from spared_sc._kernels.lowrank import gene_means
+from spared_sc._core.validate import check_number
 from spared_sc._models.prediction.base import Predictor
 from spared_sc._models.prediction.components import mean_and_scale, principal_components
 
@@ -143,6 +143,7 @@ class _OnEmbedding(_Plain):
     def __init__(self, *, standardize: str = "library", n_components: int = 256) -> None:
         if standardize not in ("library", "train"):
             raise ValueError(f"standardize={standardize!r} is unknown: choose 'library' or 'train'.")
+        check_number("n_components", n_components, 1, whole=True)
         self.standardize = standardize
         self.n_components = n_components
 
@@ -201,36 +202,26 @@ class Knn(_OnEmbedding):
         self.reference = self._prepare(train).astype(np.float32)
         self.target = train.target.astype(np.float32)
         self.known = np.ones(self.target.shape, dtype=bool) if train.known is None else train.known
+        self.everywhere = train.gene_means()
         fold = folds(train)
         errors = np.zeros(len(self._counts))
         for code in range(fold.max() + 1):
             inside, outside = fold != code, fold == code
+            everywhere = train.rows(np.flatnonzero(inside)).gene_means()
             nearest = _nearest(self.reference[outside], self.reference[inside], self._counts[-1])
             for i, k in enumerate(self._counts):
-                found = self._means(nearest[:, :k], self.target[inside], self.known[inside])
+                found = _means(nearest[:, :k], self.target[inside], self.known[inside], everywhere)
                 errors[i] += (((found - self.target[outside]) ** 2) * self.known[outside]).sum()
         self.k = self._counts[int(errors.argmin())]
 
     def predict(self, spots: Spots, how: How, *, own_library: np.ndarray | None = None) -> np.ndarray:
         """Float32 (n, g)."""
         nearest = _nearest(self._inputs(spots).astype(np.float32), self.reference, self.k)
-        return self._means(nearest, self.target, self.known)
-
-    @staticmethod
-    def _means(nearest: np.ndarray, target: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Mean of the known entries of the neighbours, of all spots where a gene has none."""
-        result = np.empty((len(nearest), target.shape[1]), dtype=np.float32)
-        everywhere = gene_means(np.where(known, target, 0), known)
-        for start in range(0, len(nearest), _CHUNK):
-            near = nearest[start : start + _CHUNK]
-            n = known[near].sum(axis=1)
-            total = np.sum(target[near], axis=1, where=known[near])
-            result[start : start + _CHUNK] = np.where(n > 0, total / np.maximum(n, 1), everywhere)
-        return result
+        return _means(nearest, self.target, self.known, self.everywhere)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The train spots, and what turns an embedding into inputs."""
-        names = ("reference", "target", "known", "mean", "scale", "least", "components")
+        names = ("reference", "target", "known", "everywhere", "mean", "scale", "least", "components")
         return {name: getattr(self, name) for name in names}, {"k": self.k, "standardize": self.standardize}
 
 
@@ -270,6 +261,17 @@ def _path(inputs: np.ndarray, target: np.ndarray) -> list[tuple[np.ndarray, np.n
     for penalty in _PENALTIES:
         weights = vectors @ (right / (values + penalty * unit)[:, None])
         result.append((weights, mean - center @ weights))
+    return result
+
+
+def _means(nearest: np.ndarray, target: np.ndarray, known: np.ndarray, everywhere: np.ndarray) -> np.ndarray:
+    """Mean of the known entries of the neighbours, `everywhere` where a gene has none there."""
+    result = np.empty((len(nearest), target.shape[1]), dtype=np.float32)
+    for start in range(0, len(nearest), _CHUNK):
+        near = nearest[start : start + _CHUNK]
+        n = known[near].sum(axis=1)
+        total = np.sum(target[near], axis=1, where=known[near])
+        result[start : start + _CHUNK] = np.where(n > 0, total / np.maximum(n, 1), everywhere)
     return result
 
 

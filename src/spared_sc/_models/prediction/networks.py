@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from spared_sc._core.report import logger, progress_bar
+from spared_sc._core.validate import check_number
 from spared_sc._kernels.metrics import masked_mse
 from spared_sc._models import training
 from spared_sc._models.checkpoint import data_hash
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _VALIDATION_SPOTS = 1024  # enough for a stable error; their patches stay in memory
 _BATCH = 256  # spots per forward pass of a validation, so that its result does not depend on the user's batch size
-_NETWORK, _MORE = "network.", "learned."  # of names of saved arrays
+_NETWORK, _MORE, _OFFSET = "network.", "learned.", "offset"  # of names of saved arrays
 
 
 class Reading:
@@ -113,6 +114,8 @@ class NetworkPredictor(Predictor):
         Where the backbone starts: `"pretrained"`, `"random"`, or a file of weights.
     image_size
         Side in pixels to which patches are brought for the network; `None` leaves them.
+    delta
+        Learn deviations from the mean of each gene over the training spots, and add it again.
     augment
         Whether every training patch is turned and mirrored at random, each by a draw of its own.
     n_steps, train_batch_size
@@ -129,6 +132,7 @@ class NetworkPredictor(Predictor):
     validates: ClassVar[bool] = True
     weights: str | Path = PRETRAINED
     image_size: int | None = None
+    delta: bool = False
     augment: bool = True
     n_steps: int = 1000
     train_batch_size: int = 256
@@ -141,12 +145,12 @@ class NetworkPredictor(Predictor):
 
     def __post_init__(self) -> None:
         self.network: nn.Module | None = None
+        self.offset: np.ndarray | None = None  # (g,) what is added to the network's output
         self.reference: dict[str, torch.Tensor] = {}  # of the training spots, where predictions need them
         self.search: dict[str, list[float]] = {}  # learning rates tried and their validation errors
         for name in ("image_size", "n_steps", "train_batch_size", "validate_every", "patience"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name}={value!r}: expected a whole number of at least 1.")
+            if getattr(self, name) is not None or name in ("n_steps", "train_batch_size", "validate_every"):
+                check_number(name, getattr(self, name), 1, whole=True)
         if self.optimizer not in training.OPTIMIZERS:
             raise ValueError(f"optimizer={self.optimizer!r}: expected one of {', '.join(training.OPTIMIZERS)}.")
         rate = self.learning_rate
@@ -206,6 +210,14 @@ class NetworkPredictor(Predictor):
             )
         if len(train) < 2:
             raise ValueError(f"there are too few spots to train on ({len(train)}): expected at least 2.")
+        if validation is not None and validation.known is not None and not validation.known.any():
+            raise ValueError(
+                "no gene is detected in the validation libraries: choose others, or count all entries with loss='all'."
+            )
+        self.offset = train.gene_means() if self.delta else np.zeros(train.target.shape[1], np.float32)
+        train = replace(train, target=train.target - self.offset)
+        if validation is not None:
+            validation = replace(validation, target=validation.target - self.offset)
         with training.local_seed(how.seed, how.device):
             self._prepare(train, how)
             self._move(how.device)
@@ -274,6 +286,8 @@ class NetworkPredictor(Predictor):
         """
         network = self._placed(self.network, how.device)
         library = self.reference.get("library")
+        if own_library is not None and (own_library < 0).all():
+            own_library = None  # nothing to leave out
         if library is not None and (library == library[0]).all():
             own_library = None  # there is no other library to look spots up in
         with (
@@ -282,7 +296,8 @@ class NetworkPredictor(Predictor):
                 total=len(spots), desc=f"{self.name}, predicting", show=how.show_progress_bar, unit="spot"
             ) as bar,
         ):
-            return self._apply(network, spots, reading.batches(how.batch_size), how.batch_size, own_library, bar.update)
+            batches = reading.batches(how.batch_size)
+            return self._apply(network, spots, batches, how.batch_size, own_library, bar.update) + self.offset
 
     def report(self) -> dict[str, Any]:
         """How training went."""
@@ -299,6 +314,7 @@ class NetworkPredictor(Predictor):
         """All that was learned, as arrays and as plain values that JSON can hold."""
         arrays = {_NETWORK + name: value.cpu().numpy() for name, value in self.network.state_dict().items()}
         arrays |= {_MORE + name: value for name, value in self._learned().items()}
+        arrays[_OFFSET] = self.offset
         return arrays, {"params": self._params(), "n_genes": self._n_genes}
 
     @classmethod
@@ -312,6 +328,7 @@ class NetworkPredictor(Predictor):
         """
         try:
             predictor = cls(**values["params"])
+            predictor.offset = arrays[_OFFSET]
             with training.local_seed(0, torch.device("cpu")):  # leaves the user's random state as it is
                 predictor._restore({name[len(_MORE) :]: a for name, a in arrays.items() if name.startswith(_MORE)})
                 network = predictor.make_network(values["n_genes"], RANDOM)

@@ -22,19 +22,18 @@ _SPARED = "as in SpaRED (Ruiz et al. 2025)"
 
 
 class RegressionNet(nn.Module):
-    """Backbone, linear layer, and a constant of each gene that is added."""
+    """Backbone and linear layer."""
 
     def __init__(self, backbone: str, weights: str | Path, n_genes: int) -> None:
         super().__init__()
         self.n_genes = n_genes
         self.body = Backbone(backbone, weights)
         self.head = nn.Linear(self.body.n_features, n_genes)
-        self.register_buffer("offset", torch.zeros(n_genes))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         with mixed_precision(images.device):
             features = self.body(images)
-        return self.head(features.float()) + self.offset
+        return self.head(features.float())
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,8 +44,6 @@ class ImageRegression(NetworkPredictor):
     ----------
     backbone
         `"torchvision:<model>"` or `"timm:<model>"`.
-    delta
-        Learn deviations from the mean of each gene over the training spots, and add it again.
     start_at_mean
         Whether the network starts as that mean: last weights zero, bias the mean.
     symmetries
@@ -56,7 +53,6 @@ class ImageRegression(NetworkPredictor):
     name: ClassVar[str] = "image_regression"
     paper: ClassVar[str] = _SPARED
     backbone: str = "torchvision:shufflenet_v2_x0_5"
-    delta: bool = False
     start_at_mean: bool = False
     symmetries: bool = False
 
@@ -65,13 +61,10 @@ class ImageRegression(NetworkPredictor):
         return RegressionNet(self.backbone, weights, n_genes)
 
     def _start(self, network: RegressionNet, train: Spots) -> None:
-        mean = torch.as_tensor(train.gene_means())
-        with torch.no_grad():
-            if self.delta:
-                network.offset.copy_(mean)
-            if self.start_at_mean:
+        if self.start_at_mean:
+            with torch.no_grad():
                 network.head.weight.zero_()
-                network.head.bias.copy_(mean - network.offset.cpu())
+                network.head.bias.copy_(torch.as_tensor(train.gene_means()))
 
     def _loss(self, network: RegressionNet, images: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
         return targets.mse(network(images))
