@@ -117,6 +117,8 @@ def test_foundation_encoders_have_the_architecture_that_they_say(name):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="no encoder 'resnet19'.*'classical'.*timm.list_models"):
         load_encoder("resnet19", weights="random")
+    with pytest.raises(ValueError, match="no encoder 'resnet18.foo'"):  # there is a resnet18
+        get_card("resnet18.foo")
     with pytest.raises(ValueError, match="encoder=3 cannot be used"):
         load_encoder(3)
     with pytest.raises(ValueError, match="timm has no weights for 'botnet50ts_256'"):
@@ -443,12 +445,12 @@ def test_files_of_another_network_say_what_differs(tmp_path):
     state = full_resnet()
     kernel = state["conv1.0.weight"]
     save_file({name: value for name, value in state.items() if name != "conv1.0.weight"}, path)
-    with pytest.raises(ValueError, match=r"'test_resnet' .*1 are missing \('conv1.0.weight'\)\.$"):
+    with pytest.raises(ValueError, match=r"'test_resnet'.*1 are missing \('conv1.0.weight'\)\. Give"):
         load_encoder("test_resnet", weights=path, device="cpu")
     save_file({**state, "extra": torch.zeros(2), "conv1.0.weight": kernel[:-1].contiguous()}, path)
     with pytest.raises(ValueError, match=r"1 are unknown \('extra'\); 1 have another shape \('conv1.0.weight \("):
         load_encoder("test_resnet", weights=path, device="cpu")
-    with pytest.raises(ValueError, match=r"'uni' \(vit_large_patch16_224, .* are missing .* are unknown"):
+    with pytest.raises(ValueError, match=r"'uni', vit_large_patch16_224 \(.* are missing .* are unknown"):
         load_encoder("uni", weights=path, device="cpu")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="no table of tensors by name"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+import struct
 import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -32,7 +35,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY = {"library_key": "library_id"}
-RECIPE = {"size": 1.0, "unit": "pixel", "output_size": 16, "sources": {}}
+RECIPE = {
+    "size": 1.0,
+    "unit": "pixel",
+    "output_size": 16,
+    "sources": {"library": {"patch_px": 1.0, "um_per_px": np.nan}},
+}
 
 
 def smooth(height=300, width=400, seed=0) -> np.ndarray:
@@ -167,6 +175,62 @@ def test_pyramids_are_read_where_they_suffice(image, tmp_path):
     assert np.abs(fine.read([0]).astype(int) - coarse.read([0])).mean() < 3
 
 
+@pytest.mark.parametrize("first", ["label", "slide"])
+def test_scale_of_a_file_of_several_images_is_that_of_the_largest(image, tmp_path, first):
+    path = tmp_path / "a.ome.tif"
+    images = {"label": (image[:40, :60], 10.0), "slide": (image, 0.5)}
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for name in (first, *(images.keys() - {first})):
+            array, um = images[name]
+            scale = {"PhysicalSizeX": um, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": um, "PhysicalSizeYUnit": "µm"}
+            writer.write(array, photometric="rgb", metadata={"axes": "YXS", "Name": name, **scale})
+    source = open_image(path)
+    assert (source.shape, source.um_per_px) == ((300, 400), 0.5)
+
+
+def test_a_plain_file_is_mapped_and_its_thumbnail_made_band_by_band(tmp_path, monkeypatch):
+    image = smooth(2500, 60)
+    source = open_image(WRITERS["plain"](tmp_path, image))
+    heights, read = [], source.read
+
+    def seen(top, bottom, left, right):
+        heights.append(bottom - top)
+        return read(top, bottom, left, right)
+
+    monkeypatch.setattr(source, "read", seen)
+    small, _ = source.thumbnail(625)
+    assert len(heights) > 1
+    assert max(heights) <= 1024
+    assert np.abs(small - image.reshape(625, 4, 15, 4, 3).mean(axis=(1, 3))).max() <= 1
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "jpeg", "zstd", "webp"])
+def test_a_tile_with_wrong_bytes_is_named(compression, image, tmp_path):
+    path = tiff(tmp_path / "a.tif", image, tile=(64, 64), compression=compression)
+    with tifffile.TiffFile(path) as file:
+        start, length = file.pages[0].dataoffsets[7], file.pages[0].databytecounts[7]
+    content = bytearray(path.read_bytes())
+    content[start : start + length] = np.random.default_rng(0).integers(1, 256, length, dtype=np.uint8).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tif cannot be read .* damaged"):
+        open_image(path).read(0, 300, 0, 400)
+
+
+def png16(path: Path, array: np.ndarray) -> Path:
+    """A PNG of 16 bits per channel, written out: Pillow cannot."""
+    height, width, n_channels = array.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    colours = {2: 4, 3: 2, 4: 6}[n_channels]
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
 def cut_short(path: Path) -> Path:
     path.write_bytes(path.read_bytes()[:-2000])
     return path
@@ -188,6 +252,12 @@ WRONG = {
     ),
     "grey array": (lambda f, a: a[..., 0], ValueError, "grey"),
     "16-bit png": (lambda f, a: pillow(f / "a.png", a[..., 0].astype(np.uint16)), ValueError, "16 bits"),
+    "16-bit colour png": (lambda f, a: png16(f / "a.png", a.astype(np.uint16) * 16), ValueError, "16 bits"),
+    "16-bit png with alpha": (
+        lambda f, a: png16(f / "a.png", np.dstack([a.astype(np.uint16) * 16, np.full(a.shape[:2], 65535)])),
+        ValueError,
+        "16 bits",
+    ),
     "16-bit tiff": (lambda f, a: tiff(f / "a.tif", a.astype(np.uint16)), ValueError, "16 bits"),
     "16-bit array": (lambda f, a: a.astype(np.uint16), ValueError, "16 bits"),
     "transparent": (lambda f, a: pillow(f / "a.png", np.dstack([a, a[..., 0]])), ValueError, "not opaque"),
@@ -298,6 +368,25 @@ def test_batches_threads_and_order_change_nothing(image, n_threads):
     assert other.fingerprint() == patches_of(image, centres, 33.3, 24).fingerprint()
     assert other.fingerprint() != patches_of(image, centres + 2, 33.3, 24).fingerprint()
     assert other.fingerprint([1, 2]) != other.fingerprint([2, 1])
+
+
+def test_a_fingerprint_sees_every_library():
+    n = 40
+    images, scales = [smooth(40, 40, seed) for seed in range(n)], np.linspace(0.5, 1, n)
+    library = np.random.default_rng(0).permutation(np.repeat(np.arange(n), 3))
+    library = np.append(library, np.zeros(200, int))  # most spots are of one
+    centres = np.random.default_rng(1).uniform(10, 30, (len(library), 2))
+
+    def fingerprint(images, scales):
+        sources = {f"library_{i}": {"patch_px": 16.0, "um_per_px": um} for i, um in enumerate(scales)}
+        recipe = {**RECIPE, "sources": sources}
+        return Patches([open_image(one) for one in images], library, centres, [16] * n, 16, recipe).fingerprint()
+
+    whole = fingerprint(images, scales)
+    assert whole == fingerprint(images, scales)
+    for i in range(n):
+        assert fingerprint([one[::-1] if j == i else one for j, one in enumerate(images)], scales) != whole
+        assert fingerprint(images, [2 * um if j == i else um for j, um in enumerate(scales)]) != whole
 
 
 # --- from an AnnData -------------------------------------------------------------------------------------------------
@@ -502,10 +591,22 @@ def test_spatialdata_image(image, multiscale):
     patches = resolve_patches(adata, libraries, **options)
     assert np.array_equal(patches.read([0, 1, 2]), expected)
     assert patches.recipe["sources"]["library"]["source"] == "spatialdata"
-    other = resolve_patches(adata, libraries, **options, coordinate_system="other", spatial_key="pixels")
+    adata.uns["spatial"] = {"library": {"metadata": {"coordinate_system": "other"}}}  # as a SpatialData object lends it
+    other = resolve_patches(adata, libraries, **options, spatial_key="pixels")
     assert np.array_equal(other.read([0, 1, 2]), expected)
-    with pytest.raises(KeyError, match="'global', 'other'"):
-        resolve_patches(adata, libraries, **options, coordinate_system="none")
+    adata.uns["spatial"]["library"]["metadata"]["coordinate_system"] = "none"
+    with pytest.raises(KeyError, match="none.*it lies in .*global.*other"):
+        resolve_patches(adata, libraries, **options)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_spatialdata_image_of_fractions():
+    import dask.array as da
+    from spatialdata.models import Image2DModel
+
+    element = Image2DModel.parse(da.zeros((3, 40, 40), dtype=np.float64), dims=("c", "y", "x"))
+    with pytest.raises(ValueError, match=r"64 bits per channel \(float64\)"):
+        open_image(element)
 
 
 # --- the store, and the record ---------------------------------------------------------------------------------------
@@ -520,9 +621,61 @@ def test_extract_patches_records_what_is_read_later(adata, tmp_path):
     path = tmp_path / "a.h5ad"
     adata.write_h5ad(path)
     assert resolve(ad.read_h5ad(path)).fingerprint() == record["fingerprint"]
-    result = sp.pp.extract_patches(adata, size=3, key_added="larger", copy=True, **KEY)
-    assert "larger" not in adata.uns["spared_sc"]
-    assert resolve(result, key="larger").recipe["size"] == 3
+    result = sp.pp.extract_patches(adata, size=3, copy=True, **KEY)
+    assert resolve(adata).recipe["size"] == 2
+    assert resolve(result).recipe["size"] == 3
+    assert resolve(result, follow=False).recipe["size"] == 1
+
+
+def test_recorded_positions_are_the_ones_that_are_used(adata):
+    expected = resolve(adata, output_size=32).read(np.arange(adata.n_obs))
+    adata.obsm["good"] = adata.obsm["spatial"].copy()
+    adata.obsm["spatial"] = 0.7 * adata.obsm["spatial"][::-1]
+    sp.pp.extract_patches(adata, output_size=32, spatial_key="good", **KEY)
+    assert np.array_equal(resolve(adata).read(np.arange(adata.n_obs)), expected)
+    adata.obsm["moved"] = adata.obsm["good"] + 5
+    assert not np.array_equal(resolve(adata, spatial_key="moved").read(np.arange(adata.n_obs)), expected)
+    result = sp.tl.embed_patches(adata, copy=True, **KEY)
+    adata.obsm["spatial"] = adata.obsm["good"]
+    sp.tl.embed_patches(adata, **KEY)
+    assert np.array_equal(result.obsm["X_classical"], adata.obsm["X_classical"])
+
+
+def test_a_recorded_scale_is_that_of_the_recorded_image(adata, tmp_path):
+    path = WRITERS["png"](tmp_path, smooth(1400, 1400))
+    options = {"mpp": 0.5, "size": 60, "unit": "um", "output_size": 16}
+    sp.pp.extract_patches(adata, image={"library_1": path, "library_2": path}, **options, **KEY)
+    assert {one["um_per_px"] for one in resolve(adata).recipe["sources"].values()} == {0.5}
+    hires = resolve(adata, image="hires").recipe
+    assert hires == resolve(adata, image="hires", size=60, unit="um", output_size=16, follow=False).recipe
+    assert hires["sources"]["library_1"]["scale_from"] != "given"
+
+
+def test_libraries_that_are_gone_do_not_matter(adata):
+    full = smooth(1400, 1400)
+    sp.pp.extract_patches(adata, image={"library_1": full, "library_2": "hires"}, size=40, unit="pixel", **KEY)
+    rest = adata[adata.obs["library_id"] == "library_2"].copy()
+    assert resolve(rest).recipe["sources"]["library_2"]["source"] == "hires"
+    with pytest.raises(ValueError, match="pass it again"):
+        resolve(adata)
+
+
+@pytest.mark.filterwarnings("ignore")  # anndata's own, of names that future versions will not write
+def test_names_with_a_slash_survive_files(adata, tmp_path):
+    paths = {}
+    for name, slide in adata.uns["spatial"].items():
+        paths[name.replace("_", "/")] = tmp_path / f"{name}.png"
+        pillow(tmp_path / f"{name}.png", np.kron(slide["images"]["hires"], np.ones((3, 3, 1), np.uint8)))
+    adata.obs["library_id"] = adata.obs["library_id"].astype(str).str.replace("_", "/")
+    del adata.uns["spatial"]
+    sp.pp.extract_patches(adata, image=paths, size=2, output_size=32, **KEY)
+    sp.tl.embed_patches(adata, **KEY)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert resolve(back).recipe == resolve(adata).recipe
+    assert resolve(back).fingerprint() == adata.uns["spared_sc"]["patches"]["fingerprint"]
+    recipe = back.uns["spared_sc"]["X_classical"]["patches"]  # as predictors compare it
+    assert sp.tl._prediction.scale_of(recipe) == sp.tl._prediction.scale_of(resolve(adata).recipe)
 
 
 def test_the_recorded_image_is_the_one_that_is_used(adata, tmp_path):
@@ -582,14 +735,13 @@ def test_wrong_stores(adata, tmp_path):
     sp.pp.extract_patches(one, output_size=24, store=store, **KEY)
     with pytest.raises(ValueError, match="no patch of 64 of 128 spots"):
         resolve(adata, image=store)
-    with pytest.raises(ValueError, match="holds patches of output_size=24"):
-        resolve(one, image=store, output_size=64)
+    for name, value in (("output_size", 64), ("mpp", 4.0)):
+        with pytest.raises(ValueError, match=rf"{name}={value} is not .*output_size=24.* leave that out"):
+            resolve(one, image=store, **{name: value})
     moved = store.rename(tmp_path / "moved.zarr")
-    with pytest.raises(FileNotFoundError, match="new place as `image=`"):
+    with pytest.raises(FileNotFoundError, match=r"new place with `sp.pp.extract_patches\(adata, image=...\)`"):
         resolve(one)
     assert len(resolve(one, image=moved)) == 64
-    sp.pp.extract_patches(one, image=moved, output_size=24, key_added="moved", **KEY)
-    assert isinstance(resolve(one, key="moved"), StoredPatches)
     shutil.copytree(moved, store)
     for chunk in [p for p in store.rglob("*") if p.is_file() and p.name != "zarr.json"]:
         chunk.write_bytes(chunk.read_bytes()[:50])
@@ -600,15 +752,96 @@ def test_wrong_stores(adata, tmp_path):
         resolve(one)
 
 
+def test_a_moved_store_is_named_as_the_image(adata, tmp_path):
+    old, new = tmp_path / "old.zarr", tmp_path / "new.zarr"
+    sp.pp.extract_patches(adata, size=90, unit="um", output_size=24, store=old, **KEY)
+    pixels = resolve(adata).read(np.arange(adata.n_obs))
+    old.rename(new)
+    some = adata[::2].copy()  # fewer spots than the store holds
+    sp.pp.extract_patches(some, image=new, **KEY)
+    found = some.uns["spared_sc"]["patches"]["params"]
+    assert (found["size"], found["unit"], found["output_size"], found["store"]) == (90, "um", 24, str(new))
+    assert isinstance(resolve(some), StoredPatches)
+    assert np.array_equal(resolve(some).read(np.arange(some.n_obs)), pixels[::2])
+
+
+def test_a_store_that_was_written_anew_is_noticed(adata, tmp_path):
+    store = tmp_path / "patches.zarr"
+    options = {"output_size": 24, "store": store, **KEY}
+    sp.pp.extract_patches(adata, **options)
+    fewer = adata[::3].copy()
+    assert isinstance(resolve(fewer), StoredPatches)  # filtered since
+    changes = {
+        "size": lambda other: sp.pp.extract_patches(other, size=3, overwrite=True, **options),
+        "scale": lambda other: sp.pp.extract_patches(other, mpp=4.0, overwrite=True, **options),
+        "image": lambda other: (
+            other.uns["spatial"]["library_2"]["images"].update(hires=hires[::-1].copy()),
+            sp.pp.extract_patches(other, overwrite=True, **options),
+        ),
+    }
+    hires = adata.uns["spatial"]["library_2"]["images"]["hires"]
+    for change in changes.values():
+        other = adata.copy()
+        change(other)
+        assert isinstance(resolve(other), StoredPatches)
+        for one in (adata, fewer):
+            with pytest.raises(ValueError, match=r"was written anew.*extract_patches\(adata, image="):
+                resolve(one)
+        sp.pp.extract_patches(fewer, image=store, **KEY)
+        assert resolve(fewer).recipe == resolve(other).recipe
+        sp.pp.extract_patches(adata, overwrite=True, **options)
+        fewer = adata[::3].copy()
+    # Nor is a store at another scale taken for the same.
+    with pytest.raises(FileExistsError, match="holds other patches: pass overwrite=True"):
+        sp.pp.extract_patches(adata, mpp=4.0, **options)
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
+@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
+def test_nothing_else_is_ever_replaced(adata, tmp_path):
+    def contents():
+        return {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+
+    adata.write_zarr(tmp_path / "section.zarr")
+    array = zarr.create_array(tmp_path / "array.zarr", shape=(3,), dtype="uint8")
+    array[:] = 7
+    (tmp_path / "notes.zarr").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("mine")
+    (tmp_path / "free.zarr.part").mkdir()
+    (tmp_path / "free.zarr.part" / "notes.txt").write_text("mine")
+    before, records = contents(), dict(adata.uns["spared_sc"])
+    for name in ("section.zarr", "array.zarr", "notes.zarr", "folder", "free.zarr"):
+        for overwrite in (False, True):
+            with pytest.raises(FileExistsError, match="is no store of patches: pass another `store=`"):
+                sp.pp.extract_patches(adata, output_size=24, store=tmp_path / name, overwrite=overwrite, **KEY)
+    for name in ("section.zarr", "array.zarr"):
+        with pytest.raises(ValueError, match="is no store of patches") as error:
+            resolve(adata, image=tmp_path / name)
+        assert "overwrite" not in str(error.value)
+    assert contents() == before
+    assert adata.uns["spared_sc"] == records
+    # An empty folder may be filled, and what lies beside a store stays when it is replaced.
+    (tmp_path / "empty.zarr").mkdir()
+    (tmp_path / "empty.zarr.old").mkdir()
+    (tmp_path / "empty.zarr.old" / "notes.txt").write_text("mine")
+    before = contents()
+    sp.pp.extract_patches(adata, output_size=24, store=tmp_path / "empty.zarr", **KEY)
+    sp.pp.extract_patches(adata, size=2, output_size=24, store=tmp_path / "empty.zarr", overwrite=True, **KEY)
+    assert resolve(adata).recipe["size"] == 2
+    left = {path: content for path, content in contents().items() if tmp_path / "empty.zarr" not in path.parents}
+    assert left == before
+
+
 def test_an_interrupted_store_is_finished(adata, tmp_path, monkeypatch):
     from spared_sc._images import store as module
 
-    monkeypatch.setattr(module, "_BATCH", 16)
+    monkeypatch.setattr(module, "_BATCH", 8)
     store = tmp_path / "patches.zarr"
     read, seen = Patches.read, []
 
     def stopping(self, rows):
-        if len(rows) == 16:
+        if len(rows) == 8:
             seen.append(int(rows[0]))
             if len(seen) == 5:
                 raise KeyboardInterrupt
@@ -622,7 +855,7 @@ def test_an_interrupted_store_is_finished(adata, tmp_path, monkeypatch):
     assert "patches" not in adata.uns["spared_sc"]
     assert adata.uns["spared_sc"].keys() == before.uns["spared_sc"].keys()
     sp.pp.extract_patches(adata, output_size=24, store=store, **KEY)
-    assert seen[5:] == [48, 64, 80, 96, 112]  # the last batch that was begun is done again
+    assert seen[5:] == list(range(24, 128, 8))  # the last batch that was begun is done again
     monkeypatch.undo()
     whole = resolve(adata, image="hires", output_size=24).read(np.arange(adata.n_obs))
     assert np.array_equal(resolve(adata).read(np.arange(adata.n_obs)), whole)
@@ -803,7 +1036,15 @@ def test_check_alignment_of_several_libraries_and_all_spots():
     glass.obsm["spatial"] = np.random.default_rng(0).uniform(1600, 1900, (40, 2))
     one.obs["in_tissue"], glass.obs["in_tissue"] = 1, 0
     joined = ad.concat([one, glass], uns_merge="first")
-    assert sp.pp.check_alignment(joined).loc["A", "agreement"] == sp.pp.check_alignment(one).loc["A", "agreement"]
+    alone = sp.pp.check_alignment(one)
+    pd.testing.assert_frame_equal(sp.pp.check_alignment(joined), alone)
+    said = joined.obs["in_tissue"]
+    for column in (said == 1, said.astype(str), said.astype(str).astype("category"), said.astype(float)):
+        joined.obs["in_tissue"] = column
+        pd.testing.assert_frame_equal(sp.pp.check_alignment(joined), alone)
+    joined.obs["in_tissue"] = np.where(said == 1, "yes", "no")
+    with pytest.raises(ValueError, match="holds 'yes', 'no': expected 1"):
+        sp.pp.check_alignment(joined)
 
 
 REAL = ("villacampa/lung_organoid/V19D02-088_B1", "villacampa/kidney_organoid/V19D02-085_C1", "mouse_embryo_cytassist")
@@ -874,7 +1115,8 @@ def test_tile_slide_scale_and_errors(tmp_path, image):
     adata = sp.pp.tile_slide(path)
     assert factors(adata, "slide")["microns_per_pixel"] == 0.5
     for arguments, text in (
-        ((image, {}), "pass `mpp=`"),
+        ((image, {}), "give micrometres per pixel, `mpp`"),
+        ((image[:40, :40], {"mpp": 1, "min_tissue": 0}), "40 x 40 pixels, too few for one"),
         ((np.full((200, 200, 3), 240, np.uint8), {"mpp": 5}), "no spot lies on tissue"),
         ((image, {"mpp": 500}), "closer than the pixels"),
         ((image, {"mpp": -1}), "mpp=-1"),
@@ -883,6 +1125,45 @@ def test_tile_slide_scale_and_errors(tmp_path, image):
     ):
         with pytest.raises(ValueError, match=text):
             sp.pp.tile_slide(arguments[0], **arguments[1])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "plain"),
+    [
+        ([[2.5, 0, 0.5], [0, 2.5, 0]], True),
+        ([[2.5, 0, 300], [0, 2.5, 0]], False),
+        ([[0, -2, 1300], [2, 0, 0]], False),
+        ([[2.5, 0, 0], [0, 2, 0]], False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tile_slide_of_a_spatialdata_image(matrix, plain):
+    """The same spots of the same tissue as of the image alone, in the coordinates of the object."""
+    from spatialdata.models import Image2DModel
+    from spatialdata.transformations import Affine, Identity
+
+    image, _ = slide()
+    matrix = np.array([*matrix, [0, 0, 1]], dtype=float)
+    element = Image2DModel.parse(
+        np.moveaxis(image, 2, 0),
+        dims=("c", "y", "x"),
+        transformations={"global": Affine(matrix, ("x", "y"), ("x", "y")), "other": Identity()},
+    )
+    expected = sp.pp.tile_slide(image, mpp=5.0)
+    adata = sp.pp.tile_slide(element, mpp=5.0)
+    moved = expected.obsm["spatial"] @ matrix[:2, :2].T + matrix[:2, 2]
+    assert adata.obs_names.equals(expected.obs_names)
+    np.testing.assert_allclose(adata.obsm["spatial"], moved)
+    options = {"output_size": 13, "follow": False}
+    wanted = resolve(expected, image=image, **options)
+    got = resolve(adata, image=element, **options)
+    source, other = (one.recipe["sources"]["slide"] for one in (got, wanted))
+    assert (source["patch_px"], source["um_per_px"]) == pytest.approx((other["patch_px"], other["um_per_px"]))
+    rows = np.arange(len(got))
+    assert np.abs(got.read(rows).astype(int) - wanted.read(rows)).max() <= 1
+    assert ("hires" in adata.uns["spatial"]["slide"]["images"]) == plain
+    if plain:  # moved by less than a pixel
+        assert np.abs(resolve(adata, **options).read(rows).astype(int) - wanted.read(rows)).mean() < 3
 
 
 # --- plots -----------------------------------------------------------------------------------------------------------
@@ -914,7 +1195,12 @@ def test_plot_of_the_alignment():
         assert sum(drawn.values()) == n
     fig.canvas.draw()
     _, ax = plt.subplots()
-    assert sp.pl.alignment(both, libraries="B", ax=ax, **KEY) is ax
+    both.uns["spatial"]["A"]["metadata"] = {"source_image_path": "/nowhere.tif"}
+    assert sp.pl.alignment(both, libraries="B", ax=ax, **KEY) is ax  # the image of the other one is not looked for
+    assert f"{100 * table.loc['B', 'on_tissue']:.0f} % of" in ax.get_title()
+    both.obs["in_tissue"] = np.arange(both.n_obs) % 2
+    sp.pl.alignment(both, libraries="B", ax=ax, **KEY)
+    assert f"of {both.obs['in_tissue'][both.obs['library_id'] == 'B'].sum()} spots" in ax.get_title()
     with pytest.raises(ValueError, match="one panel"):
         sp.pl.alignment(both, ax=ax, **KEY)
     with pytest.raises(KeyError, match="'A', 'B'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anndata as ad
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import spared_sc as sp
@@ -74,6 +75,14 @@ def test_order_and_batch_size_do_not_change_an_embedding(adata):
     del other.obsm["X_resnet10t"]
     sp.tl.embed_patches(other, batch_size=7, **options)
     np.testing.assert_allclose(other.obsm["X_resnet10t"], adata.obsm["X_resnet10t"][order], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5])
+def test_batch_sizes_that_cannot_be(adata, batch_size):
+    before = adata.obsm["X_classical"].copy()
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} cannot be used"):
+        sp.tl.embed_patches(adata, batch_size=batch_size, **KEY)
+    assert np.array_equal(adata.obsm["X_classical"], before)
 
 
 def test_finished_sections_are_not_embedded_again(adata, tmp_path, monkeypatch):
@@ -256,7 +265,7 @@ def test_command_line(adata, tmp_path, capsys, ending):
     options = [str(tmp_path / "slide.png"), "--model", str(tmp_path / "model"), "-o", str(output), "--mpp", str(um)]
     assert cli.main(["predict", *options]) == 0
     said = capsys.readouterr().out
-    assert "scale: that of layer 'log2tpm'" in said
+    assert "scale: that of layer 'log2tpm' in training, with the unit of 'log2tpm'" in said
     assert "look unlike anything in training" in said
     result = getattr(ad, f"read_{ending}")(output)
     assert result.var_names.tolist() == fitted.genes
@@ -266,8 +275,29 @@ def test_command_line(adata, tmp_path, capsys, ending):
     # Much finer than in training, by what the user says of the file: refused, and nothing written.
     output.rename(tmp_path / "before")
     assert cli.main(["predict", *options[:-1], str(um / 3)]) == 1
-    assert "those of training" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "those of training" in said
+    assert "--force" in said
+    assert "force=True" not in said
     assert not output.exists()
+
+
+def test_command_line_says_the_unit_of_a_completed_layer_and_names_a_damaged_file(adata, tmp_path, capsys):
+    sp.tl.median_complete(adata, **KEY)
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), layer="median", **KEY)
+    fitted.save(tmp_path / "model")
+    slide = adata.uns["spatial"]["library_4"]["images"]["hires"]
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, slide, photometric="rgb", tile=(64, 64), compression="zlib")
+    options = ["--model", str(tmp_path / "model"), "-o", str(tmp_path / "out.h5ad")]
+    options += ["--mpp", str(fitted.card["patches"]["um_per_px"])]
+    assert cli.main(["predict", str(path), *options]) == 0
+    assert "layer 'median' in training, with the unit of 'log2tpm'" in capsys.readouterr().out
+    content = bytearray(path.read_bytes())
+    content[3000:3100] = bytes(100)
+    path.write_bytes(content)
+    assert cli.main(["predict", str(path), *options]) == 1
+    assert "slide.tif cannot be read" in capsys.readouterr().err
 
 
 def test_command_line_says_what_is_wrong(tmp_path, capsys):

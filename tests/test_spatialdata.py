@@ -121,9 +121,9 @@ def test_regions_in_one_coordinate_system_tell_their_images_apart_by_name(adata)
     table = models.TableModel.parse(table, region=["s1", "s10"], region_key="region", instance_key="spot")
     with as_anndata(spatialdata.SpatialData(images=images, shapes=shapes, tables={"table": table})) as lent:
         slides = lent.uns["spatial"]
-        assert [slides[name]["metadata"]["source_image"] is images[f"{name}_image"] for name in ("s1", "s10")] == [
-            True
-        ] * 2
+        for name in ("s1", "s10"):
+            assert slides[name]["metadata"]["source_image"] == f"{name}_image"
+            assert slides[name]["metadata"]["source_images"][f"{name}_image"] is images[f"{name}_image"]
 
 
 def test_spots_without_a_shape_and_errors_leave_the_table_as_it_was(adata):
@@ -190,3 +190,96 @@ def test_recorded_patches_and_results_of_their_own(adata, tmp_path):
     for result in (sp.get.predicted(sdata), sp.pp.normalize_tpm(sdata, gene_lengths=None, copy=True)):
         result.write_h5ad(tmp_path / "result.h5ad")
         assert result.uns["spatial"]["library_1"]["images"]["hires"].dtype == np.uint8
+
+
+def with_full_image(adata):
+    """One region with two images: the hires one, and one of four times as many pixels a side."""
+    one = adata[adata.obs["library_id"] == "library_1"].copy()
+    one.uns["spatial"] = {"library_1": adata.uns["spatial"]["library_1"]}
+    sdata = as_spatialdata(one)
+    small = sdata.images["library_1_image"]
+    factor = 1 / one.uns["spatial"]["library_1"]["scalefactors"]["tissue_hires_scalef"]
+    sdata.images["library_1_full"] = models.Image2DModel.parse(
+        np.kron(np.asarray(small.data), np.ones((1, 4, 4), np.uint8)),
+        dims=("c", "y", "x"),
+        transformations={"library_1": transformations.Scale([factor / 4, factor / 4], axes=("y", "x"))},
+    )
+    return sdata, factor
+
+
+def test_an_image_that_is_passed_lies_where_the_spots_do(adata):
+    sdata, factor = with_full_image(adata)
+    record = sdata.tables["table"].uns
+    small = sdata.images["library_1_image"]
+    sp.pp.extract_patches(sdata, image=small, output_size=32)
+    expected = record["spared_sc"]["patches"]
+    # Other coordinate systems, one of them with the name that is taken where nothing says which.
+    other = transformations.Scale([factor / 2, factor / 2], axes=("y", "x"))
+    for name in ("downscaled", "global"):
+        transformations.set_transformation(small, other, name)
+        sp.pp.extract_patches(sdata, image=small, output_size=32)
+        assert record["spared_sc"]["patches"]["fingerprint"] == expected["fingerprint"]
+        assert record["spared_sc"]["patches"]["sources"] == expected["sources"]
+
+
+def test_the_image_that_was_passed_is_the_one_that_is_used(adata, tmp_path):
+    sdata, _ = with_full_image(adata)
+    table = sdata.tables["table"]
+    sp.tl.embed_patches(sdata, key_added="X_full")
+    full = table.uns["spared_sc"]["X_full"]["patches"]["sources"]["library_1"]
+    assert full["where"] == "the image 'library_1_full' of the SpatialData object"
+    sp.pp.extract_patches(sdata, image=sdata.images["library_1_image"])
+    sdata.write(tmp_path / "a.zarr")
+    for one in (sdata, spatialdata.read_zarr(tmp_path / "a.zarr")):
+        sp.tl.embed_patches(one, key_added="X_small")
+        source = one.tables["table"].uns["spared_sc"]["X_small"]["patches"]["sources"]["library_1"]
+        assert source["where"] == "the image 'library_1_image' of the SpatialData object"
+        assert source["patch_px"] == pytest.approx(full["patch_px"] / 4)
+    del sdata.images["library_1_image"]
+    with pytest.raises(ValueError, match="the image 'library_1_image' of the SpatialData object.* pass it again"):
+        sp.tl.embed_patches(sdata, key_added="X_small")
+
+
+@pytest.mark.parametrize(
+    ("matrix", "lent"),
+    [
+        ([[1, 0, 0], [0, 1, 0]], True),
+        ([[1, 0.004, 0.8], [-0.004, 1.004, -0.8]], True),  # as alignments by hand are
+        ([[1, 0, 3], [0, 1, 0]], False),
+        ([[1, 0, 0], [0, 1.5, 0]], False),
+        ([[0.94, -0.342, 0], [0.342, 0.94, 0]], False),  # 20 degrees
+        ([[-1, 0, 0], [0, -1, 0]], False),
+    ],
+)
+def test_only_an_image_that_is_scaled_is_lent_as_the_hires_one(adata, matrix, lent):
+    one = adata[adata.obs["library_id"] == "library_1"].copy()
+    one.uns["spatial"] = {"library_1": adata.uns["spatial"]["library_1"]}
+    sdata = as_spatialdata(one)
+    factor = 1 / one.uns["spatial"]["library_1"]["scalefactors"]["tissue_hires_scalef"]
+    affine = transformations.Affine(np.array([*(factor * np.array(matrix)), [0, 0, 1]]), ("x", "y"), ("x", "y"))
+    transformations.set_transformation(sdata.images["library_1_image"], affine, "library_1")
+    with as_anndata(sdata) as table:
+        assert ("hires" in table.uns["spatial"]["library_1"]["images"]) == lent
+
+
+def test_a_region_that_loses_all_spots_goes(adata, tmp_path):
+    sdata = as_spatialdata(adata)
+    sdata.write(tmp_path / "read.zarr")
+    sdata = spatialdata.read_zarr(tmp_path / "read.zarr")
+    table = sdata.tables["table"]
+    lost = (table.obs["region"] == "library_1").to_numpy()
+    table.X = table.X.multiply(~lost[:, None]).tocsr()
+    changed = ["table", *sdata.shapes]
+    sp.pp.spared_filter(sdata, spot_counts=(1, 1e9))
+    table = sdata.tables["table"]
+    n_left = int((~lost).sum())
+    assert (table.n_obs, list(sdata.shapes), len(sdata.shapes["library_2"])) == (n_left, ["library_2"], n_left)
+    assert sp.get.missing_share(sdata).columns.tolist() == ["library_2"]
+    # As the page about prediction says it is written back, and as a new object.
+    sdata.delete_element_from_disk(changed)
+    sdata.write_element(["table", *sdata.shapes])
+    sdata.write(tmp_path / "new.zarr")
+    for name in ("read.zarr", "new.zarr"):
+        back = spatialdata.read_zarr(tmp_path / name)
+        assert (back.tables["table"].n_obs, list(back.shapes)) == (n_left, ["library_2"])
+        assert len(back.images) == 2

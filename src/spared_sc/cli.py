@@ -65,14 +65,19 @@ def _predict(options: argparse.Namespace) -> int:
             adata, model=options.model, key_added="predicted", device=options.device, force=options.force
         )
     except (OSError, KeyError, ValueError, ImportError) as error:
-        print(error.args[0] if isinstance(error, KeyError) else error, file=sys.stderr)
+        text = str(error.args[0] if isinstance(error, KeyError) else error)
+        print(text.replace("force=True", "--force"), file=sys.stderr)
         return 1
     record = adata.uns["spared_sc"]["predicted"]
+    card = record["card"]
     result = sp.get.predicted(adata, "predicted")
     write = result.write_h5ad if options.output.suffix == ".h5ad" else result.write_zarr
     write(options.output)
     print(f"{result.n_obs:,} spots x {result.n_vars} genes by {record['params']['model']}, written to {options.output}")
-    print(f"scale: that of layer {record['card']['layer']!r} in training, loss on {record['card']['loss']} entries")
+    print(
+        f"scale: that of layer {card['layer']!r} in training, with the unit of {card['unit']!r};",
+        f"loss on {card['loss']} entries",
+    )
     n_unlike = int(adata.obs["predicted_unlike"].sum()) if "predicted_unlike" in adata.obs else 0
     print(f"{n_unlike:,} spots look unlike anything in training (obs['predicted_unlike'])")
     return 0

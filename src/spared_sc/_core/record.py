@@ -73,8 +73,7 @@ def check_key(adata: AnnData, key: str, *, attr: str = "layers", source: str | N
             f'{attr}["{key}"] exists and was not written by spared_sc: pass another key_added, '
             f'or remove it first with `del adata.{attr}["{key}"]`.'
         )
-
-    past = adata.uns.get(Key.uns.records, {}).get(key)
+    past = adata.uns.get(Key.uns.records, {}).get(key) if attr in _GUARDED else None
     if past is not None and f'{attr}["{key}"]' not in {str(slot) for slot in np.atleast_1d(past.get("slots", []))}:
         raise ValueError(
             f"key_added={key!r} is the name of a record of {past.get('function')}, which would be lost: pass another."

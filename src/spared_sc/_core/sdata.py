@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _ATTRS = "spatialdata_attrs"  # spatialdata's own name for what links a table to its regions
 _TABLE = "table"
-_ELEMENT = ("source_image", "coordinate_system")  # an image of the object, lent as it is, and where it lies
+# Images of the object, lent as they are, the name of the one to take, and where all of them lie.
+_ELEMENTS = ("source_images", "source_image", "coordinate_system")
 _LONGEST = 2000  # pixels of the longer side of an image that is drawn
 
 
@@ -51,7 +52,7 @@ def without_elements(result: Any) -> Any:
     """What a function gives back; an AnnData without references to the object's images, which no file could hold."""
     slides = result.uns.get(Key.uns.spatial, {}) if hasattr(result, "uns") else {}
     for slide in slides.values():
-        for name in _ELEMENT:
+        for name in _ELEMENTS:
             slide.get("metadata", {}).pop(name, None)
     return result
 
@@ -120,13 +121,14 @@ def _slide(sdata: SpatialData, region: str, systems: dict[str, str]) -> dict[str
     system = systems[region]
     # Regions that share a coordinate system tell their images apart by name; the longest one counts ("s1" and "s10").
     sharing = [other for other, its_own in systems.items() if its_own == system]
+    here = {name: image for name, image in sdata.images.items() if system in get_transformation(image, get_all=True)}
     images = {
         name: image
-        for name, image in sdata.images.items()
-        if system in get_transformation(image, get_all=True)
-        and (len(sharing) == 1 or region == max(filter(name.startswith, sharing), key=len, default=None))
+        for name, image in here.items()
+        if len(sharing) == 1 or region == max(filter(name.startswith, sharing), key=len, default=None)
     }
-    slide: dict[str, Any] = {"images": {}, "scalefactors": {}, "metadata": {}}
+    metadata: dict[str, Any] = {"source_images": here, "coordinate_system": system}
+    slide: dict[str, Any] = {"images": {}, "scalefactors": {}, "metadata": metadata}
     shapes = sdata.shapes[region]
     if "radius" in shapes:
         matrix = get_transformation(shapes, system).to_affine_matrix(("x", "y"), ("x", "y"))
@@ -135,17 +137,27 @@ def _slide(sdata: SpatialData, region: str, systems: dict[str, str]) -> dict[str
     if not images:
         return slide
     finest = min(images, key=lambda name: _pixel_size(images[name], system))
-    slide["metadata"] = {"source_image": images[finest], "coordinate_system": system}
+    metadata["source_image"] = finest
     levels = [level for image in images.values() for level in _levels(image)]
     small = [level for level in levels if max(level.sizes["x"], level.sizes["y"]) <= _LONGEST]
     by_size = sorted(small or levels, key=lambda level: level.sizes["x"])
     drawn = by_size[-1] if small else by_size[0]
     step = -(-max(drawn.sizes["x"], drawn.sizes["y"]) // _LONGEST)  # above 1 where there is no small one
     matrix = get_transformation(drawn, system).to_affine_matrix(("x", "y"), ("x", "y"))
-    if np.allclose(matrix, np.diag([matrix[0, 0], matrix[0, 0], 1]), atol=matrix[0, 0]):  # scaled, not turned or moved
+    if only_scales(matrix):
         slide["images"]["hires"] = np.asarray(drawn.transpose("y", "x", "c").data[::step, ::step, :3])
         slide["scalefactors"]["tissue_hires_scalef"] = 1 / (step * float(matrix[0, 0]))
     return slide
+
+
+def only_scales(matrix: np.ndarray) -> bool:
+    """Whether a map (2 or 3, 3) from pixels enlarges alike in x and y, turns nothing and moves by a pixel at most."""
+    scale = matrix[0, 0]
+    return bool(
+        scale > 0
+        and np.allclose(matrix[:2, :2], scale * np.eye(2), rtol=0, atol=0.01 * scale)
+        and np.allclose(matrix[:2, 2], 0, atol=scale)
+    )
 
 
 def _levels(image: Any) -> list[Any]:
@@ -163,10 +175,21 @@ def _pixel_size(image: Any, system: str) -> float:
 
 
 def _drop_shapes(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]) -> None:
-    region_of = table.obs[attrs["region_key"]].astype(str).to_numpy() if regions else np.array([])
+    """Drop the shapes of the spots that were dropped; a region without any spot goes altogether."""
+    if not regions:
+        return
+    region_of = table.obs[attrs["region_key"]].astype(str).to_numpy()
+    left = [region for region in regions if region in region_of]
     for region in regions:
-        if region in sdata.shapes:
-            kept = table.obs[attrs["instance_key"]].to_numpy()[region_of == region]
-            shapes = sdata.shapes[region]
+        if region not in sdata.shapes:
+            continue
+        kept = table.obs[attrs["instance_key"]].to_numpy()[region_of == region]
+        shapes = sdata.shapes[region]
+        logger.info("kept %d of %d shapes of region %r", len(kept), len(shapes), region)
+        if region in left:
             sdata.shapes[region] = shapes[shapes.index.isin(kept)]
-            logger.info("kept %d of %d shapes of region %r", len(kept), len(shapes), region)
+        else:
+            del sdata.shapes[region]
+    if len(left) < len(regions):
+        table.uns[_ATTRS] = {**attrs, "region": left}
+        table.obs[attrs["region_key"]] = table.obs[attrs["region_key"]].cat.remove_unused_categories()

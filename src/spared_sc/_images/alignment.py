@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from spared_sc._core.keys import Key
+from spared_sc._core.validate import listing
 from spared_sc._images.resolve import IN_SLOT, locate
 from spared_sc._images.tissue import share_within, tissue_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from anndata import AnnData
 
@@ -35,29 +37,46 @@ class Alignment:
     tissue: np.ndarray  # bool (y, x)
     centres: np.ndarray  # (n, 2) x and y of the spots in pixels of the thumbnail
     diameter: float  # of a spot, in pixels of the thumbnail; NaN where unknown
+    counted: np.ndarray  # (n,) bool: said to be on tissue; all, where none is
     on_tissue: np.ndarray  # (n,) bool
     covered: float  # share of the tissue between the spots that they cover
     agreement: float  # phi coefficient between spots and tissue
     verdict: str  # "aligned", "misaligned", "ambiguous" or "unclear"
     cause: str  # what went wrong, or what cannot be told apart
 
+    @property
+    def share(self) -> float:
+        """Of the spots that count, how many are on tissue."""
+        return float(self.on_tissue[self.counted].mean())
 
-def align_libraries(
-    adata: AnnData, libraries: Libraries, image: Any, spatial_key: str, only: Sequence[str] | None = None
-) -> dict[str, Alignment]:
+
+def align_libraries(adata: AnnData, libraries: Libraries, image: Any, spatial_key: str) -> dict[str, Alignment]:
     """The libraries' spots beside the tissue in their images."""
     located = locate(adata, libraries, image, None, spatial_key)
-    in_tissue = adata.obs.get(Key.obs.in_tissue)
+    in_tissue = _in_tissue(adata)
     result = {}
     for name, one, rows in zip(libraries.names, located, libraries.rows(), strict=True):
-        if only is not None and name not in only:
-            continue
         factors = adata.uns.get(Key.uns.spatial, {}).get(name, {}).get("scalefactors", {})
-        result[name] = align(one, factors, None if in_tissue is None else in_tissue.to_numpy()[rows].astype(bool))
+        result[name] = align(one, factors, in_tissue[rows])
     return result
 
 
-def align(one: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarray | None = None) -> Alignment:
+def _in_tissue(adata: AnnData) -> np.ndarray:
+    """Which spots are said to be on tissue, also where the column is text, as in tables that were read from CSV."""
+    if Key.obs.in_tissue not in adata.obs:
+        return np.ones(adata.n_obs, dtype=bool)
+    column = adata.obs[Key.obs.in_tissue].astype(object)
+    numbers = pd.to_numeric(column, errors="coerce")
+    unknown = column[numbers.isna() & column.notna()]
+    if len(unknown):
+        raise ValueError(
+            f"adata.obs[{Key.obs.in_tissue!r}] holds {listing(unknown.unique(), 3)}: expected 1 for spots on tissue and 0 "
+            "for the others. Convert the column, or remove it."
+        )
+    return (numbers > 0).to_numpy()
+
+
+def align(one: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarray) -> Alignment:
     """Compare the spots as they are, and as they would be without each common mistake, with the tissue.
 
     The agreement is the phi coefficient (Pearson's correlation of two binary variables), over the pixels within the
@@ -70,12 +89,13 @@ def align(one: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarra
     scale_factors
         As in `uns["spatial"]`: what positions may have been multiplied with by mistake.
     in_tissue
-        (n,) which spots are said to be on tissue; the others are left out of the comparison.
+        (n,) which spots are said to be on tissue; the others are left out of the comparison. With none, all count.
     """
     thumbnail, zoom = one.source.thumbnail(_LONGEST)
     tissue = tissue_mask(thumbnail)
     centres = one.centres * zoom
-    spots = centres if in_tissue is None or not in_tissue.any() else centres[in_tissue]
+    counted = in_tissue if in_tissue.any() else np.ones_like(in_tissue)
+    spots = centres[counted]
     pitch = _pitch(spots)
     agreement, covered = _agreement(tissue, spots, pitch)
     others = {
@@ -90,6 +110,7 @@ def align(one: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarra
         tissue=tissue,
         centres=centres,
         diameter=one.diameter * zoom,
+        counted=counted,
         on_tissue=share_within(tissue, centres, 0) == 1,
         covered=covered,
         agreement=agreement,

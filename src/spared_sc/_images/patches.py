@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from spared_sc._images.source import Source
 
-_SAMPLE = 32  # patches whose pixels enter a fingerprint
+_SAMPLE = 32  # patches whose pixels enter a fingerprint; at least one of every library
 
 
 class Patches:
@@ -113,10 +113,16 @@ class Patches:
 
 
 def fingerprint(patches: Any, rows: np.ndarray | None = None) -> str:
-    """Hash of the recipe's measures, of the spots' names and of the pixels of some patches."""
+    """Hash of the recipe's measures, of the spots' names and of the pixels of some patches of every library."""
     rows = np.arange(len(patches)) if rows is None else np.asarray(rows, dtype=np.int64)
+    sources = list(patches.recipe["sources"].values())
+    codes, of_library = np.unique(patches.library[rows], return_inverse=True)
     made = [patches.recipe[name] for name in ("size", "unit", "output_size")]
+    # To six digits: the last ones depend on the order of the spots.
+    made += [f"{sources[code][name]:.6g}" for code in codes for name in ("patch_px", "um_per_px")]
     content = hashlib.sha256(json.dumps([made, patches.names[rows].tolist()]).encode())
-    sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLE).astype(int)) if len(rows) else rows
-    content.update(patches.read(rows[sample]).tobytes())
+    n_each = max(1, _SAMPLE // max(1, len(codes)))
+    for one in range(len(codes)):
+        own = rows[of_library == one]
+        content.update(patches.read(own[np.linspace(0, len(own) - 1, n_each).astype(int)]).tobytes())
     return content.hexdigest()[:32]

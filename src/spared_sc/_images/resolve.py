@@ -52,23 +52,24 @@ def resolve_patches(
     adata: AnnData,
     libraries: Libraries,
     *,
-    key: str = Key.uns.patches,
+    follow: bool = True,
     image: Any = None,
     size: float | None = None,
     unit: str | None = None,
     output_size: int | None = None,
     mpp: float | None = None,
     spatial_key: str = Key.obsm.spatial,
-    coordinate_system: str | None = None,
     n_jobs: int | None = None,
 ) -> Patches | StoredPatches:
     """Patches of all spots, in their order.
 
-    What is `None` is taken from the record `uns["spared_sc"][key]` of `pp.extract_patches` where there is one, and is the
-    default of that function otherwise. Its store is read when nothing else was asked for.
+    What is left out is taken from the record of `pp.extract_patches` where there is one, and is the default of that
+    function otherwise. Its store is read when nothing else was asked for.
 
     Parameters
     ----------
+    follow
+        Whether the record has a say.
     image
         `"hires"`, `"lowres"`, a path, an array, an image of a SpatialData object, or a dictionary library -> one of these.
         The path may be that of a store. `None` takes the recorded image, else what `uns["spatial"]` says.
@@ -77,25 +78,28 @@ def resolve_patches(
     output_size
         Side of the patches in pixels after resizing.
     mpp
-        Micrometres per pixel of the image, where that is known better than from the spots.
-    coordinate_system
-        Of a SpatialData image: the one of the spots' positions.
+        Micrometres per pixel of the image, where that is known better than from the spots. A recorded one is of the
+        recorded image only.
     """
-    past = recorded(adata, key)
+    past = _recorded(adata) if follow else {}
     given = {"size": size, "unit": unit, "output_size": output_size, "mpp": mpp}
     wanted = {name: past.get(name) if value is None else value for name, value in given.items()}
-    if image is None and past:
+    if spatial_key == Key.obsm.spatial:
+        spatial_key = past.get("spatial_key", spatial_key)
+    if image is not None:
+        wanted["mpp"] = mpp
+    elif past:
         if past["store"] is not None and all(wanted[name] == past[name] for name in wanted):
-            return StoredPatches.of(past["store"], adata.obs_names, libraries, key=key)
-        slides = adata.uns.get(Key.uns.spatial, {})
-        image = {name: _again(one, slides.get(name, {})) for name, one in past["sources"].items()}
+            return _stored_as_recorded(past, adata, libraries)
+        slides, sources = adata.uns.get(Key.uns.spatial, {}), past["sources"]
+        image = {name: _again(sources[name], slides.get(name, {})) for name in libraries.names if name in sources}
     if isinstance(image, str | Path) and is_store(image):
-        stored = StoredPatches.of(image, adata.obs_names, libraries, key=key)
-        other = [n for n in ("size", "unit", "output_size") if given[n] not in (None, stored.recipe[n])]
+        stored = StoredPatches.of(image, adata.obs_names, libraries)
+        other = [name for name, value in given.items() if value not in (None, stored.recipe.get(name))]
         if other:
             raise ValueError(
-                f"the store {str(image)!r} holds patches of {other[0]}={stored.recipe[other[0]]!r}, and "
-                f"{other[0]}={given[other[0]]!r} was asked for: leave that out, or cut patches anew with "
+                f"the patches of the store {str(image)!r} are made, and {other[0]}={given[other[0]]!r} is not what they "
+                f"were made with ({_measures_of(stored.recipe)}): leave that out, or cut patches anew with "
                 "`sp.pp.extract_patches(adata, ...)`."
             )
         return stored
@@ -108,26 +112,54 @@ def resolve_patches(
         output_size=_OUTPUT_SIZE if wanted["output_size"] is None else wanted["output_size"],
         mpp=wanted["mpp"],
         spatial_key=spatial_key,
-        coordinate_system=coordinate_system,
         n_jobs=n_jobs,
     )
 
 
-def recorded(adata: AnnData, key: str) -> dict[str, Any]:
-    """What `pp.extract_patches` recorded under this name; empty where it did not."""
-    past = adata.uns.get(Key.uns.records, {}).get(key, {})
+def _recorded(adata: AnnData) -> dict[str, Any]:
+    """What `pp.extract_patches` recorded; empty where it did not."""
+    past = adata.uns.get(Key.uns.records, {}).get(Key.uns.patches, {})
     if past.get("function") != "pp.extract_patches":
         return {}
-    params = {name: as_given(value) for name, value in past["params"].items()}
-    sources = {library: {k: as_given(v) for k, v in one.items()} for library, one in past["sources"].items()}
-    return {name: params[name] for name in ("size", "unit", "output_size", "mpp", "store")} | {"sources": sources}
+    sources = sources_by_library(as_given(past["sources"]))
+    return as_given(past["params"]) | {"sources": sources, "fingerprint": past["fingerprint"]}
+
+
+def sources_by_library(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Recorded images of libraries; files give back the parts of a name with "/" one inside of the other."""
+    result = {}
+    for name, one in sources.items():
+        if "patch_px" in one:
+            result[name] = one
+        else:
+            result |= {f"{name}/{rest}": source for rest, source in sources_by_library(one).items()}
+    return result
+
+
+def _stored_as_recorded(past: Mapping[str, Any], adata: AnnData, libraries: Libraries) -> StoredPatches:
+    """The patches of the recorded store, if it holds what it held then."""
+    stored = StoredPatches.of(past["store"], adata.obs_names, libraries)
+    if stored.written != past["fingerprint"]:
+        raise ValueError(
+            f"the store {past['store']!r} was written anew after `sp.pp.extract_patches` recorded it, and now holds "
+            f"patches of {_measures_of(stored.recipe)}: call `sp.pp.extract_patches(adata, image={past['store']!r})` to "
+            "use these, or write the former ones to another `store=`."
+        )
+    return stored
+
+
+def _measures_of(recipe: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={recipe[name]!r}" for name in ("size", "unit", "output_size"))
 
 
 def _again(source: dict[str, Any], slide: Mapping[str, Any]) -> Any:
-    """The image that was used before, as `image=` takes it; `None` for that of the SpatialData object at hand."""
+    """The image that was used before, as `image=` takes it."""
     kind, where = source["source"], source["where"]
-    if kind == "spatialdata" and "source_image" in slide.get("metadata", {}):
-        return None
+    if kind == "spatialdata":
+        elements = slide.get("metadata", {}).get("source_images", {})
+        found = [element for name, element in elements.items() if element_name(name) == where]
+        if found:
+            return found[0]
     if kind in ("array", "spatialdata", "store"):
         raise ValueError(
             f"the patches were cut from {where}, which the AnnData does not hold: pass it again as `image=`, or keep the "
@@ -146,7 +178,6 @@ def _from_images(
     output_size: int,
     mpp: float | None,
     spatial_key: str,
-    coordinate_system: str | None,
     n_jobs: int | None,
 ) -> Patches:
     check_number("size", size, 1e-9)
@@ -154,7 +185,7 @@ def _from_images(
         raise ValueError(f"unit={unit!r} cannot be used: choose one of {listing(UNITS)}.")
     check_number("output_size", output_size, 8, 4096, whole=True)
     threads = n_threads(n_jobs)
-    located = locate(adata, libraries, image, mpp, spatial_key, coordinate_system)
+    located = locate(adata, libraries, image, mpp, spatial_key)
     for name, one, rows in zip(libraries.names, located, libraries.rows(), strict=True):
         check_inside(adata, name, one, adata.obs_names[rows])
     sides = [_side(name, one, float(size), unit) for name, one in zip(libraries.names, located, strict=True)]
@@ -218,14 +249,7 @@ def _side(name: str, one: Located, size: float, unit: str) -> float:
     return size * one.diameter if unit == "spot" else size / one.um_per_px
 
 
-def locate(
-    adata: AnnData,
-    libraries: Libraries,
-    image: Any,
-    mpp: float | None,
-    spatial_key: str,
-    coordinate_system: str | None = None,
-) -> list[Located]:
+def locate(adata: AnnData, libraries: Libraries, image: Any, mpp: float | None, spatial_key: str) -> list[Located]:
     """The image of every library, its spots in pixels of it, and its scale."""
     if mpp is not None:
         check_number("mpp", mpp, 1e-6)
@@ -236,7 +260,7 @@ def locate(
     located = []
     for name, rows in zip(libraries.names, libraries.rows(), strict=True):
         slide = adata.uns.get(Key.uns.spatial, {}).get(name, {})
-        source, kind, where = _image(name, slide, chosen[name], cache, coordinate_system)
+        source, kind, where = _image(name, slide, chosen[name], cache)
         factors = slide.get("scalefactors", {})
         to_pixels = source.from_spots
         if kind in IN_SLOT:
@@ -276,16 +300,14 @@ def _per_library(image: Any, libraries: Libraries) -> dict[str, Any]:
     return dict.fromkeys(libraries.names, image)
 
 
-def _image(
-    name: str, slide: Mapping[str, Any], image: Any, cache: Cache, coordinate_system: str | None
-) -> tuple[Source, str, str]:
+def _image(name: str, slide: Mapping[str, Any], image: Any, cache: Cache) -> tuple[Source, str, str]:
     """The image itself, what it is, and its name."""
-    images = slide.get("images", {})
+    images, metadata = slide.get("images", {}), slide.get("metadata", {})
+    elements = metadata.get("source_images", {})  # those of a SpatialData object
     if image is None:
-        metadata = slide.get("metadata", {})
         path = metadata.get("source_image_path")
-        if "source_image" in metadata:  # of a SpatialData object
-            image, coordinate_system = metadata["source_image"], metadata["coordinate_system"]
+        if "source_image" in metadata:
+            image = elements[metadata["source_image"]]
         elif path is not None:
             if not Path(str(path)).expanduser().exists():
                 instead = [f"image={key!r} for the smaller one in the AnnData" for key in IN_SLOT if key in images][:1]
@@ -310,8 +332,14 @@ def _image(
         array = np.asarray(images[image])
         where = f"the {image} image of library {name!r}"
         return ArraySource(array, where, kind=image), image, where
-    source = open_image(image, coordinate_system=coordinate_system, cache=cache)
-    return source, source.kind, source.where
+    source = open_image(image, coordinate_system=metadata.get("coordinate_system"), cache=cache)
+    known = [element_name(key) for key, element in elements.items() if element is image]
+    return source, source.kind, known[0] if known else source.where
+
+
+def element_name(name: str) -> str:
+    """What an image of a SpatialData object is called in records and messages."""
+    return f"the image {name!r} of the SpatialData object"
 
 
 def _factor(name: str, factors: Mapping[str, Any], kind: str) -> float:

@@ -32,10 +32,13 @@ _pillow_lock = threading.Lock()
 
 @contextmanager
 def readable(path: Path, expected: str) -> Iterator[None]:
-    """Say of a file that breaks while it is read which one it is, and what to do."""
+    """Say of a file that breaks while it is read which one it is, and what to do.
+
+    The errors of imagecodecs are RuntimeErrors.
+    """
     try:
         yield
-    except (OSError, EOFError, KeyError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, zlib.error) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): expected {expected}. "
             "The file looks cut short or damaged: download or copy it again."
@@ -181,7 +184,9 @@ class ArraySource(Source):
 
     def __init__(self, array: np.ndarray, where: str, *, kind: str = "array") -> None:
         array = _channels_last(array, where)
-        super().__init__(array.shape[:2], array.shape[:2], lambda row, col: array, where, kind=kind)
+        width = array.shape[1]
+        blocks = (_BLOCK, width)  # for thumbnails: a file that is mapped into memory need not be in it as a whole
+        super().__init__(array.shape[:2], blocks, lambda row, _: array[row * _BLOCK :][:_BLOCK], where, kind=kind)
         self._array = array
         if array.size == 0:
             raise ValueError(f"{where} is empty: it has the shape {array.shape}.")
@@ -222,8 +227,8 @@ def open_image(where: Any, *, coordinate_system: str | None = None, cache: Cache
     )
 
 
-def _check_kind(dtype: Any, n_channels: int, where: str) -> None:
-    """Refuse what is not 8-bit RGB, with or without an alpha channel."""
+def _check_kind(dtype: Any, n_channels: int, where: str, *, fractions: bool = False) -> None:
+    """Refuse what is not 8-bit RGB, with or without an alpha channel; fractions may pass, where their range is checked."""
     dtype = np.dtype(dtype)
     if n_channels in (1, 2):
         raise ValueError(f"{where} is grey: it has no colours. {_RGB}: pass the colour image.")
@@ -232,7 +237,7 @@ def _check_kind(dtype: Any, n_channels: int, where: str) -> None:
             f"{where} has {n_channels} channels, as fluorescence images do. {_RGB}: pass the H&E image, or an array of "
             "three channels made from this one."
         )
-    if dtype != np.uint8 and dtype.kind != "f":
+    if dtype != np.uint8 and not (fractions and dtype.kind == "f"):
         raise ValueError(
             f"{where} has {8 * dtype.itemsize} bits per channel ({dtype}). {_RGB}: convert it, such as with "
             "`(image / image.max() * 255).astype('uint8')` of the array, and pass that as `image=`."
@@ -247,7 +252,7 @@ def _channels_last(array: np.ndarray, where: str) -> np.ndarray:
         raise ValueError(f"{where} has {array.ndim} axes: expected (y, x, c) or (c, y, x).")
     if array.shape[2] not in (3, 4) and array.shape[0] < min(array.shape[1:]):
         array = np.moveaxis(array, 0, 2)
-    _check_kind(array.dtype, array.shape[2], where)
+    _check_kind(array.dtype, array.shape[2], where, fractions=True)
     return array
 
 
@@ -283,10 +288,11 @@ def _open_whole(path: Path, cache: Cache | None) -> Source:
     """JPEG, PNG and the like, which are decoded as a whole, once."""
     with readable(path, f"an image ({_FORMATS})"), open_pillow(path) as image:
         mode, (width, height) = image.mode, image.size
+        deep = any(";16" in str(tile[3]) for tile in image.tile)  # Pillow would keep the high bytes only
     if mode in ("1", "L", "LA", "La"):
         _check_kind(np.uint8, 1, str(path))
-    if mode.startswith(("I", "F")):
-        _check_kind(np.uint16, 3, f"{path} (mode {mode})")
+    if deep or mode.startswith("I"):
+        _check_kind(np.uint16, 3, str(path))
     if mode not in ("RGB", "RGBA", "P"):
         raise ValueError(f"{path} has the colours {mode}. {_RGB}: save it as RGB.")
 
@@ -336,8 +342,6 @@ def _tiff_level(tif: Any, level: Any, lock: threading.Lock, path: Path, cache: C
         raise ValueError(f"{where} is a stack: its axes are {level.axes} {level.shape}. {_RGB}: save one plane of it.")
     # Colours are samples of a pixel, or pages of their own.
     _check_kind(page.dtype, page.samplesperpixel * len(level.pages), where)
-    if page.dtype.kind == "f":
-        _check_kind(np.uint16, 3, f"{where} ({page.dtype})")
     colours = tifffile.PHOTOMETRIC
     from_jpeg = page.photometric == colours.YCBCR and page.compression == tifffile.COMPRESSION.JPEG
     if page.photometric not in (colours.RGB, colours.MINISBLACK) and not from_jpeg:
@@ -375,8 +379,12 @@ def _tiff_scale(tif: Any, page: Any) -> float | None:
     import tifffile
 
     text = tif.ome_metadata or page.description or ""
-    found = re.search(r'PhysicalSizeX="([\d.eE+-]+)"', text) or re.search(r"\bMPP\s*=\s*([\d.]+)", text)
-    unit = re.search(r'PhysicalSizeXUnit="([^"]*)"', text)
+    # A file may hold several images: the slide, its label, an overview.
+    size = (f' SizeX="{page.imagewidth}"', f' SizeY="{page.imagelength}"')
+    tags = re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", text)
+    tag = next((tag for tag in tags if all(one in tag for one in size)), "")
+    found = re.search(r'PhysicalSizeX="([\d.eE+-]+)"', tag) or re.search(r"\bMPP\s*=\s*([\d.]+)", text)
+    unit = re.search(r'PhysicalSizeXUnit="([^"]*)"', tag)
     if found and (unit is None or unit[1] in ("µm", "um", "&#181;m", "&#xB5;m", "&#xb5;m")):
         return _plausible(float(found[1]))
     per_um = page.get_resolution("MICROMETER")[0] if page.resolutionunit != tifffile.RESUNIT.NONE else 0
@@ -438,8 +446,9 @@ def _open_element(element: Any, coordinate_system: str | None, cache: Cache | No
         coordinate_system = "global" if "global" in found or len(found) != 1 else next(iter(found))
     if coordinate_system not in found:
         raise KeyError(
-            f"the image has no transformation to the coordinate system {coordinate_system!r} (it has "
-            f"{', '.join(map(repr, found))}): name the one of the spots."
+            f"the image does not lie in the coordinate system of the spots, {coordinate_system!r} (it lies in "
+            f"{', '.join(map(repr, found))}): pass another image, or give this one a transformation to it with "
+            "`spatialdata.transformations.set_transformation`."
         )
     to_spots = found[coordinate_system].to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
     source.from_spots = np.linalg.inv(to_spots)[:2]
@@ -452,8 +461,6 @@ def _element_level(array: Any, cache: Cache | None) -> Source:
         return ArraySource(np.moveaxis(data, 0, 2), where, kind="spatialdata")
     n_channels, height, width = data.shape
     _check_kind(data.dtype, n_channels, where)
-    if data.dtype != np.uint8:
-        _check_kind(np.uint16, 3, f"{where} ({data.dtype})")
     block = tuple(min(2 * _BLOCK, chunks[0]) for chunks in data.chunks[1:])
 
     def decode(row: int, col: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,16 @@ def is_store(path: str | Path) -> bool:
     return path.suffix == ".zarr" or (path / "zarr.json").is_file()
 
 
+def _ours(folder: Path) -> bool:
+    """Whether a store of patches, by any version; or an empty folder."""
+    if not folder.is_dir():
+        return False
+    try:
+        return _FORMAT in json.loads((folder / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return not any(folder.iterdir())
+
+
 def write_store(
     patches: Patches,
     path: str | Path,
@@ -47,7 +58,8 @@ def write_store(
 ) -> Path:
     """Write all patches, and return the folder; one that already holds them is left as it is.
 
-    They are written beside the folder, which appears when all are there. An interrupted run goes on where it was.
+    They are written beside the folder, which appears when all are there. An interrupted run goes on where it was. Nothing
+    is replaced that is no store of patches.
     """
     import zarr
 
@@ -58,15 +70,18 @@ def write_store(
         "recipe": json.dumps(patches.recipe),
         "fingerprint": patches.fingerprint(),
     }
-    if folder.exists() and not overwrite:
-        if (folder / "zarr.json").is_file() and _same(_open(folder).attrs.asdict(), meta):
+    part = folder.with_name(folder.name + ".part")
+    for place in (folder, part):
+        if place.exists() and not _ours(place):
+            raise FileExistsError(f"{str(place)!r} is there and is no store of patches: pass another `store=`.")
+    if (folder / "zarr.json").is_file() and not overwrite:
+        if _same(_open(folder).attrs.asdict(), meta):
             logger.info("%s holds these patches already", folder)
             return folder
         raise FileExistsError(
-            f"{str(path)!r} exists and holds something else: pass overwrite=True to replace it, or another `store=`."
+            f"{str(path)!r} holds other patches: pass overwrite=True to replace them, or another `store=`."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(folder.name + ".part")
     array, done = _resumed(part, meta)
     if array is None:
         shutil.rmtree(part, ignore_errors=True)
@@ -87,19 +102,15 @@ def write_store(
             rows = np.arange(first, min(first + _BATCH, len(patches)))
             array[first : rows[-1] + 1] = patches.read(rows)
             bar.update(len(rows))
-    if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        part.rename(folder)
-        shutil.rmtree(old)
-    else:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as old:
+        if folder.exists():
+            folder.rename(Path(old) / folder.name)
         part.rename(folder)
     return folder
 
 
 def _same(attributes: dict[str, Any], meta: dict[str, Any]) -> bool:
-    """Whether the same patches of the same spots, wherever their images now are."""
+    """Whether the same patches of the same spots, at the same scale, wherever their images now are."""
     return all(attributes.get(name) == meta[name] for name in meta if name != "recipe")
 
 
@@ -136,31 +147,38 @@ class StoredPatches:
         library: np.ndarray,
         names: Sequence[str],
         recipe: dict[str, Any],
+        written: str,
     ) -> None:
         self.library = library
         self.names = np.asarray(names).astype(str)
         self.recipe = recipe
         self.side = int(array.shape[1])
         self.folder = folder
+        self.written = written  # fingerprint of all that the store holds
         self._array = array
         self._rows = rows
 
     @classmethod
-    def of(cls, path: str | Path, names: Any, libraries: Libraries, *, key: str) -> StoredPatches:
+    def of(cls, path: str | Path, names: Any, libraries: Libraries) -> StoredPatches:
         """The patches of these spots, found by name and library."""
         folder = Path(path).expanduser().absolute()
-        again = f"`sp.pp.extract_patches(adata, store={str(path)!r}, key_added={key!r}, overwrite=True)`"
         if not folder.exists():
             raise FileNotFoundError(
-                f"there is no store of patches {str(folder)!r}: pass its new place as `image=`, or write it with {again}."
+                f"there is no store of patches {str(folder)!r}: name its new place with `sp.pp.extract_patches(adata, "
+                f"image=...)`, or write it with `sp.pp.extract_patches(adata, store={str(path)!r})`."
             )
         try:
             array = _open(folder)
             attributes = array.attrs.asdict()
             known = attributes[_FORMAT]
             recipe = json.loads(attributes["recipe"])
+            written = attributes["fingerprint"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder} is no store of patches ({error!r}): write one with {again}.") from error
+            raise ValueError(
+                f"{folder} is no store of patches ({error!r}): pass an image or such a store as `image=`, or write one to "
+                "another place with `sp.pp.extract_patches(adata, store=...)`."
+            ) from error
+        again = f"`sp.pp.extract_patches(adata, store={str(path)!r}, overwrite=True)`"
         if known != _VERSION:
             raise ValueError(f"{folder} was written by another version of spared_sc: write it again with {again}.")
         place = {spot: row for row, spot in enumerate(attributes["spots"])}
@@ -175,7 +193,7 @@ class StoredPatches:
             name: {**recipe["sources"][name], "source": "store", "where": str(folder)} for name in libraries.names
         }
         rows = np.array([place[spot] for spot in spots])
-        return cls(folder, array, rows, libraries.codes, spots, {**recipe, "sources": sources})
+        return cls(folder, array, rows, libraries.codes, spots, {**recipe, "sources": sources}, written)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -270,7 +270,10 @@ def get_card(name: str) -> EncoderCard:
     if name.lower() in CARDS:
         return CARDS[name.lower()]
     timm = need_timm(name)
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    try:
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # it knows the model, and not the weights that the name goes on with
+        config = None
     if config is None:
         raise ValueError(
             f"there is no encoder {name!r}: choose {listing(CARDS, len(CARDS))}, or a model that "

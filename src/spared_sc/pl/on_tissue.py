@@ -35,7 +35,8 @@ def alignment(
     """Spots on the whole image, coloured by whether there is tissue under them, one panel per section.
 
     The outline is that of what was taken for tissue. The title says which share of the spots is on it, and the likely
-    mistake where spots and tissue do not agree (:func:`spared_sc.pp.check_alignment`).
+    mistake where spots and tissue do not agree (:func:`spared_sc.pp.check_alignment`). Spots whose `obs["in_tissue"]` is 0
+    are drawn, and left out of that share.
 
     Parameters
     ----------
@@ -92,7 +93,10 @@ def alignment(
             f"`ax` holds one panel, but {len(names)} libraries were asked for: name one with `libraries=`, or leave "
             "`ax` out."
         )
-    found = align_libraries(adata, known, image, spatial_key, only=names)
+    if libraries is not None:  # the images of the others need not be there
+        adata = adata[np.isin(np.asarray(known.names)[known.codes], names)]
+        known = get_libraries(adata, library_key)
+    found = align_libraries(adata, known, image, spatial_key)
     if ax is None:
         n_cols = int(np.ceil(np.sqrt(len(names))))
         n_rows = -(-len(names) // n_cols)
@@ -117,7 +121,7 @@ def alignment(
         for kind, spots in (("on tissue", one.on_tissue), ("off tissue", ~one.on_tissue)):
             add_circles(panel, section.xy[spots], diameter, label=kind, facecolors=_COLOURS[kind], **edge)
         verdict = f"{one.verdict}: {one.cause}" if one.cause else one.verdict
-        share = f"{100 * one.on_tissue.mean():.0f} % of {one.on_tissue.size} spots on tissue"
+        share = f"{100 * one.share:.0f} % of {one.counted.sum()} spots on tissue"
         panel.set_title(f"{name}\n{share}\n{verdict}", fontsize=9, wrap=True)
     _add_legend(fig, ax)
     if show:

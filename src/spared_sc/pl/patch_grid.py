@@ -29,7 +29,6 @@ def patches(
     size: float | None = None,
     unit: Literal["spot", "pixel", "um"] | None = None,
     output_size: int | None = None,
-    patches_key: str = Key.uns.patches,
     library_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
     n_cols: int = 6,
@@ -49,12 +48,11 @@ def patches(
         How many to draw.
     image, size, unit, output_size
         As in :func:`spared_sc.pp.extract_patches`. `None` takes what it recorded, or its defaults.
-    patches_key
-        Name of its record in `uns["spared_sc"]`.
     library_key
         Column of `adata.obs` that tells the libraries apart; `None` only where there is one library.
     spatial_key
-        Slot of `adata.obsm` with positions (x, y) in pixels of the full-resolution image.
+        Slot of `adata.obsm` with positions (x, y) in pixels of the full-resolution image; by default the one that
+        `extract_patches` recorded, or `"spatial"`.
     n_cols
         Patches in a row.
     random_state
@@ -105,7 +103,6 @@ def patches(
     resolved = resolve_patches(
         adata,
         libraries,
-        key=patches_key,
         image=image,
         size=size,
         unit=unit,

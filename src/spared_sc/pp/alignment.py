@@ -29,7 +29,7 @@ def check_alignment(
     Parameters
     ----------
     adata
-        Spots x genes, with positions. Spots whose `obs["in_tissue"]` is 0 are left out.
+        Spots x genes, with positions. Spots whose `obs["in_tissue"]` is 0 are left out of all numbers.
     image
         As in :func:`spared_sc.pp.extract_patches`.
     library_key
@@ -42,7 +42,7 @@ def check_alignment(
     One row for each library:
 
     `on_tissue`
-        Share of the spots on tissue.
+        Share of the spots under which there is tissue.
     `tissue_covered`
         Share of the tissue within the outermost spots that lies within 0.7 pitches of a spot.
     `agreement`
@@ -82,7 +82,7 @@ def check_alignment(
     table = {}
     for name, one in align_libraries(adata, libraries, image, spatial_key).items():
         table[name] = {
-            "on_tissue": float(one.on_tissue.mean()),
+            "on_tissue": one.share,
             "tissue_covered": one.covered,
             "agreement": one.agreement,
             "verdict": one.verdict,
@@ -91,6 +91,6 @@ def check_alignment(
         if one.verdict == "misaligned":
             logger.warning(
                 "library %r: %.0f %% of the spots are on tissue; likely %s. Look at `sp.pl.alignment`",
-                *(name, 100 * one.on_tissue.mean(), one.cause),
+                *(name, 100 * one.share, one.cause),
             )
     return pd.DataFrame.from_dict(table, orient="index").rename_axis(library_key or "library")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import check_key, record
+from spared_sc._core.record import record
 from spared_sc._images.resolve import resolve_patches
-from spared_sc._images.store import write_store
+from spared_sc._images.store import StoredPatches, write_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,15 +21,14 @@ def extract_patches(
     adata: AnnData,
     *,
     image: Any = None,
-    size: float = 1.0,
-    unit: Literal["spot", "pixel", "um"] = "spot",
-    output_size: int = 224,
+    size: float | None = None,
+    unit: Literal["spot", "pixel", "um"] | None = None,
+    output_size: int | None = None,
     mpp: float | None = None,
     store: str | Path | None = None,
     overwrite: bool = False,
     library_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
-    key_added: str = Key.uns.patches,
     n_jobs: int | None = None,
     show_progress_bar: bool | None = None,
     copy: bool = False,
@@ -49,15 +48,16 @@ def extract_patches(
         `uns["spatial"][library]["metadata"]["source_image_path"]` names, else the hires image in `uns["spatial"]`, else
         the lowres one. Or `"hires"` or `"lowres"`; the path of a file in whose pixels the spots' positions are given
         (JPEG, PNG, TIFF, OME-TIFF; whole-slide formats with OpenSlide); an array (y, x, c) or (c, y, x) of such pixels; an
-        image of a SpatialData object; or a dictionary library -> one of these. 8-bit RGB only.
+        image of a SpatialData object; or a dictionary library -> one of these. 8-bit RGB only. The path may be that of a
+        store: its patches are taken as they are, and `size`, `unit`, `output_size` and `mpp` are left out.
     size
-        Side of the square, in the unit that follows.
+        Side of the square, in the unit that follows; 1 by default.
     unit
-        `"spot"`: diameters of a spot as the scale factors give it (on Visium the circle of 65 µm of Space Ranger; where it
+        `"spot"` (the default): diameters of a spot as the scale factors give it (on Visium the circle of 65 µm of Space Ranger; where it
         is missing, 0.65 of the distance between spots of a hexagonal array, half of that of a square one). `"pixel"`:
         pixels of the image. `"um"`: micrometres.
     output_size
-        Side of the patches in pixels.
+        Side of the patches in pixels; 224 by default.
     mpp
         Micrometres per pixel of the image. By default it follows from `microns_per_pixel` or `spot_diameter_fullres` of the
         scale factors; from the distance between spots (100 µm on a hexagonal array, 200 µm on a square one) where the
@@ -65,13 +65,11 @@ def extract_patches(
     store
         Folder (`.zarr`) to write the patches to.
     overwrite
-        Replace a store that holds other patches.
+        Replace a store that holds other patches. A folder or file that is no store of patches is never replaced.
     library_key
         Column of `obs` that names the library of each spot; needed with several libraries.
     spatial_key
-        Name in `obsm` of the positions (x, y), in pixels of the full-resolution image.
-    key_added
-        Name of the record.
+        Name in `obsm` of the positions (x, y), in pixels of the full-resolution image. It is recorded too.
     n_jobs
         Threads. `None` asks `sp.settings`. The result does not depend on it.
     show_progress_bar
@@ -85,7 +83,7 @@ def extract_patches(
 
     `uns["spared_sc"]["patches"]`
         Parameters; for each library under `sources` the image, the side of a patch in its pixels and the scale;
-        `fingerprint`, equal for equal patches.
+        `fingerprint`, equal for equal patches: a store that is written anew with others is noticed by it.
 
     Raises
     ------
@@ -95,7 +93,7 @@ def extract_patches(
         If the image is damaged or not 8-bit RGB, spots lie outside of it, a patch is larger than it, or its scale is
         needed and unknown.
     FileExistsError
-        If the store exists, holds something else, and `overwrite` was not asked for.
+        If the store holds other patches and `overwrite` was not asked for, or is something else.
     KeyError
         If there are no positions, or the image that was asked for is not in `uns["spatial"]`.
 
@@ -114,12 +112,11 @@ def extract_patches(
     ('hires', 13.5)
     """
     validate.check_adata(adata, genes=False)
-    check_key(adata, key_added, attr="uns")
     libraries = validate.get_libraries(adata, library_key)
     patches = resolve_patches(
         adata,
         libraries,
-        key="",  # no earlier record has a say
+        follow=False,
         image=image,
         size=size,
         unit=unit,
@@ -129,18 +126,18 @@ def extract_patches(
         n_jobs=n_jobs,
     )
     fingerprint = patches.fingerprint()  # reads some: a damaged image is found now
-    if store is None:
-        store = getattr(patches, "folder", None)  # what `image` named may be a store itself
-    else:
+    if store is not None:
         store = write_store(patches, store, overwrite=overwrite, show_progress_bar=show_progress_bar)
+    elif isinstance(patches, StoredPatches):  # what `image` named is a store itself
+        store, fingerprint = patches.folder, patches.written
     adata = adata.copy() if copy else adata
     record(
         adata,
-        key=key_added,
+        key=Key.uns.patches,
         function="pp.extract_patches",
         params={
             "size": patches.recipe["size"],
-            "unit": unit,
+            "unit": patches.recipe["unit"],
             "output_size": patches.recipe["output_size"],
             "mpp": mpp,
             "store": store,

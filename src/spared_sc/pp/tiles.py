@@ -10,6 +10,7 @@ import pandas as pd
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.report import logger
+from spared_sc._core.sdata import only_scales
 from spared_sc._core.validate import check_number, listing
 from spared_sc._images.source import open_image
 from spared_sc._images.tissue import share_within, tissue_mask
@@ -44,7 +45,7 @@ def tile_slide(
         Path of the image file, array (y, x, c) or (c, y, x), or image of a SpatialData object; 8-bit RGB. Patches can be
         cut from a file later on without naming it again; of the others the AnnData keeps the hires image only.
     mpp
-        Micrometres per pixel. `None` takes what the file says (OME-TIFF, Aperio, resolution tags).
+        Micrometres per pixel of the image. `None` takes what the file says (OME-TIFF, Aperio, resolution tags).
     spot_diameter
         In µm. The default is what Space Ranger gives as the diameter of Visium's spots, so that patches measured in spots
         are as large as those of a Visium section; 100 on the arrays before Visium.
@@ -65,16 +66,19 @@ def tile_slide(
 
     - `obs`: `in_tissue` (1), `array_row`, `array_col` and the categorical column `library_key`; spots are named by column
       and row, such as `12x7`
-    - `obsm["spatial"]`: x and y in pixels of the image
+    - `obsm["spatial"]`: x and y in pixels of the image; of an image of a SpatialData object, in its coordinate system
+      `"global"`, or its only one
     - `uns["spatial"][library_id]`: `images` (`hires`, at most about 2,000 px wide and high), `scalefactors`
-      (`tissue_hires_scalef`, `spot_diameter_fullres`, `microns_per_pixel`) and `metadata` (`source_image_path`)
+      (`tissue_hires_scalef`, `spot_diameter_fullres`, `microns_per_pixel`) and `metadata` (`source_image_path`). Of an
+      image that is turned, moved or stretched in its coordinate system there is no `hires`: pass the image itself to what
+      reads patches
     - `uns["spared_sc"]["tile_slide"]`: the parameters
 
     Raises
     ------
     ValueError
-        If the scale is unknown, no tissue is found, spots are less than a pixel of the hires image apart, or the image
-        cannot be read.
+        If the scale is unknown, no tissue is found, spots are less than a pixel of the hires image apart or farther than the
+        image is wide or high, or the image cannot be read.
     FileNotFoundError
         If there is no such file.
 
@@ -102,6 +106,12 @@ def tile_slide(
             "which tissue is looked for: check `mpp` and `pitch`, both in micrometres."
         )
     places, xy = _lattice(kind, pitch / mpp, source.shape)
+    if not len(xy):
+        height, width = source.shape
+        raise ValueError(
+            f"spots {pitch:g} um apart are {pitch / mpp:.3g} pixels apart (mpp={mpp:g}), and {source.where} has {width} x "
+            f"{height} pixels, too few for one: check `mpp` and `pitch`, both in micrometres."
+        )
     share = share_within(tissue_mask(hires), xy * zoom, spot_diameter / mpp * zoom)
     keep = share >= min_tissue
     if not keep.any():
@@ -109,6 +119,12 @@ def tile_slide(
             f"no spot lies on tissue of {source.where}: is it an H&E image? With min_tissue=0 all {len(keep)} are kept."
         )
     places, xy = places[keep], xy[keep]
+    to_positions = np.linalg.inv(np.vstack([source.from_spots, [0, 0, 1]]))
+    unit = float(np.sqrt(abs(np.linalg.det(to_positions[:2, :2]))))  # of positions, per pixel
+    scalefactors = {"spot_diameter_fullres": spot_diameter / mpp * unit, "microns_per_pixel": mpp / unit}
+    images = {}
+    if only_scales(to_positions):
+        images["hires"], scalefactors["tissue_hires_scalef"] = hires, zoom / unit
     obs = pd.DataFrame(
         {
             Key.obs.in_tissue: 1,
@@ -119,18 +135,8 @@ def tile_slide(
         index=[f"{column}x{row}" for row, column in places],
     )
     metadata = {"source_image_path": source.where} if source.kind == "file" else {}
-    adata = AnnData(obs=obs, obsm={Key.obsm.spatial: xy})
-    adata.uns[Key.uns.spatial] = {
-        library_id: {
-            "images": {"hires": hires},
-            "scalefactors": {
-                "tissue_hires_scalef": zoom,
-                "spot_diameter_fullres": spot_diameter / mpp,
-                "microns_per_pixel": mpp,
-            },
-            "metadata": metadata,
-        }
-    }
+    adata = AnnData(obs=obs, obsm={Key.obsm.spatial: xy @ to_positions[:2, :2].T + to_positions[:2, 2]})
+    adata.uns[Key.uns.spatial] = {library_id: {"images": images, "scalefactors": scalefactors, "metadata": metadata}}
     params = {"mpp": mpp, "spot_diameter": spot_diameter, "pitch": pitch, "kind": kind, "min_tissue": min_tissue}
     record(adata, key="tile_slide", function="pp.tile_slide", params=params, slots={})
     logger.info("%d of %d spots lie on tissue", len(xy), len(keep))

@@ -52,7 +52,8 @@ def embed_patches(
     library_key
         Column of `obs` that names the library of each spot; needed with several libraries.
     spatial_key
-        Name in `obsm` of the spots' positions in pixels of the full-resolution image.
+        Name in `obsm` of the spots' positions in pixels of the full-resolution image; by default the one that
+        `extract_patches` recorded, or `"spatial"`.
     key_added
         Name of the embedding; `"X_<encoder>"` by default.
     checkpoint
@@ -89,7 +90,8 @@ def embed_patches(
     ConnectionError
         If weights can neither be found nor downloaded; the message says which and where to put them.
     ValueError
-        If image and spots do not fit, a file is damaged, or the patches are too coarse for a foundation model.
+        If image and spots do not fit, a file is damaged, the store of patches is no longer what was recorded, or the
+        patches are too coarse for a foundation model.
 
     Examples
     --------
@@ -107,6 +109,8 @@ def embed_patches(
     check_key(adata, key_added, attr="obsm")
     libraries = validate.get_libraries(adata, library_key)
     validate.check_number("random_state", random_state, 0, whole=True)
+    if batch_size is not None:
+        validate.check_number("batch_size", batch_size, 1, whole=True)
     card = get_card(encoder)
     patches = of.get_patches(adata, libraries, spatial_key)
     sources = patches.recipe["sources"].values()
