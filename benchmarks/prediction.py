@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 KEY = {"library_key": "library_id"}
 SECTIONS = ["C2", "C3", "C4", "C5"]
-SIZES = (1, 2, 3)  # of a patch, in spot diameters
+SIZES = (1, 2, 3, 7)  # of a patch, in spot diameters
+TOGETHER = "all sizes"  # their features side by side
 GAP = 6  # distances between spots that are left out between the halves
 N_GENES = 400
 # The defaults, 1,000 steps of 256 patches of 224 or 256 pixels, are for a GPU and pretrained weights.
@@ -73,12 +74,20 @@ def colon() -> ad.AnnData:
     return adata
 
 
-def embed(adata: ad.AnnData, size: float, **key: str) -> float:
-    """Classical features of patches of a size; seconds."""
+def embed(adata: ad.AnnData, size: float, **key: str) -> None:
+    """Classical features of patches of a size."""
     start = time.perf_counter()
     sp.pp.extract_patches(adata, size=size, **key)
     sp.tl.embed_patches(adata, encoder="classical", key_added=f"X_{size}", **key)
-    return time.perf_counter() - start
+    took = time.perf_counter() - start
+    print(f"classical features of {adata.n_obs} spots, {size} spot diameters: {took:.1f} s")
+
+
+def embed_all_sizes(adata: ad.AnnData, **key: str) -> None:
+    """Classical features of patches of every size, and of all of them together."""
+    for size in SIZES:
+        embed(adata, size, **key)
+    adata.obsm[f"X_{TOGETHER}"] = np.hstack([adata.obsm[f"X_{size}"] for size in SIZES])
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
@@ -120,10 +129,9 @@ def differences(scores: pd.DataFrame, name: str) -> None:
 def her2_embeddings() -> None:
     """Ridge and nearest neighbours on classical features."""
     adata = her2()
+    embed_all_sizes(adata, **KEY)
     seconds = {}
-    for size in SIZES:
-        took = embed(adata, size, **KEY)
-        print(f"classical features of {adata.n_obs} spots, {size} spot diameters: {took:.1f} s")
+    for size in (*SIZES, TOGETHER):
         for model in ("ridge", "knn"):
             start, name = time.perf_counter(), f"{model}, {size}"
             sp.tl.predict_expression(adata, model=model, use_rep=f"X_{size}", key_added=name, **KEY)
@@ -131,7 +139,7 @@ def her2_embeddings() -> None:
     scores = sp.tl.score_prediction(adata, **KEY)
     print("\nHER2+ C2 to C5, leave one section out, detected entries of 128 genes")
     show(scores, seconds)
-    for size in SIZES:
+    for size in (*SIZES, TOGETHER):
         differences(scores, f"ridge, {size}")
 
 
@@ -139,10 +147,9 @@ def colon_halves() -> None:
     """Ridge on classical features, from one half of a section to the other."""
     adata = colon()
     key = {"library_key": "half"}
+    embed_all_sizes(adata, **key)
     seconds = {}
-    for size in SIZES:
-        took = embed(adata, size, **key)
-        print(f"classical features of {adata.n_obs} spots, {size} spot diameters: {took:.1f} s")
+    for size in (*SIZES, TOGETHER):
         start, name = time.perf_counter(), f"ridge, {size}"
         options = {"use_rep": f"X_{size}", "mask_var": "top", "key_added": name}
         sp.tl.predict_expression(adata, model="ridge", **options, **key)

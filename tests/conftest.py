@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Before torch is loaded: spinning threads slow the tests down several times on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,3 +25,19 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.fail(f"SPARED_SC_DATA_DIR={value} is not a folder")
     return folder.resolve()
+
+
+@pytest.fixture
+def no_traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No plot may show itself, write a file or leave a figure of its own behind that the test did not get."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.use("Agg")
+    plt.close("all")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("plt.show() was called"))
+    yield
+    assert len(plt.get_fignums()) <= 1
+    plt.close("all")
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sps
 from anndata import AnnData
+from figures import colour_bars, panels
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
@@ -21,17 +22,7 @@ PITCH = 100.0
 OUTLINE = "outline"
 
 
-@pytest.fixture(autouse=True)
-def _no_traces(monkeypatch, tmp_path):
-    """No plot may show itself, write a file or leave a figure of its own behind that the test did not get."""
-    mpl.use("Agg")
-    plt.close("all")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("plt.show() was called"))
-    yield
-    assert len(plt.get_fignums()) <= 1
-    plt.close("all")
-    assert not list(tmp_path.iterdir())
+pytestmark = pytest.mark.usefixtures("no_traces")
 
 
 def hex_positions(rows: int, cols: int) -> np.ndarray:
@@ -79,14 +70,6 @@ def collection(libraries=("B", "A"), *, sparse=True, images=("hires", "lowres"),
         for name in libraries
     }
     return adata
-
-
-def panels(fig: Figure) -> list[Axes]:
-    return [ax for ax in fig.axes if ax.get_label() != "<colorbar>"]
-
-
-def colour_bars(fig: Figure) -> list[Axes]:
-    return [ax for ax in fig.axes if ax.get_label() == "<colorbar>"]
 
 
 def circles(ax: Axes) -> dict:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sps
 from anndata import AnnData
+from figures import assert_nothing_is_cut_off
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from scipy.stats import pearsonr
@@ -25,17 +25,7 @@ BEST_FIRST = ["residual", "stack", "soft_impute", "additive", "median"]
 BLUE, ORANGE, BLACK, VERMILION = "#0072b2", "#e69f00", "#000000", "#d55e00"
 
 
-@pytest.fixture(autouse=True)
-def _no_traces(monkeypatch, tmp_path):
-    """No plot may show itself, write a file or leave a figure of its own behind that the test did not get."""
-    mpl.use("Agg")
-    plt.close("all")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("plt.show() was called"))
-    yield
-    assert len(plt.get_fignums()) <= 1
-    plt.close("all")
-    assert not list(tmp_path.iterdir())
+pytestmark = pytest.mark.usefixtures("no_traces")
 
 
 def table(
@@ -98,19 +88,6 @@ def method_names(ax: Axes) -> list[str]:
     bottom, top = ax.get_ylim()
     assert bottom > top
     return [label.get_text() for label in ax.get_yticklabels()]
-
-
-def assert_nothing_is_cut_off(fig: Figure) -> None:
-    fig.canvas.draw()
-    width, height = fig.canvas.get_width_height()
-    for ax in fig.axes:
-        texts = [text for text in [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts] if text.get_text()]
-        for text in [*texts, *filter(None, [ax.get_legend()]), *fig.legends]:
-            box = text.get_window_extent()
-            assert box.x0 >= -1, text
-            assert box.y0 >= -1, text
-            assert box.x1 <= width + 1, text
-            assert box.y1 <= height + 1, text
 
 
 def assert_texts_are_apart(texts: list) -> None:

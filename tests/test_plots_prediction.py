@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from figures import assert_nothing_is_cut_off, colour_bars, panels
 from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from scipy.stats import pearsonr
@@ -25,17 +26,7 @@ KEY = "predicted_position_only"
 PART = {"train": "fitted to this section", "val": "fit chosen on this section"}
 
 
-@pytest.fixture(autouse=True)
-def _no_traces(monkeypatch, tmp_path):
-    """No plot may show itself, write a file or leave a figure of its own behind that the test did not get."""
-    mpl.use("Agg")
-    plt.close("all")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("plt.show() was called"))
-    yield
-    assert len(plt.get_fignums()) <= 1
-    plt.close("all")
-    assert not list(tmp_path.iterdir())
+pytestmark = pytest.mark.usefixtures("no_traces")
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +52,6 @@ def with_split(adata: AnnData, parts: str, **keywords) -> list[str]:
     return names
 
 
-def panels(fig: Figure) -> list[Axes]:
-    return [ax for ax in fig.axes if ax.get_label() != "<colorbar>"]
-
-
-def colour_bars(fig: Figure) -> list[Axes]:
-    return [ax for ax in fig.axes if ax.get_label() == "<colorbar>"]
-
-
 def circles(ax: Axes) -> dict:
     return {c.get_label(): c for c in ax.collections}
 
@@ -85,19 +68,6 @@ def a_gene(adata: AnnData) -> str:
     genes = adata.obsm[KEY].columns
     share = (adata[:, genes].X.toarray() > 0).mean(axis=0)
     return genes[np.argmin(np.abs(share - 0.5))]
-
-
-def assert_nothing_is_cut_off(fig: Figure) -> None:
-    fig.canvas.draw()
-    width, height = fig.canvas.get_width_height()
-    for ax in fig.axes:
-        texts = [text for text in [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts] if text.get_text()]
-        for text in [*texts, *filter(None, [ax.get_legend()]), *fig.legends]:
-            box = text.get_window_extent()
-            assert box.x0 >= -1, text
-            assert box.y0 >= -1, text
-            assert box.x1 <= width + 1, text
-            assert box.y1 <= height + 1, text
 
 
 # on the tissue

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sps
 from anndata import AnnData
+from figures import assert_nothing_is_cut_off, panels
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
@@ -18,17 +18,7 @@ import spared_sc as sp
 KEY = {"library_key": "library_id"}
 
 
-@pytest.fixture(autouse=True)
-def _no_traces(monkeypatch, tmp_path):
-    """No plot may show itself, write a file or leave a figure of its own behind that the test did not get."""
-    mpl.use("Agg")
-    plt.close("all")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("plt.show() was called"))
-    yield
-    assert len(plt.get_fignums()) <= 1
-    plt.close("all")
-    assert not list(tmp_path.iterdir())
+pytestmark = pytest.mark.usefixtures("no_traces")
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +35,12 @@ def adata(made) -> AnnData:
     return made.copy()
 
 
-def panels(fig: Figure) -> list[Axes]:
-    return [ax for ax in fig.axes if ax.get_label() != "<colorbar>"]
-
-
 def legend_texts(legend) -> list[str]:
     return [text.get_text() for text in legend.get_texts()]
 
 
 def labelled(ax: Axes) -> dict:
     return {artist.get_label(): artist for artist in [*ax.collections, *ax.lines]}
-
-
-def assert_nothing_is_cut_off(fig: Figure) -> None:
-    fig.canvas.draw()
-    width, height = fig.canvas.get_width_height()
-    for ax in fig.axes:
-        texts = [text for text in [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts] if text.get_text()]
-        for text in [*texts, *filter(None, [ax.get_legend()]), *fig.legends]:
-            box = text.get_window_extent()
-            assert box.x0 >= -1, text
-            assert box.y0 >= -1, text
-            assert box.x1 <= width + 1, text
-            assert box.y1 <= height + 1, text
 
 
 PLOTS = {
