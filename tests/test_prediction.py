@@ -542,7 +542,7 @@ def test_what_saw_the_predicted_sections_is_not_scored(adata, made_by):
     ):
         predict(adata, layer="made")
     assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"seen"}
-    with pytest.raises(ValueError, match="or in the making of the layer"):
+    with pytest.raises(ValueError, match="the layer that was predicted has learned from all libraries"):
         sp.tl.score_prediction(adata, **KEY)
     # A fitted predictor remembers which sections its layer has seen.
     with_split(adata, l1="train", l2="train", l3="train", l4="test")

@@ -100,8 +100,14 @@ def scored_libraries(roles: Mapping[str, str], names: Sequence[str]) -> tuple[np
         scored = np.isin(role, wanted)
         if scored.any():
             return scored, what
+    if "seen" in role:
+        raise ValueError(
+            "the layer that was predicted has learned from all libraries: a score on them would say nothing. Make a split "
+            "with `sp.pp.split_libraries(adata)`, and the layer with it, or predict a layer that looks at one section at a "
+            "time, such as 'log2tpm' or 'median'."
+        )
     raise ValueError(
-        "all libraries had a part in fitting, or in the making of the layer: a score on them would say nothing. Make a split with "
+        "all libraries had a part in fitting: a score on them would say nothing. Make a split with "
         "`sp.pp.split_libraries(adata)`, or pass split_key=None to `sp.tl.predict_expression`, which then predicts every "
         "library by a fit to the others."
     )
