@@ -157,7 +157,7 @@ def test_saved_networks_predict_the_same(adata, tmp_path, model):
 def test_retrieval_from_one_train_section(adata):
     """All exemplars are of it, for the other section as for its own."""
     two = of_libraries(adata, 1, 2)
-    two.obs["split"] = np.where(two.obs["library_id"] == "library_1", "train", "test")
+    two.obs["split"] = np.where(two.obs["library_id"] == "library_1", "train", "val")
     sp.tl.predict_expression(two, model="bleep", model_params={**TINY, "n_neighbours": 5}, loss="all", **KEY)
     table = two.obsm["predicted_bleep"]
     values = two[two.obs["split"] == "train", table.columns].layers["log2tpm"].toarray()
@@ -310,9 +310,17 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     assert "there is no folder" in capsys.readouterr().err
 
 
-def test_a_split_without_validation_takes_the_last_step(adata):
+def test_networks_refuse_a_split_without_validation(adata):
     adata.obs["split"] = np.where(adata.obs["library_id"] == "library_4", "test", "train")
-    sp.tl.predict_expression(adata, model="shufflenet", model_params=TINY, **KEY)
-    assert np.isfinite(adata.obsm["predicted_shufflenet"].to_numpy()).all()
-    with pytest.raises(ValueError, match="validation"):
-        sp.tl.predict_expression(adata, model="shufflenet", model_params={**TINY, "learning_rate": "search"}, **KEY)
+    before = adata.copy()
+    for function in (sp.tl.predict_expression, sp.tl.fit_predictor):
+        with pytest.raises(ValueError, match="'shufflenet' chooses its best step on validation libraries.*has none"):
+            function(adata, model="shufflenet", model_params=TINY, **KEY)
+    assert set(adata.obsm) == set(before.obsm)
+    sp.tl.predict_expression(adata, model="ridge", **KEY)  # has no use for one
+    two = of_libraries(adata, 1, 2)  # nothing is left to validate on: the last step
+    sp.tl.predict_expression(two, model="shufflenet", model_params=TINY, split_key=None, **KEY)
+    assert np.isfinite(two.obsm["predicted_shufflenet"].to_numpy()).all()
+    params = {**TINY, "learning_rate": "search"}
+    with pytest.raises(ValueError, match="learning_rate='search' compares rates on validation spots"):
+        sp.tl.predict_expression(two, model="shufflenet", model_params=params, split_key=None, **KEY)

@@ -84,7 +84,7 @@ def predict_expression(
     spatial_key
         Name in `obsm` of the spots' positions in pixels of the full-resolution image.
     split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`, used when present. `None` ignores it.
+        Column of `obs` with `"train"`, `"val"` or `"test"`, used when present. Networks need a `"val"`. `None` ignores it.
     key_added
         Name of the new table; `"predicted_<model>"` by default.
     model_params
@@ -129,8 +129,9 @@ def predict_expression(
     TypeError
         If the predictor has no such parameter.
     ValueError
-        If there is neither a split nor a second library to learn from, if the patches do not match those of training,
-        or if a saved model is damaged.
+        If there is neither a split nor a second library to learn from, if a split has no validation library for a
+        network to choose its best step on, if the patches do not match those of training, or if a saved model is
+        damaged.
     FileNotFoundError
         If there is no saved model, or an image is missing.
 
@@ -314,6 +315,11 @@ def _given(
     from spared_sc._models.prediction.registry import PREDICTORS, make_predictor
 
     make_predictor(model, params)  # what is wrong with the parameters shows before any work is done
+    if split is not None and PREDICTORS[model].validates and "val" not in split:
+        raise ValueError(
+            f"{model!r} chooses its best step on validation libraries, and adata.obs[{split_key!r}] has none: set some to "
+            "'val', as `sp.pp.split_libraries(adata)` does, or pass split_key=None."
+        )
     if loss not in of.LOSSES:
         raise ValueError(f"loss={loss!r} is unknown: choose {validate.listing(of.LOSSES)}.")
     genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
