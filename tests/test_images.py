@@ -1039,7 +1039,13 @@ def test_check_alignment_of_several_libraries_and_all_spots():
     alone = sp.pp.check_alignment(one)
     pd.testing.assert_frame_equal(sp.pp.check_alignment(joined), alone)
     said = joined.obs["in_tissue"]
-    for column in (said == 1, said.astype(str), said.astype(str).astype("category"), said.astype(float)):
+    for column in (
+        said == 1,
+        said.astype(str),
+        said.astype(str).astype("category"),
+        said.astype(float),
+        (said == 1).astype(str),
+    ):
         joined.obs["in_tissue"] = column
         pd.testing.assert_frame_equal(sp.pp.check_alignment(joined), alone)
     joined.obs["in_tissue"] = np.where(said == 1, "yes", "no")

@@ -848,21 +848,30 @@ def test_weights_of_a_file(suffix, tmp_path):
         backbones.Backbone("timm:test_vit", path)
 
 
-def test_torchvisions_weights_are_downloaded_without_code(monkeypatch):
+def test_torchvisions_weights_are_downloaded_without_code(monkeypatch, tmp_path):
     import torchvision
 
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = torchvision.models.get_model_weights("shufflenet_v2_x0_5")["IMAGENET1K_V1"]
+    assert weights.url.startswith("https://")
+    file = tmp_path / "published.pth"
+    load = torch.hub.load_state_dict_from_url
+
+    def from_file(url, **options):
+        assert url == weights.url
+        assert options.pop("check_hash")
+        return load(file.as_uri(), **options)
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", from_file)
     state = torchvision.models.shufflenet_v2_x0_5(weights=None).state_dict()
-
-    def download(url, **options):
-        assert url.endswith("shufflenetv2_x0.5-f707e7126e.pth")
-        assert options["weights_only"]
-        assert options["check_hash"]
-        return dict(state)
-
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", download)
+    torch.save(state, file)
     body = backbones.Backbone("torchvision:shufflenet_v2_x0_5", "pretrained")
     for name, value in body.network.state_dict().items():
         torch.testing.assert_close(value, state[name], rtol=0, atol=0)
+    (tmp_path / "hub" / "checkpoints" / "published.pth").unlink()
+    torch.save({**state, "conv1.0.weight": Harmful()}, file)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        backbones.Backbone("torchvision:shufflenet_v2_x0_5", "pretrained")
 
 
 def test_torchvisions_old_file_of_densenet(tmp_path):

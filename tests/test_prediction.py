@@ -565,18 +565,73 @@ def test_layers_that_were_made_with_the_split_are_scored(adata):
         predict(adata, layer="made")
 
 
-def test_the_median_looks_at_one_section_at_a_time(adata):
-    sp.tl.median_complete(adata, **KEY)
-    before = adata.layers["median"].toarray()
+@pytest.mark.parametrize("name", ["median", "neighbor_mean"])
+def test_what_looks_at_one_section_at_a_time_is_scored(adata, name):
+    complete = getattr(sp.tl, f"{name}_complete")
+    complete(adata, key_added="filled", **KEY)
+    before = adata.layers["filled"].toarray()
     other = (adata.obs["library_id"] == "library_2").to_numpy()
-    adata.layers["log2tpm"] = adata.layers["log2tpm"].toarray()
-    adata.layers["log2tpm"][other] *= 3
-    sp.tl.median_complete(adata, **KEY)
-    after = np.asarray(adata.layers["median"])
+    changed = adata.copy()
+    changed.layers["log2tpm"] = changed.layers["log2tpm"].toarray()
+    changed.layers["log2tpm"][other] *= 3
+    complete(changed, key_added="filled", **KEY)
+    after = np.asarray(changed.layers["filled"])
     np.testing.assert_array_equal(after[~other], before[~other])
     assert (after[other] != before[other]).any()
-    predict(adata, layer="median")  # without a warning
+    predict(adata, layer="filled")  # without a warning
     assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"held out"}
+
+
+def test_a_correction_that_was_learned_elsewhere_is_scored(adata, tmp_path):
+    old, new = ["library_1", "library_2"], ["library_3", "library_4"]
+    sp.pp.combat(adata[adata.obs["library_id"].isin(old)].copy(), save_model=tmp_path / "combat", **KEY)
+    here = adata[adata.obs["library_id"].isin(new)].copy()
+    sp.pp.combat(here, model=tmp_path / "combat", key_added="made", **KEY)
+    predict(here, layer="made")
+    assert set(here.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"held out"}
+    alone = here[here.obs["library_id"] == "library_4"].copy()  # by itself, the same
+    sp.pp.combat(alone, model=tmp_path / "combat", key_added="made", **KEY)
+    rows = (here.obs["library_id"] == "library_4").to_numpy()
+    np.testing.assert_allclose(alone.layers["made"].toarray(), here.layers["made"][rows].toarray(), rtol=1e-5)
+    sp.pp.combat(adata, model=tmp_path / "combat", key_added="made", **KEY)  # two of the sections it has learned from
+    with pytest.warns(UserWarning, match="has learned from all sections"):
+        predict(adata, layer="made")
+
+
+def test_layers_that_were_made_of_one_another_come_to_an_end(adata):
+    sp.pp.center(adata)
+    sp.pp.uncenter(adata, key_added="log2tpm")
+    sp.tl.median_complete(adata, key_added="one", **KEY)
+    sp.tl.median_complete(adata, layer="one", key_added="two", **KEY)
+    sp.tl.median_complete(adata, layer="two", key_added="one", **KEY)
+    predict(adata, "gene_mean", key_added="a")
+    predict(adata, "gene_mean", layer="one", key_added="b")
+    assert set(adata.uns["spared_sc"]["b"]["roles"].values()) == {"held out"}
+
+
+def test_rates_have_seen_what_their_layer_has(adata):
+    sp.tl.additive_complete(adata, key_added="made", **KEY)
+    with_split(adata, l1="train", l2="train", l3="val", l4="test")
+    with pytest.warns(UserWarning, match=r"layers\['made_rate'\].*has learned from all sections"):
+        predict(adata, layer="made_rate")
+    fitted = sp.tl.fit_predictor(adata, layer="made_rate", use_rep="X_test", **KEY)
+    sp.tl.predict_expression(adata, model=fitted, key_added="saved", **KEY)
+    roles = {"library_1": "train", "library_2": "train", "library_3": "seen", "library_4": "seen"}
+    for key in ("predicted_ridge", "saved"):
+        assert adata.uns["spared_sc"][key]["roles"] == roles
+
+
+def test_a_split_is_recorded_so_that_zarr_can_hold_it(adata, tmp_path):
+    adata.obs["library_id"] = adata.obs["library_id"].astype(str).str.replace("_", "/")
+    adata.obs["split"] = np.where(adata.obs["library_id"] == "library/4", "test", "train")
+    del adata.uns["spatial"]
+    sp.pp.combat(adata, key_added="made", **KEY)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Writing zarr v2")
+        adata.write_zarr(tmp_path / "a.zarr")
+    back = ad.read_zarr(tmp_path / "a.zarr")
+    predict(back, layer="made")  # without a warning: made with this split
+    assert back.uns["spared_sc"]["predicted_ridge"]["roles"]["library/4"] == "test"
 
 
 def test_places_that_sections_share_do_not_tell_them_apart(adata):
@@ -585,6 +640,10 @@ def test_places_that_sections_share_do_not_tell_them_apart(adata):
     sp.tl.predict_expression(adata, model=fitted, **KEY)
     roles = adata.uns["spared_sc"]["predicted_ridge"]["roles"]
     assert roles == {"library_1": "train", "library_2": "train", "library_3": "train", "library_4": "test"}
+    alone = adata[adata.obs["library_id"] == "library_1"].copy()  # by the names of its spots, whatever it is called
+    del alone.obs["library_id"], alone.uns["spatial"]
+    sp.tl.predict_expression(alone, model=fitted)
+    assert list(alone.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == ["train"]
 
 
 def test_a_section_is_known_again_under_another_name(adata):

@@ -335,6 +335,13 @@ def get_split(adata: AnnData, split_key: str | None, libraries: Libraries) -> np
     return np.asarray(result)
 
 
+def recorded_split(libraries: Libraries, split: np.ndarray | None) -> dict[str, np.ndarray] | None:
+    """A split as records hold it: names as values, since a name with "/" could not be written as a key."""
+    if split is None:
+        return None
+    return {"libraries": np.asarray(libraries.names, dtype=object), "parts": np.asarray(split, dtype=object)}
+
+
 def train_libraries(adata: AnnData, split_key: str | None, libraries: Libraries) -> np.ndarray:
     """Boolean mask of the libraries that statistics may be learned from."""
     split = get_split(adata, split_key, libraries)

@@ -65,7 +65,7 @@ def _in_tissue(adata: AnnData) -> np.ndarray:
     """Which spots are said to be on tissue, also where the column is text, as in tables that were read from CSV."""
     if Key.obs.in_tissue not in adata.obs:
         return np.ones(adata.n_obs, dtype=bool)
-    column = adata.obs[Key.obs.in_tissue].astype(object)
+    column = adata.obs[Key.obs.in_tissue].astype(object).map(lambda value: {"True": 1, "False": 0}.get(value, value))
     numbers = pd.to_numeric(column, errors="coerce")
     unknown = column[numbers.isna() & column.notna()]
     if len(unknown):

@@ -150,7 +150,7 @@ def combat(
             "model": "learned here" if model is None else "loaded",
         },
         slots={"layers": {key_added: write_columns(values, genes, corrected)}},
-        split=None if split is None else dict(zip(libraries.names, split.tolist(), strict=True)),
+        split=validate.recorded_split(libraries, split),
         batches=np.asarray(fit.batches, dtype=object),
         new_batches=np.asarray(new, dtype=object),
     )

@@ -15,8 +15,6 @@ from spared_sc._core.record import as_given
 from spared_sc._core.report import logger, warn
 from spared_sc._core.settings import settings
 from spared_sc._images.resolve import sources_by_library
-from spared_sc._images.store import spot_names
-from spared_sc.get.prediction import by_library
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 LOSSES = ("detected", "all")
 # Steps that look at one library at a time, or take away or add a constant of the gene.
-_ALONE = ("pp.normalize_tpm", "pp.center", "pp.uncenter", "tl.median_complete")
+_ALONE = ("pp.normalize_tpm", "pp.center", "pp.uncenter", "tl.median_complete", "tl.neighbor_mean_complete")
 _ORIGIN = ("weights", "source", "licence")  # of what identifies an encoder
 _SKETCH = 1024  # hashes that are kept of a section
 _SAME_SIZE = 0.1  # by how much the side of a patch may differ from that in training
@@ -157,13 +155,16 @@ def _check_library_scale(trained: Mapping[str, Any], found: Mapping[str, Any], n
 
 def unit_of(adata: AnnData, layer: str) -> str:
     """The layer in whose unit a layer is: completion and batch correction keep it, centering does not."""
-    made = adata.uns.get(Key.uns.records, {}).get(layer, {})
-    if made.get("function") == "pp.uncenter":
-        made = adata.uns[Key.uns.records].get(str(made["params"]["layer"]), {})
-    elif not str(made.get("function")).endswith(("_complete", ".combat")):
-        return layer
-    source = str(made.get("params", {}).get("layer", layer))
-    return layer if source == layer else unit_of(adata, source)
+    records, visited = adata.uns.get(Key.uns.records, {}), set()
+    while layer not in visited:
+        visited.add(layer)
+        made = records.get(layer, {})
+        if made.get("function") == "pp.uncenter":
+            made = records.get(str(made["params"]["layer"]), {})
+        elif not str(made.get("function")).endswith(("_complete", ".combat")):
+            break
+        layer = str(made.get("params", {}).get("layer", layer))
+    return layer
 
 
 def learned_across(
@@ -173,25 +174,44 @@ def learned_across(
 
     A layer without a record is taken as it is.
     """
-    records = adata.uns.get(Key.uns.records, {})
-    while layer in records:
-        made, here = records[layer], f"layers[{layer!r}], made by `{records[layer]['function']}`"
+    records, visited = adata.uns.get(Key.uns.records, {}), set()
+    while layer not in visited:
+        visited.add(layer)
+        made = _record_of(records, layer)
         params = made.get("params", {})
-        if made["function"] not in _ALONE:
-            past = made.get("split")
+        if made and not _looks_at_one_library(made, libraries):
+            here, past = f"layers[{layer!r}], made by `{made['function']}`", made.get("split")
             if split is None or params.get("split_key") != split_key:
                 return f"{here}, has learned from all sections"
-            if isinstance(past, dict) and not set(zip(libraries.names, split, strict=True)) <= by_library(past).items():
-                return f"{here}, has learned from another split, which had the same name"
-        source = str(params.get("layer", layer))
-        if source == layer:
-            break
-        layer = source
+            if isinstance(past, dict):
+                parts = zip(
+                    np.atleast_1d(past["libraries"]).tolist(), np.atleast_1d(past["parts"]).tolist(), strict=True
+                )
+                if not set(zip(libraries.names, split.tolist(), strict=True)) <= set(parts):
+                    return f"{here}, has learned from another split, which had the same name"
+        layer = str(params.get("layer", layer))
     return ""
 
 
+def _record_of(records: Mapping[str, Any], layer: str) -> Mapping[str, Any]:
+    """How a layer was made, also where it is one of several, such as rates; empty where that is not known."""
+    if layer in records:
+        return records[layer]
+    slot = f'layers["{layer}"]'
+    return next((one for one in records.values() if slot in map(str, np.atleast_1d(one.get("slots", [])))), {})
+
+
+def _looks_at_one_library(made: Mapping[str, Any], libraries: Libraries) -> bool:
+    """Whether a step learns nothing from other libraries of these data."""
+    if made["function"] != "pp.combat" or made["params"].get("model") != "loaded":
+        return made["function"] in _ALONE
+    # Of a ComBat that was learned elsewhere, batches that it did not know get their own location and scale.
+    new = set(np.atleast_1d(made["new_batches"]).tolist())
+    return made["params"].get("batch_key") == "None" and set(libraries.names) <= new
+
+
 def what_tells_apart(adata: AnnData, libraries: Libraries, spatial_key: str) -> str:
-    """`"places"` of spots where these tell the sections apart, unlike places on the array; else `"names"`."""
+    """`"places"` of spots where these differ between the sections, unlike places on the array; else `"names"` of spots."""
     if spatial_key not in adata.obsm:
         return "names"
     sketches = fingerprints(adata, libraries, spatial_key, "places").values()
@@ -199,11 +219,11 @@ def what_tells_apart(adata: AnnData, libraries: Libraries, spatial_key: str) -> 
 
 
 def fingerprints(adata: AnnData, libraries: Libraries, spatial_key: str, by: str) -> dict[str, list[int]]:
-    """Every section's smallest hashes of the places of its spots, or of the names of library and spots; see `same_section`."""
+    """Every section's smallest hashes of its spots' places or names, as in `what_tells_apart`; see `same_section`."""
     if by == "places" and spatial_key in adata.obsm:
         places = np.rint(10 * np.nan_to_num(np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2])).astype(np.int64)
     else:
-        places = np.array([[crc32(name.encode())] for name in spot_names(libraries, adata.obs_names)])
+        places = np.array([[crc32(name.encode())] for name in adata.obs_names])
     # One multiplication and shift per coordinate scatter the bits (a variant of splitmix64).
     hashed = np.zeros(len(places), dtype=np.uint64)
     for column in places.T:
@@ -283,8 +303,8 @@ def fit_one(
             "not scored.",
         )
     predictor.fit(learned_from, spots.rows(validation) if validation.size else None, how)
-    rest = "seen" if card["learned_across"] else "other"
-    roles = np.where(part.train, "train", np.where(part.validation, "val", rest)).tolist()
+    validation_role, rest = ("seen", "seen") if card["learned_across"] else ("val", "other")
+    roles = np.where(part.train, "train", np.where(part.validation, validation_role, rest)).tolist()
     known = np.ones(learned_from.target.shape, dtype=bool) if learned_from.known is None else learned_from.known
     return FittedPredictor(
         predictor,

@@ -276,7 +276,7 @@ def spackle_complete(
             "random_state": random_state,
         },
         device=str(run.device),
-        split=None if split is None else dict(zip(libraries.names, split.tolist(), strict=True)),
+        split=validate.recorded_split(libraries, split),
         **details,
     )
     return adata if copy else None

@@ -66,23 +66,24 @@ def _torchvision(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise
         raise ValueError(
             f"torchvision has no image classifier {name!r}; `torchvision.models.list_models()` lists them."
         )
-    network = models.get_model(name, weights=None)
-    last = next(head for head in HEADS if hasattr(network, head))
-    n_features = next(part.in_features for part in getattr(network, last).modules() if isinstance(part, nn.Linear))
-    setattr(network, last, nn.Identity())
-    if not pretrained:
-        return network, n_features, Normalise()
-    chosen = models.get_model_weights(name)["IMAGENET1K_V1"]
+    chosen = models.get_model_weights(name)["IMAGENET1K_V1"] if pretrained else None
     try:
-        state = chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        if pretrained:
+            # Torchvision reads the file in a way that could run code; here it is refused if it holds any.
+            chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        network = models.get_model(name, weights=chosen, progress=False)
     except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise FileNotFoundError(
             f"the ImageNet weights of {name} are not on this machine and cannot be downloaded ({error}): put "
             f"{chosen.url.rpartition('/')[2]} from {chosen.url} into {folder}, or give `weights=` the path of that file. "
             f"weights={RANDOM!r} starts from untrained weights."
         ) from error
-    load(network, state, f"torchvision:{name}", chosen.url)
+    last = next(head for head in HEADS if hasattr(network, head))
+    n_features = next(part.in_features for part in getattr(network, last).modules() if isinstance(part, nn.Linear))
+    setattr(network, last, nn.Identity())
     return network, n_features, Normalise()
 
 
