@@ -41,3 +41,16 @@ def no_traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     assert len(plt.get_fignums()) <= 1
     plt.close("all")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Networks as small as those of tests lose time to threads."""
+    import numba
+    import torch
+
+    numba.get_num_threads()  # numba's first launch sets torch's number of threads, so let it be first
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

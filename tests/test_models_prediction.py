@@ -46,13 +46,7 @@ MODELS = {"regression": regression, "bleep": contrastive, "egn": guided}
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
-@pytest.fixture(autouse=True)
-def _one_torch_thread():
-    """Networks this small lose time to threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 class Patches:

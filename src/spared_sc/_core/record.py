@@ -74,15 +74,19 @@ def check_key(adata: AnnData, key: str, *, attr: str = "layers", source: str | N
             f'or remove it first with `del adata.{attr}["{key}"]`.'
         )
     past = adata.uns.get(Key.uns.records, {}).get(key) if attr in _GUARDED else None
-    if past is not None and f'{attr}["{key}"]' not in {str(slot) for slot in np.atleast_1d(past.get("slots", []))}:
+    if past is not None and f'{attr}["{key}"]' not in slots_of(past):
         raise ValueError(
             f"key_added={key!r} is the name of a record of {past.get('function')}, which would be lost: pass another."
         )
 
 
+def slots_of(past: Mapping[str, Any]) -> set[str]:
+    """What was written together with a record, such as `layers["median"]`."""
+    return {str(slot) for slot in np.atleast_1d(past.get("slots", []))}
+
+
 def _written_slots(adata: AnnData) -> set[str]:
-    records = adata.uns.get(Key.uns.records, {})
-    return {str(slot) for past in records.values() for slot in np.atleast_1d(past.get("slots", []))}
+    return {slot for past in adata.uns.get(Key.uns.records, {}).values() for slot in slots_of(past)}
 
 
 def record(

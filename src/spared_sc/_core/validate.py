@@ -390,11 +390,16 @@ def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind:
 
 
 def canonical_order(adata: AnnData, libraries: Libraries, spatial_key: str) -> np.ndarray:
-    """Spots by library name and place, so that random draws do not depend on the order of rows or libraries."""
+    """Spots by library name and place, so that random draws do not depend on the order of rows or libraries.
+
+    Without places, by their names.
+    """
     if {Key.obs.array_row, Key.obs.array_col} <= set(adata.obs):
         first, second = adata.obs[Key.obs.array_row].to_numpy(), adata.obs[Key.obs.array_col].to_numpy()
-    else:
+    elif spatial_key in adata.obsm:
         second, first = np.asarray(adata.obsm[spatial_key])[:, :2].T
+    else:
+        return np.lexsort((adata.obs_names.to_numpy(dtype=str), libraries.codes))
     return np.lexsort((second, first, libraries.codes))
 
 

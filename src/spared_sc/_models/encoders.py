@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,7 +30,7 @@ _FEWEST = 4  # a patch with less than a fourth of the encoder's pixels a side is
 _COARSEST = 2  # times the coarsest scale that a foundation encoder was made for: nuclei are gone beyond
 
 
-class Encoder:
+class Encoder(ABC):
     """A fixed map from patches to features.
 
     Attributes
@@ -75,8 +76,9 @@ class Encoder:
             return np.empty((0, self.dim), dtype=np.float32)
         return self._embed(batch)
 
+    @abstractmethod
     def _embed(self, batch: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Features of at least one patch, float32 (n, d)."""
 
     def identity(self) -> dict[str, Any]:
         """Plain values that name this encoder exactly, for a record."""
@@ -99,7 +101,10 @@ class _Function(Encoder):
 
     def __init__(self, card: EncoderCard, function: Callable[[np.ndarray], np.ndarray]):
         super().__init__(card, dim=function(np.zeros((1, 32, 32, 3), dtype=np.uint8)).shape[1], weights="none")
-        self._embed = function
+        self._function = function
+
+    def _embed(self, batch: np.ndarray) -> np.ndarray:
+        return self._function(batch)
 
 
 class _Network(Encoder):

@@ -7,7 +7,7 @@ import scipy.sparse as sps
 
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, check_number, get_lattice, get_libraries, listing
-from spared_sc.pl._spots import add_circles, draw_tissue, get_sections, in_points
+from spared_sc.pl._spots import add_circles, check_panels, draw_tissue, get_sections, in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,11 +101,7 @@ def lattice(
     check_adata(adata)
     check_number("n_rings", n_rings, 1, whole=True)
     sections = get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
-    if ax is not None and len(sections) != 1:
-        raise ValueError(
-            f"`ax` holds one panel, but {len(sections)} libraries were asked for: "
-            "name one with `libraries=`, or leave `ax` out."
-        )
+    check_panels(ax, len(sections), f"{len(sections)} libraries", "one with `libraries=`")
     graph, most = _graph(adata, library_key, spatial_key, int(n_rings), connectivity_key)
     n_neighbours = np.diff(graph.indptr)
 

@@ -7,7 +7,7 @@ import numpy as np
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, get_libraries, listing
 from spared_sc._images.alignment import align_libraries
-from spared_sc.pl._spots import OKABE_ITO, Section, add_circles, draw_tissue, in_points
+from spared_sc.pl._spots import OKABE_ITO, Section, add_circles, check_panels, draw_tissue, in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,11 +88,7 @@ def alignment(
         raise KeyError(
             f"libraries={libraries!r}: there is no such library; pass names out of {listing(known.names)}, or None."
         )
-    if ax is not None and len(names) != 1:
-        raise ValueError(
-            f"`ax` holds one panel, but {len(names)} libraries were asked for: name one with `libraries=`, or leave "
-            "`ax` out."
-        )
+    check_panels(ax, len(names), f"{len(names)} libraries", "one with `libraries=`")
     if libraries is not None:  # the images of the others need not be there
         adata = adata[np.isin(np.asarray(known.names)[known.codes], names)]
         known = get_libraries(adata, library_key)

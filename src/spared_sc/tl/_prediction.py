@@ -11,7 +11,7 @@ import numpy as np
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import as_given
+from spared_sc._core.record import as_given, slots_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.settings import settings
 from spared_sc._images.resolve import sources_by_library
@@ -180,15 +180,12 @@ def learned_across(
         made = _record_of(records, layer)
         params = made.get("params", {})
         if made and not _looks_at_one_library(made, libraries):
-            here, past = f"layers[{layer!r}], made by `{made['function']}`", made.get("split")
+            here, past = f"layers[{layer!r}], made by `{made['function']}`", as_given(made.get("split"))
             if split is None or params.get("split_key") != split_key:
                 return f"{here}, has learned from all sections"
-            if isinstance(past, dict):
-                parts = zip(
-                    np.atleast_1d(past["libraries"]).tolist(), np.atleast_1d(past["parts"]).tolist(), strict=True
-                )
-                if not set(zip(libraries.names, split.tolist(), strict=True)) <= set(parts):
-                    return f"{here}, has learned from another split, which had the same name"
+            parts = set(zip(libraries.names, split.tolist(), strict=True))
+            if past is not None and not parts <= set(zip(past["libraries"], past["parts"], strict=True)):
+                return f"{here}, has learned from another split, which had the same name"
         layer = str(params.get("layer", layer))
     return ""
 
@@ -197,8 +194,7 @@ def _record_of(records: Mapping[str, Any], layer: str) -> Mapping[str, Any]:
     """How a layer was made, also where it is one of several, such as rates; empty where that is not known."""
     if layer in records:
         return records[layer]
-    slot = f'layers["{layer}"]'
-    return next((one for one in records.values() if slot in map(str, np.atleast_1d(one.get("slots", [])))), {})
+    return next((one for one in records.values() if f'layers["{layer}"]' in slots_of(one)), {})
 
 
 def _looks_at_one_library(made: Mapping[str, Any], libraries: Libraries) -> bool:

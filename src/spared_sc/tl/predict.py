@@ -350,16 +350,8 @@ def _given(
         "card": card,
         "looks": of.appearance(spots),
         "detected": detected,
-        "order": _order(adata, libraries, spatial_key),
+        "order": validate.canonical_order(adata, libraries, spatial_key),
     }
-
-
-def _order(adata: AnnData, libraries: validate.Libraries, spatial_key: str) -> np.ndarray:
-    """Spots in an order that does not depend on that of rows and libraries."""
-    try:
-        return validate.canonical_order(adata, libraries, spatial_key)
-    except KeyError:  # no places
-        return np.lexsort((adata.obs_names.to_numpy(dtype=str), libraries.codes))
 
 
 def _fit_and_predict(
