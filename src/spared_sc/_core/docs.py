@@ -1,8 +1,9 @@
-"""Docstrings that share their text: parameters that mean the same everywhere are described once."""
+"""Docstrings that share their text: a parameter that means the same everywhere is described once."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,32 +12,50 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable)
 
-DATA = """
-adata
-    Spots x genes.
-layer
-    Layer to complete.
-mask_var
-    Boolean column of `var`: the genes to complete. `"spared_selected"` is used when present, all genes otherwise.
-library_key
-    Column of `obs` that names the library of each spot; needed with several libraries.
-spatial_key
-    Name in `obsm` of the positions that stand in where there are no array coordinates.
-"""
-RUN = """
-key_added
-    Name of the new layer.
-n_jobs
-    Threads. `None` asks `sp.settings`. The result does not depend on it.
-random_state
-    Seed. The same seed gives the same result.
-copy
-    Return a changed copy instead of changing `adata`.
-"""
+_LINE = re.compile(r"^(\s*)\{(\w+)\}$")
+
+# A docstring line `{name}` becomes the name and this text.
+PARAMETERS = {
+    "adata": "Spots x genes.",
+    "mask_var": (
+        'Boolean column of `var` with the genes to use. `"spared_selected"` is used where it exists, all genes '
+        "otherwise; `None` uses all genes."
+    ),
+    "library_key": (
+        "Column of `obs` with the library (section) of each spot. Needed when there are several libraries; `None` "
+        "asks `sp.settings`."
+    ),
+    "subject_key": "Column of `obs` with the donor of each spot. Without it, every library counts as its own donor.",
+    "spatial_key": "Key in `obsm` of the spots' positions, x and y in pixels of the image.",
+    "split_key": 'Column of `obs` with `"train"`, `"val"` or `"test"`. The default column is used where it exists.',
+    "use_rep": "Key in `obsm` of an embedding of the spots, such as of their images.",
+    "device": 'Torch device, such as `"cpu"` or `"cuda:0"`. `None` asks `sp.settings`.',
+    "batch_size": "Spots per forward pass at inference. It changes memory and speed, not the result.",
+    "n_jobs": "Number of threads. `None` asks `sp.settings`. The result does not depend on it.",
+    "random_state": "Seed. The same seed gives the same result.",
+    "show_progress_bar": "Whether to show progress. `None` asks `sp.settings`.",
+    "checkpoint": (
+        "Folder in which the state of a fit is kept. The same call after an interrupt or a crash resumes there and "
+        "ends with the same result."
+    ),
+    "copy": "Return a changed copy instead of changing `adata`.",
+    "n_bootstrap": "Number of bootstrap resamples.",
+    "ax": "Axes to draw into. `None` makes a new figure.",
+    "figsize": "Width and height of the figure in inches.",
+    "show": "Call `plt.show()` and return `None`.",
+}
 
 
 def fill(**texts: str) -> Callable[[F], F]:
-    """Put texts in place of the lines `{name}` of a function's docstring, as far in as these."""
+    """Replace the lines `{name}` of a function's docstring, keeping their indentation.
+
+    A name that is given here is replaced by its text, any other by the parameter of that name in `PARAMETERS`.
+
+    Raises
+    ------
+    KeyError
+        If a line names neither.
+    """
 
     def decorate(function: F) -> F:
         if function.__doc__ is not None:  # python -OO drops docstrings
@@ -48,5 +67,14 @@ def fill(**texts: str) -> Callable[[F], F]:
 
 
 def _filled(line: str, texts: dict[str, str]) -> str:
-    text = texts.get(line.strip()[1:-1]) if line.strip().startswith("{") else None
-    return line if text is None else textwrap.indent(inspect.cleandoc(text), line[: line.index("{")])
+    found = _LINE.match(line)
+    if found is None:
+        return line
+    indent, name = found.groups()
+    if name in texts:
+        return textwrap.indent(inspect.cleandoc(texts[name]), indent)
+    return textwrap.indent(f"{name}\n{textwrap.indent(textwrap.fill(PARAMETERS[name], 108), '    ')}", indent)
+
+
+DATA = "\n".join(f"{name}\n    {PARAMETERS[name]}" for name in ("adata", "mask_var", "library_key", "spatial_key"))
+RUN = "\n".join(f"{name}\n    {PARAMETERS[name]}" for name in ("n_jobs", "random_state", "copy"))

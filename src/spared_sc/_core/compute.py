@@ -1,0 +1,63 @@
+"""How to compute: device, seed, batch size, threads, progress and checkpoint, checked once and passed down as one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spared_sc._core.settings import settings
+from spared_sc._core.validate import check_number, n_threads
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How to compute. Only the seed changes a result."""
+
+    device: str | None = None  # name of a torch device; `None` lets the networks choose
+    seed: int = 0
+    batch_size: int | None = None  # spots per forward pass at inference; `None` leaves it to the model
+    n_threads: int = 1
+    show_progress_bar: bool | None = None
+    checkpoint: Path | None = None  # folder in which an interrupted fit keeps its state
+
+    def bar(self, total: int, desc: str, unit: str = "step") -> tqdm:
+        """A progress bar."""
+        from spared_sc._core.report import progress_bar
+
+        return progress_bar(total=total, desc=desc, show=self.show_progress_bar, unit=unit)
+
+    def below(self, *folders: str) -> Compute:
+        """The same with the checkpoint in a folder below."""
+        return self if self.checkpoint is None else replace(self, checkpoint=self.checkpoint.joinpath(*folders))
+
+    def without_bar(self) -> Compute:
+        """The same without a progress bar, for steps of something that shows one."""
+        return replace(self, show_progress_bar=False)
+
+
+def make_compute(
+    *,
+    random_state: int = 0,
+    device: str | None = None,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    show_progress_bar: bool | None = None,
+    checkpoint: str | Path | None = None,
+) -> Compute:
+    """Check the arguments of a public function; what is `None` comes from the settings."""
+    check_number("random_state", random_state, 0, whole=True)
+    batch_size = settings.batch_size if batch_size is None else batch_size
+    if batch_size is not None:
+        check_number("batch_size", batch_size, 1, whole=True)
+    return Compute(
+        device=settings.device if device is None else str(device),
+        seed=int(random_state),
+        batch_size=batch_size,
+        n_threads=n_threads(n_jobs),
+        show_progress_bar=show_progress_bar,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+    )
