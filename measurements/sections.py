@@ -1,4 +1,4 @@
-"""The real sections that the benchmarks run on, read from `$SPARED_SC_DATA_DIR` and taken through the recipe."""
+"""The real sections that the measurements run on, read from `$SPARED_SC_DATA_DIR` and taken through the recipe."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Needs the sections of Gracia Villacampa et al. (2021) in `$SPARED_SC_DATA_DIR/villacampa`.
 
-    python benchmarks/completion_first_look.py                  the table, about ten minutes on two cores
-    python benchmarks/completion_first_look.py --feedforward    width of the feed-forward part against time
+    python measurements/completion_first_look.py                  the table, about ten minutes on two cores
+    python measurements/completion_first_look.py --feedforward    width of the feed-forward part against time
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reading patches: does it keep an encoder waiting, and how much memory does a whole slide need?
 
-    python benchmarks/patches.py [--spots 1024] [--slide-spots 100000] [--encoder resnet18] [--device cpu] [--threads 2]
+    python measurements/patches.py [--spots 1024] [--slide-spots 100000] [--encoder resnet18] [--device cpu] [--threads 2]
 
 1. Peak memory of reading 100,000 patches of a tiled TIFF, in a process of its own.
 2. Speed of an encoder with random weights on patches that are cut from an image file, against the same patches in memory,

@@ -1,6 +1,6 @@
 """What filling does to the expression of undetected entries, where the truth is known.
 
-    python benchmarks/zero_means.py         Markdown, less than a minute on two CPU cores
+    python measurements/zero_means.py         Markdown, less than a minute on two CPU cores
 
 The sections are drawn from a model (`sp.datasets.synthetic`), so the expected counts of every entry are known
 (`layers["rate"]`).

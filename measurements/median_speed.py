@@ -1,6 +1,6 @@
 """Adaptive median: the compiled kernel against plain Python loops over the definition, on VLO's shape, in one run.
 
-    python benchmarks/median_speed.py [--share 0.02]
+    python measurements/median_speed.py [--share 0.02]
 
 The loops run on a random share of the undetected entries, and their time is scaled up to all of them.
 """

@@ -1,6 +1,6 @@
 """Four properties of the code released with SpaRED (BCV-Uniandes/SpaRED at 3ca900f), measured beside this package's.
 
-    python benchmarks/released_code_quirks.py       Markdown, some ten seconds on two CPU cores
+    python measurements/released_code_quirks.py       Markdown, some ten seconds on two CPU cores
 
 Nothing of the released code is run or copied: each property is rebuilt from its description (docs/released_code.md)
 with the same library calls.

@@ -1,7 +1,7 @@
 """Time and peak memory of the recipe, the adaptive median and SpaCKLE on made-up collections of Visium density.
 
-    python benchmarks/scale.py                          5,000 and 43,804 spots (SpaRED's largest set)
-    python benchmarks/scale.py --spots 500000 --subset-genes
+    python measurements/scale.py                          5,000 and 43,804 spots (SpaRED's largest set)
+    python measurements/scale.py --spots 500000 --subset-genes
 
 Each size runs in a process of its own, and each step's peak is the highest resident memory up to its end.
 """

@@ -1,8 +1,8 @@
 """Expression from the H&E image on real sections: scores beside anchors, and what a fit costs.
 
-    python benchmarks/prediction.py                 ridge and nearest neighbours: HER2+ C2 to C5, and the mouse colon
-    python benchmarks/prediction.py --networks      the networks, from untrained weights and few steps, beside ridge
-    python benchmarks/prediction.py --targets       raw and completed targets, in four arms
+    python measurements/prediction.py                 ridge and nearest neighbours: HER2+ C2 to C5, and the mouse colon
+    python measurements/prediction.py --networks      the networks, from untrained weights and few steps, beside ridge
+    python measurements/prediction.py --targets       raw and completed targets, in four arms
 
 HER2+ C2 to C5 are four sections of one patient, each predicted by a fit to the other three (hyper-parameters chosen among
 those): the scores say nothing about other patients. The colon is one section, its right half predicted by a fit to the left

@@ -2,7 +2,7 @@
 
 Needs the sections of Gracia Villacampa et al. (2021) in `$SPARED_SC_DATA_DIR/villacampa`.
 
-    python benchmarks/table1.py
+    python measurements/table1.py
 """
 
 from __future__ import annotations

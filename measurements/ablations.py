@@ -1,6 +1,6 @@
 """The paper's ablations of SpaCKLE (its Tables 2 and 3) on real sections, scored on hidden entries.
 
-    python benchmarks/ablations.py                      VLO, VKO and four sections of HER2+ patient C, one mask; half an hour on two cores
+    python measurements/ablations.py                      VLO, VKO and four sections of HER2+ patient C, one mask; half an hour on two cores
 
 Every variant is fitted to what is left after 30 % of the detected entries were hidden, at most 400 steps with a patience
 of 200: in all variants the best step comes early, see the documentation.

@@ -1,11 +1,11 @@
 """Completion on real sections: accuracy of every method, and what each costs.
 
-    python benchmarks/completion.py                     accuracy on all sets; a set takes minutes to a quarter of an hour
-    python benchmarks/completion.py --tables            the tables of the documentation from the scores so far
-    python benchmarks/completion.py --others SET ...    MAGIC, ALRA and SME beside the default
-    python benchmarks/completion.py --speed             seconds and memory of every method, 2,000 spots x 128 genes
-    python benchmarks/completion.py --growth            the same of the default, 1,000 to 100,000 spots, 32 to 5,000 genes
-    python benchmarks/completion.py --paper-steps       10,000 training steps of the paper's model on the device at hand
+    python measurements/completion.py                     accuracy on all sets; a set takes minutes to a quarter of an hour
+    python measurements/completion.py --tables            the tables of the documentation from the scores so far
+    python measurements/completion.py --others SET ...    MAGIC, ALRA and SME beside the default
+    python measurements/completion.py --speed             seconds and memory of every method, 2,000 spots x 128 genes
+    python measurements/completion.py --growth            the same of the default, 1,000 to 100,000 spots, 32 to 5,000 genes
+    python measurements/completion.py --paper-steps       10,000 training steps of the paper's model on the device at hand
 
 Scores go to one CSV file per set and regime in `--out`; what is there is not computed again. The default completer was
 tuned on the sets VKO, HER2_C and prostate; the others had no part in it.
