@@ -16,7 +16,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
-from spared_sc.datasets._sections import (
+from spared_sc.datasets._join import (
     PIXELS,
     PLACES,
     Section,

@@ -16,8 +16,8 @@ from spared_sc._core.record import record
 from spared_sc._core.report import logger
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
-from spared_sc.datasets._sections import Section, check_library_key, join_sections
-from spared_sc.datasets.legacy_st import read_places, read_section
+from spared_sc.datasets._join import Section, check_library_key, join_sections
+from spared_sc.datasets._read_st import read_places, read_section
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

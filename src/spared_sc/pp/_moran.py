@@ -1,4 +1,4 @@
-"""Which genes vary in space, and which of them to model."""
+"""Moran's I of every gene, averaged over the libraries."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import scipy.sparse as sps
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import actualise, record
-from spared_sc._core.report import logger, warn
+from spared_sc._core.record import record
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# SpaRED models 128 genes, and 32 where this many or fewer are left after the filter.
-_FEW_GENES = 320
 _BLOCK = 1 << 26  # values held as a dense array at once, so that memory does not grow with the number of genes
 
 
@@ -162,100 +159,3 @@ def moran(
 def _mean_over_libraries(scores: np.ndarray) -> np.ndarray:
     n = np.isfinite(scores).sum(axis=0)
     return np.divide(np.nansum(scores, axis=0), n, out=np.full(n.size, np.nan), where=n > 0)
-
-
-def select_genes(
-    adata: AnnData,
-    *,
-    n_genes: int | None = None,
-    score: str = Key.var.moran_i,
-    mask_var: str | None = Key.var.keep,
-    key_added: str = Key.var.selected,
-    subset_genes: bool = False,
-    copy: bool = False,
-) -> AnnData | None:
-    """Select the genes with the highest Moran's I for modelling.
-
-    Parameters
-    ----------
-    adata
-        Spots x genes, with scores in `var`.
-    n_genes
-        How many. `None` takes SpaRED's rule: 128, or 32 when 320 or fewer genes are left to choose from.
-    score
-        Column of `var` to rank by, highest first. Genes without a score are never selected.
-    mask_var
-        Boolean column of `var`: the genes to choose from. `"spared_keep"` is used when present.
-    key_added
-        Name of the new column.
-    subset_genes
-        Drop all other genes.
-    copy
-        Return a changed copy instead of changing `adata`.
-
-    Returns
-    -------
-    `None`, or the changed copy with `copy=True`. Slots written:
-
-    `var["spared_selected"]`
-        Whether the gene is selected; read by every function that models genes, as scanpy's functions read
-        `highly_variable`.
-    `uns["spared_sc"]["spared_selected"]`
-        Parameters and the number of genes.
-
-    Raises
-    ------
-    KeyError
-        If there are no scores.
-    ValueError
-        If `n_genes` is not positive, or no gene has a score.
-
-    Warns
-    -----
-    UserWarning
-        If fewer genes have a score than are asked for; all of those are selected then.
-
-    Examples
-    --------
-    >>> import spared_sc as sp
-    >>> adata = sp.datasets.synthetic(n_libraries=2)
-    >>> sp.pp.normalize_tpm(adata)
-    >>> sp.pp.moran(adata, library_key="library_id")
-    >>> sp.pp.select_genes(adata, n_genes=16)
-    >>> int(adata.var["spared_selected"].sum())
-    16
-    """
-    validate.check_adata(adata)
-    scores = validate.get_numbers(adata, score, remedy="run `sp.pp.moran(adata)` first")
-    if n_genes is not None:
-        validate.check_number("n_genes", n_genes, 1, whole=True)
-    mask = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
-    candidates = np.flatnonzero(mask & np.isfinite(scores))
-    if not candidates.size:
-        raise ValueError(f"no gene has a finite {score!r}: run `sp.pp.moran(adata)` on the genes to choose from.")
-    wanted = int(n_genes) if n_genes is not None else (128 if candidates.size > _FEW_GENES else 32)
-    if candidates.size < wanted:
-        warn(
-            f"{candidates.size} genes have a score, {wanted} were asked for: all of them are selected. "
-            "Lower `real_data_share` in `sp.pp.spared_filter` to keep more genes.",
-        )
-    # ties go to the name, so that the order of the genes does not matter
-    names = adata.var_names.to_numpy(dtype=str)[candidates]
-    best = candidates[np.lexsort((names, -scores[candidates]))[:wanted]]
-    selected = np.zeros(adata.n_vars, dtype=bool)
-    selected[best] = True
-
-    adata = adata.copy() if copy else adata
-    actualise(adata)
-    record(
-        adata,
-        key=key_added,
-        function="pp.select_genes",
-        params={"n_genes": n_genes, "score": score, "mask_var": mask_var if mask_var in adata.var else None},
-        slots={"var": {key_added: selected}},
-        n_selected=int(selected.sum()),
-    )
-    logger.info("%d of %d genes selected by %s", selected.sum(), candidates.size, score)
-    if subset_genes:
-        adata._inplace_subset_var(selected)
-    return adata if copy else None

@@ -13,7 +13,7 @@ def spared_splits() -> dict[str, dict[str, str]]:
 
     Facts from the released configuration of SpaRED (Ruiz et al. 2025), with its names of the sections.
     """
-    text = (files("spared_sc._core") / "spared_splits.json").read_text()
+    text = (files("spared_sc.datasets") / "spared_splits.json").read_text()
     return {
         name: {section: split for split, sections in splits.items() for section in sections}
         for name, splits in json.loads(text).items()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, shallow_copy
-from spared_sc.pp.filter import spared_filter
-from spared_sc.pp.genes import moran, select_genes
-from spared_sc.pp.normalize import normalize_tpm
+from spared_sc.pp._moran import moran
+from spared_sc.pp._normalize_tpm import normalize_tpm
+from spared_sc.pp._select_genes import select_genes
+from spared_sc.pp._spared_filter import spared_filter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
