@@ -1,3 +1,3 @@
-from .completion import compare_completions as compare_completions
-from .entries import missing_share as missing_share
-from .prediction import predicted as predicted
+from ._compare_completions import compare_completions as compare_completions
+from ._missing_share import missing_share as missing_share
+from ._predicted import predicted as predicted

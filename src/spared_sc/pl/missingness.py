@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc.get.entries import missing_share
+from spared_sc.get._missing_share import missing_share
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core.keys import Key
+from spared_sc._core.predictions import by_library, prediction_key, scored_libraries
 from spared_sc._core.validate import (
     check_adata,
     check_number,
@@ -15,9 +16,8 @@ from spared_sc._core.validate import (
     get_libraries,
     listing,
 )
-from spared_sc._kernels import agreement as kernel
+from spared_sc._kernels import prediction_scores as kernel
 from spared_sc._kernels.metrics import FLOORS
-from spared_sc.get.prediction import by_library, prediction_key, scored_libraries
 from spared_sc.pl._spots import (
     OKABE_ITO,
     PANEL_WIDTH,

@@ -1,4 +1,6 @@
-from .audit import audit_completion as audit_completion
+from ._audit_completion import audit_completion as audit_completion
+from ._evaluate_completion import evaluate_completion as evaluate_completion
+from ._score_prediction import score_prediction as score_prediction
 from .baselines import additive_complete as additive_complete
 from .baselines import alra_complete as alra_complete
 from .baselines import depth_only_complete as depth_only_complete
@@ -15,11 +17,9 @@ from .baselines import soft_impute_kernel_complete as soft_impute_kernel_complet
 from .baselines import stack_complete as stack_complete
 from .embed import embed_patches as embed_patches
 from .embed import encoders as encoders
-from .evaluate import evaluate_completion as evaluate_completion
 from .median import median_complete as median_complete
 from .predict import fit_predictor as fit_predictor
 from .predict import predict_expression as predict_expression
 from .predict import predictors as predictors
-from .score import score_prediction as score_prediction
 from .spackle import spackle_complete as spackle_complete
 from .targets import compare_targets as compare_targets

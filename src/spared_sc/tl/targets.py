@@ -9,8 +9,8 @@ from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import shallow_copy
 from spared_sc.tl._prediction import learned_across
+from spared_sc.tl._score_prediction import score_prediction
 from spared_sc.tl.predict import predict_expression
-from spared_sc.tl.score import score_prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def compare_targets(
 
     Returns
     -------
-    The table of :func:`spared_sc.tl.score_prediction`, in which `prediction` names the arm: `"raw, all"`,
+    The table of :func:`spared_sc.tl._score_prediction_prediction`, in which `prediction` names the arm: `"raw, all"`,
     `"raw, detected"`, `"completed, all"` and `"completed, detected"`.
 
     Raises

@@ -9,9 +9,9 @@ import numpy as np
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
+from spared_sc._core.predictions import by_library, prediction_key, prediction_keys, scored_libraries
 from spared_sc._core.report import warn
 from spared_sc._kernels.bootstrap import unit_weights
-from spared_sc.get.prediction import by_library, prediction_key, prediction_keys, scored_libraries
 from spared_sc.tl import _prediction as of
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class _Measured:
 
     def score(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
         """Per library: the column 0 is over all genes, the others are the genes; (n_libraries,) where there are none."""
-        from spared_sc._kernels import agreement
+        from spared_sc._kernels import prediction_scores as agreement
 
         by_gene = agreement.by_gene(*self.given, prediction, self.library, self.n_libraries)
         total = agreement.by_library(*self.given, prediction, self.library, self.n_libraries)
@@ -262,7 +262,7 @@ def _floors(
     random_state: int,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Scores of a prediction without error, at two estimates of the sampling noise."""
-    from spared_sc._kernels import agreement
+    from spared_sc._kernels import prediction_scores as agreement
     from spared_sc._kernels.floor import noise_variances
     from spared_sc._kernels.metrics import FLOORS
     from spared_sc.tl._sections import resolve, warn_of_no_floor

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from spared_sc._kernels.scores import Hidden, Score, Thinned, Truth
+    from spared_sc._kernels.hidden_entries import Hidden, Score, Thinned, Truth
     from spared_sc._kernels.sections import Sections
 
     from ._sections import Resolved
@@ -178,7 +178,7 @@ def evaluate_completion(
     """
     import pandas as pd
 
-    from spared_sc._kernels.scores import REGIMES, TOGETHER, Truth
+    from spared_sc._kernels.hidden_entries import REGIMES, TOGETHER, Truth
 
     chosen = _methods(methods)
     plan = _plan(regimes, shares, n_masks)
@@ -260,7 +260,7 @@ def _name(method: Any) -> str:
 
 def _plan(regimes: str | Sequence[str], shares: Sequence[float] | None, n_masks: int) -> list[tuple[str, float, int]]:
     """Regime, hidden share and number of every mask."""
-    from spared_sc._kernels.scores import REGIMES
+    from spared_sc._kernels.hidden_entries import REGIMES
 
     validate.check_number("n_masks", n_masks, 1, whole=True)
     regimes = [regimes] if isinstance(regimes, str) else list(dict.fromkeys(regimes))
