@@ -105,7 +105,7 @@ def _library_gene_values(sections: Sections, shrinkage: float) -> np.ndarray:
 
 
 def _depth_values(sections: Sections, shrinkage: float) -> np.ndarray:
-    return regression.depth_trend(sections.values, sections.known, sections.depth, shrinkage)
+    return regression.depth_trend(sections.values, sections.known, sections.need_counts().depth, shrinkage)
 
 
 def _additive_values(sections: Sections, spot_shrinkage: float, library_shrinkage: float) -> np.ndarray:
@@ -243,8 +243,9 @@ class _Rates:
     def __init__(self, sections: Sections, unit: float, *, seed: int):
         self.sections = sections
         self.seed = seed
-        self.counts = sections.counts
-        self.exposure = (sections.depth / unit).astype(np.float32)[:, None]  # in spots of the depth `unit`
+        self.counts = sections.need_counts().values
+        self.depths = sections.need_counts().depth
+        self.exposure = (self.depths / unit).astype(np.float32)[:, None]  # in spots of the depth `unit`
         self._factors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @cached_property
@@ -267,7 +268,7 @@ class _Rates:
         return self.exposure * self.library_share
 
     def depth(self) -> np.ndarray:
-        return regression.depth_rate(self.counts, self.sections.depth)
+        return regression.depth_rate(self.counts, self.depths)
 
     def neighbors(self, n_rings: int) -> np.ndarray:
         return self._smooth(smoothing.rings(self.sections.lattice, n_rings), 1.0)
@@ -299,7 +300,7 @@ class _RateTuner:
     def __init__(self, sections: Sections, seed: int):
         self.unit = _unit(sections)
         half, self.other = sections.thinned(_generator(seed, 1))
-        self.other_depth = sections.depth - half.depth
+        self.other_depth = sections.need_counts().depth - half.need_counts().depth
         self.rates = _Rates(half, self.unit, seed=seed)
 
     def pick(self, name: str, rate: Callable[..., np.ndarray]) -> dict[str, Any]:
@@ -316,7 +317,7 @@ class _RateTuner:
 
 
 def _unit(sections: Sections) -> float:
-    return max(float(sections.depth.mean()), 1e-12)
+    return max(float(sections.need_counts().depth.mean()), 1e-12)
 
 
 def _rates(sections: Sections, seed: int) -> _Rates | None:
@@ -331,7 +332,7 @@ def tune_all(sections: Sections, seed: int) -> Tuned:
     """Parameters of the values of all completers that `base_features` runs."""
     tuner = _Tuner(sections, seed)
     tuned = {"library_gene_mean": tuner.library_gene_mean()}
-    if sections.depth is not None:
+    if sections.counts is not None:
         tuned["depth_only"] = tuner.depth_only()
     tuned["additive"] = tuner.best_additive
     tuned["neighbor_mean"] = tuner.neighbor_mean(tuned["library_gene_mean"])
@@ -416,7 +417,7 @@ def library_gene_mean(sections: Sections, *, seed: int, n_threads: int, shrinkag
 
 def depth_only(sections: Sections, *, seed: int, n_threads: int, shrinkage: float | None = None) -> Estimate:
     """What the depth of the spot alone says of each gene."""
-    if sections.depth is None:
+    if sections.counts is None:
         raise ValueError(
             "there are no raw counts, and without them no depths: put raw counts into adata.X or "
             'adata.layers["counts"], or complete by another method, such as `sp.tl.additive_complete(adata)`.'
@@ -613,8 +614,8 @@ def magic(sections: Sections, *, seed: int, n_threads: int, knn: int = 5, t: int
 
 def _magic(sections: Sections, knn: int, t: int, seed: int, n_threads: int) -> np.ndarray:
     """MAGIC on the square roots of counts that are scaled to one depth."""
-    depth = np.maximum(sections.depth, 1)
-    inputs = np.sqrt(sections.counts * (np.median(depth) / depth)[:, None])
+    depth = np.maximum(sections.counts.depth, 1)
+    inputs = np.sqrt(sections.counts.values * (np.median(depth) / depth)[:, None])
     knn = min(knn, (len(inputs) - 1) // 3)  # the library looks for three times as many
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library calls deprecated functions of others

@@ -48,7 +48,7 @@ def noise_variances(sections: Sections, rng: np.random.Generator) -> tuple[np.nd
     known = sections.known
     scale = _scale(sections)[known]
     result = []
-    for rate in (_rates_of_half(sections, rng)[known], truncated_rate(sections.counts[known])):
+    for rate in (_rates_of_half(sections, rng)[known], truncated_rate(sections.need_counts().values[known])):
         _, sd = truncated_moments(rate[:, None], np.array([np.inf]), scale[:, None])
         variance = np.zeros(known.shape, dtype=np.float32)
         variance[known] = sd[:, 0] ** 2
@@ -59,7 +59,7 @@ def noise_variances(sections: Sections, rng: np.random.Generator) -> tuple[np.nd
 def _scale(sections: Sections) -> np.ndarray:
     """What one count adds to the scaled expression: exact where known, zero elsewhere."""
     scaled = np.expm1(sections.values * np.log(2.0))
-    return np.divide(scaled, sections.counts, out=np.zeros_like(scaled), where=sections.known)
+    return np.divide(scaled, sections.need_counts().values, out=np.zeros_like(scaled), where=sections.known)
 
 
 def is_log2_of_counts(sections: Sections) -> bool:
@@ -91,12 +91,13 @@ def truncated_rate(counts: np.ndarray) -> np.ndarray:
 def _rates_of_half(sections: Sections, rng: np.random.Generator) -> np.ndarray:
     """Rates at full depth from a half of the counts."""
     half, _ = sections.thinned(rng)
-    prior = np.empty(half.counts.shape)
+    counts, depth = half.need_counts().values, half.need_counts().depth
+    prior = np.empty(counts.shape)
     for code in range(sections.n_libraries):
         rows = sections.library == code
-        share = half.counts[rows].sum(axis=0, dtype=np.float64) / max(half.depth[rows].sum(), 1.0)
-        prior[rows] = half.depth[rows, None] * share
-    excess = ((half.counts - prior) ** 2 - prior).sum(axis=0)
+        share = counts[rows].sum(axis=0, dtype=np.float64) / max(depth[rows].sum(), 1.0)
+        prior[rows] = depth[rows, None] * share
+    excess = ((counts - prior) ** 2 - prior).sum(axis=0)
     squares = np.maximum((prior**2).sum(axis=0), np.finfo(float).tiny)
     size = 1 / np.maximum(excess / squares, _LEAST_DISPERSION)
-    return 2 * prior * (size + half.counts) / (size + prior)
+    return 2 * prior * (size + counts) / (size + prior)

@@ -17,6 +17,14 @@ _LARGEST = 60.0  # logarithm of a scale, of layers that are no logarithm
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Raw counts of the genes to complete."""
+
+    values: np.ndarray  # (n_spots, n_genes) float32, zero where not known
+    depth: np.ndarray  # (n_spots,) float64, total count over all genes of the data
+
+
+@dataclass(frozen=True)
 class Sections:
     """Expression of the genes to complete, with all undetected and hidden entries taken out.
 
@@ -27,8 +35,7 @@ class Sections:
     known: np.ndarray  # (n_spots, n_genes) booleans: detected and not hidden
     lattice: Lattice
     library: np.ndarray  # (n_spots,) library as 0, 1, ...
-    counts: np.ndarray | None = None  # (n_spots, n_genes) float32, zero where not known
-    depth: np.ndarray | None = None  # (n_spots,) float64, total count over all genes of the data
+    counts: Counts | None = None
     # (n_spots,) float64, sum of the scaled expression 2^value - 1 over the genes that the layer was normalised by; only
     # where values are log2(scaled count + 1)
     total: np.ndarray | None = None
@@ -44,21 +51,33 @@ class Sections:
         """(n_spots,) whether nothing is known of a spot: it says nothing, not that there is nothing."""
         return ~self.known.any(axis=1)
 
+    def need_counts(self) -> Counts:
+        """The raw counts.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
+        if self.counts is None:
+            raise ValueError('there are no raw counts: put them into adata.X or adata.layers["counts"].')
+        return self.counts
+
     def whole_depth(self) -> np.ndarray:
         """(n_spots,) float64 depth, with what the genes to complete would add to it in silent spots.
 
         That is the library's median share; where no count is left, the library's median depth.
         """
-        silent = self.silent
-        depth = self.depth.copy()
+        silent, counts = self.silent, self.need_counts()
+        depth = counts.depth.copy()
         for code in range(self.n_libraries):
             here = self.library == code
-            speaking, quiet = here & ~silent, here & silent & (self.depth > 0)
+            speaking, quiet = here & ~silent, here & silent & (counts.depth > 0)
             if not speaking.any():
                 continue
-            share = np.median(self.counts[speaking].sum(axis=1) / np.maximum(self.depth[speaking], 1))
+            share = np.median(counts.values[speaking].sum(axis=1) / np.maximum(counts.depth[speaking], 1))
             depth[quiet] /= max(1 - share, 0.05)
-            depth[here & silent & (self.depth <= 0)] = np.median(self.depth[speaking])
+            depth[here & silent & (counts.depth <= 0)] = np.median(counts.depth[speaking])
         return depth
 
     def check_size(self) -> None:
@@ -74,14 +93,16 @@ class Sections:
 
         What is left is normalised by what is left, so that its scale does not tell how much is hidden.
         """
-        left = {
-            "values": np.where(hidden, np.float32(0), self.renormalised(hidden)),
-            "known": self.known & ~hidden,
-        }
-        if self.counts is not None:
-            left["counts"] = np.where(hidden, np.float32(0), self.counts)
-            left["depth"] = self.depth - np.sum(self.counts, axis=1, where=hidden, dtype=np.float64)
-        return replace(self, **left)
+        counts = self.counts
+        if counts is not None:
+            gone = np.sum(counts.values, axis=1, where=hidden, dtype=np.float64)
+            counts = Counts(np.where(hidden, np.float32(0), counts.values), counts.depth - gone)
+        return replace(
+            self,
+            values=np.where(hidden, np.float32(0), self.renormalised(hidden)),
+            known=self.known & ~hidden,
+            counts=counts,
+        )
 
     def renormalised(self, hidden: np.ndarray) -> np.ndarray:
         """All known values, the hidden ones too, on the scale of the sections without the hidden entries.
@@ -102,12 +123,16 @@ class Sections:
 
     def of_spots(self, spots: np.ndarray) -> Sections:
         """The sections of some of the spots, given by index: whole libraries as a rule."""
-        part = {
-            name: None if getattr(self, name) is None else getattr(self, name)[spots]
-            for name in ("values", "known", "counts", "depth", "total", "embedding")
-        }
-        library = np.unique(self.library[spots], return_inverse=True)[1]
-        return Sections(lattice=self.lattice.subset(spots), library=library, **part)
+        counts = self.counts
+        return Sections(
+            values=self.values[spots],
+            known=self.known[spots],
+            lattice=self.lattice.subset(spots),
+            library=np.unique(self.library[spots], return_inverse=True)[1],
+            counts=None if counts is None else Counts(counts.values[spots], counts.depth[spots]),
+            total=None if self.total is None else self.total[spots],
+            embedding=None if self.embedding is None else self.embedding[spots],
+        )
 
     def count_scale(self) -> np.ndarray:
         """What one count adds to the scaled expression, (n_spots, n_genes) float32: values are log2(count x scale + 1).
@@ -115,9 +140,10 @@ class Sections:
         The scale is a factor of the spot times one of the gene, fitted on the logarithm over the known entries; for TPM
         and the like it is exact. A spot or gene without known entries gets the typical factor.
         """
-        known = self.known & (self.values > 0) & (self.counts > 0)
+        counts = self.need_counts()
+        known = self.known & (self.values > 0) & (counts.values > 0)
         log_scale = np.zeros(known.shape)
-        log_scale[known] = _log_scaled(self.values[known]) - np.log(self.counts[known], dtype=np.float64)
+        log_scale[known] = _log_scaled(self.values[known]) - np.log(counts.values[known], dtype=np.float64)
         spot, gene = np.zeros((len(known), 1)), np.zeros(known.shape[1])
         per_spot, per_gene = known.sum(axis=1, keepdims=True), known.sum(axis=0)
         for _ in range(_SCALE_STEPS):
@@ -127,7 +153,7 @@ class Sections:
         silent = self.silent
         if silent.any() and not silent.all():
             # Normalised by what is left, as the others are by all of theirs.
-            log_depth = np.log(np.maximum(np.where(self.depth > 0, self.depth, self.whole_depth()), 1))
+            log_depth = np.log(np.maximum(np.where(counts.depth > 0, counts.depth, self.whole_depth()), 1))
             spot[silent, 0] = np.median(spot[~silent, 0] + log_depth[~silent]) - log_depth[silent]
         return np.exp(np.clip(spot + gene, -_LARGEST, _LARGEST)).astype(np.float32)
 
@@ -138,14 +164,15 @@ class Sections:
         (molecular cross-validation). The values are those of a section with these counts and their own total, taking
         the layer for log2(scaled count + 1); those at or below zero, which are none, stay as they are.
         """
-        counts = self.counts.astype(np.int64)
+        whole = self.need_counts()
+        counts = whole.values.astype(np.int64)
         half = rng.binomial(counts, 0.5)
         # Counts that float32 rounds up may exceed the depth.
-        others = np.maximum(np.rint(self.depth - counts.sum(axis=1)), 0).astype(np.int64)
+        others = np.maximum(np.rint(whole.depth - counts.sum(axis=1)), 0).astype(np.int64)
         half_others = rng.binomial(others, 0.5)
         depth = half.sum(axis=1) + half_others
         known = half > 0
-        up = self.depth / np.maximum(depth, 1)
+        up = whole.depth / np.maximum(depth, 1)
         share = half / np.maximum(counts, 1) * up[:, None]
         values = np.where(known, self.values, np.float32(0))
         positive = known & (values > 0)
@@ -159,8 +186,7 @@ class Sections:
             self,
             values=values,
             known=known,
-            counts=half.astype(np.float32),
-            depth=depth.astype(np.float64),
+            counts=Counts(half.astype(np.float32), depth.astype(np.float64)),
             total=total,
         )
         return sections, (counts - half).astype(np.float32)

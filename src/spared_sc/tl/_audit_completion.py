@@ -254,7 +254,9 @@ def _counts_at_depth(visible: Sections, simple: dict[str, Estimate]) -> np.ndarr
     rate, of_library, of_all = (simple[name].rate.astype(float) for name in ("depth_only", "additive", "gene_mean"))
     rate *= _ratio(of_library, of_all, default=1.0) / (1 - _HIDDEN_SHARE)
     squares = (rate**2).sum(axis=0)
-    excess = (visible.counts.astype(float) ** 2).sum(axis=0) / (1 - _HIDDEN_SHARE) - squares - rate.sum(axis=0)
+    excess = (
+        (visible.need_counts().values.astype(float) ** 2).sum(axis=0) / (1 - _HIDDEN_SHARE) - squares - rate.sum(axis=0)
+    )
     size = 1 / np.maximum(_ratio(excess, squares, default=0.0), 1e-3)
     return truncated_moments(rate, size, visible.count_scale())[0]
 
@@ -265,13 +267,13 @@ def _on_halves(sections: Sections, method: str, run: Run, patches: np.ndarray) -
     half, other = sections.thinned(np.random.default_rng([run.seed, 105]))
     rate = complete(method, half, run).rate
     reference = complete("depth_only", half, run).rate
-    depth = np.maximum(half.depth, 1)[:, None]
-    other_depth = np.maximum(sections.depth - half.depth, 1)[:, None]
+    depth = np.maximum(half.need_counts().depth, 1)[:, None]
+    other_depth = np.maximum(sections.need_counts().depth - half.need_counts().depth, 1)[:, None]
     # A half has about as many molecules as the other, but not exactly.
     scale = other_depth / depth
     one, two = (
         _within_libraries(np.sqrt(counts / total * total.mean()), sections.library)
-        for counts, total in ((half.counts, depth), (other, other_depth))
+        for counts, total in ((half.need_counts().values, depth), (other, other_depth))
     )
     spread = np.sqrt((one**2).sum(axis=0) * (two**2).sum(axis=0))
     correlation = np.divide((one * two).sum(axis=0), spread, out=np.zeros(len(spread)), where=spread > 0)

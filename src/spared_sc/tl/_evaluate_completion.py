@@ -347,7 +347,7 @@ class _Clean:
         factor = self.sections.rescaling(self.sections.known & ~visible.known)
         values = self.values if factor is None else rescaled_rows(self.values, factor)
         return AnnData(
-            X=None if self.counts is None else write_columns(self.counts, self.genes, visible.counts),
+            X=None if self.counts is None else write_columns(self.counts, self.genes, visible.need_counts().values),
             obs=self.obs.copy(),
             var=pd.DataFrame({self.mask_var: selected}, index=self.var_names),
             obsm={name: position.copy() for name, position in self.obsm.items()},

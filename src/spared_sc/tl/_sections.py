@@ -12,7 +12,7 @@ from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record, write_columns
 from spared_sc._core.report import logger, warn
-from spared_sc._kernels.sections import Sections, rescaled
+from spared_sc._kernels.sections import Counts, Sections, rescaled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,8 +78,9 @@ def resolve(
         known=known,
         lattice=lattice.reordered(order),
         library=libraries.codes[order],
-        counts=None if counts is None else np.where(known, block_of(counts, genes)[order], np.float32(0)),
-        depth=None if counts is None else row_sums(counts)[order],
+        counts=None
+        if counts is None
+        else Counts(np.where(known, block_of(counts, genes)[order], np.float32(0)), row_sums(counts)[order]),
         embedding=None if use_rep is None else validate.get_embedding(adata, use_rep)[order],
     )
     with np.errstate(all="ignore"):  # of layers that are something else

@@ -38,7 +38,7 @@ def complete_factor(
     with progress_bar(total=params.n_steps, desc="factor", show=show_progress_bar) as bar:
         fitted = fit_factor(sections, params, device=device, seed=seed, on_step=bar.update)
     values, sd = fitted.given_detection(sections.count_scale())
-    return Estimate(values, fitted.posterior_rate(sections.counts), sd)
+    return Estimate(values, fitted.posterior_rate(sections.need_counts().values), sd)
 
 
 def complete_paper(

@@ -136,7 +136,7 @@ def _rate_at(progress: float) -> float:
 class _Model:
     def __init__(self, sections: Sections, params: FactorParams, device: torch.device):
         self.params = params
-        counts = torch.as_tensor(sections.counts, dtype=torch.float32)
+        counts = torch.as_tensor(sections.need_counts().values, dtype=torch.float32)
         n, n_genes = counts.shape
         depth = np.maximum(sections.whole_depth(), 1)
         # Silent spots get their factors from around them alone.

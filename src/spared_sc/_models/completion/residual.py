@@ -308,7 +308,7 @@ def _features(
             fit_factor(sections, params.factor, device=device, seed=seed + i, on_step=on_step) for i in range(n_fits)
         ]
         moments = [one.given_detection(scale) for one in fits]
-        rate = np.mean([one.posterior_rate(sections.counts) for one in fits], axis=0)
+        rate = np.mean([one.posterior_rate(sections.counts.values) for one in fits], axis=0)
         names += _FACTOR_COLUMNS
         features += [
             np.mean([mean for mean, _ in moments], axis=0),
@@ -353,7 +353,7 @@ def _calibrated(
     if not (half.known.any() and other.any()):
         return rate
     fitted = fit_factor(half, params.factor, device=device, seed=seed, on_step=on_step)
-    log_half = np.log(fitted.posterior_rate(half.counts) + 1e-6)
+    log_half = np.log(fitted.posterior_rate(half.need_counts().values) + 1e-6)
     center, spread = log_half.mean(), log_half.std() + 1e-6
     low, high = np.quantile(log_half, [0.005, 0.995])
 
@@ -374,9 +374,10 @@ def _bar(n_fits: int, params: ResidualParams, what: str, show_progress_bar: bool
 
 def data_hash(sections: Sections) -> str:
     """Short name of the data that something was learned from."""
-    arrays = (sections.values, sections.known, sections.counts, sections.depth, sections.library)
+    counts = () if sections.counts is None else (sections.counts.values, sections.counts.depth)
+    arrays = (sections.values, sections.known, *counts, sections.library)
     lattice = (sections.lattice.indptr, sections.lattice.indices)
-    return files.data_hash(*(array for array in arrays if array is not None), *lattice)
+    return files.data_hash(*arrays, *lattice)
 
 
 def _plain(value: Any) -> Any:
