@@ -34,7 +34,10 @@ def check_layers(adata: AnnData, layers: str | Sequence[str]) -> list[str]:
     """The layers as a list, at least one, all of them there."""
     layers = [layers] if isinstance(layers, str) else list(layers)
     if not layers:
-        raise ValueError(f"`layers` is empty: pass some of {listing(adata.layers)}.")
+        raise ValueError(
+            f"there is no layer to draw, `layers` is empty: pass some of {listing(adata.layers)}, or write one first with "
+            "`sp.pp.normalize_tpm` or `sp.tl.spackle_complete`."
+        )
     missing = [layer for layer in layers if layer not in adata.layers]
     if missing:
         raise KeyError(

@@ -36,7 +36,7 @@ _LINE = 0.24  # inches, of the summary
 def audit(
     adata: AnnData,
     *,
-    key: str = "audit",
+    key: str | None = None,
     genes: str | Sequence[str] | None = None,
     n_genes: int | None = None,
     figsize: tuple[float, float] | None = None,
@@ -55,7 +55,7 @@ def audit(
     adata
         Spots x genes, with what `sp.tl.audit_completion` wrote.
     key
-        The `key_added` of that call.
+        The `key_added` of that call. Not needed where there is one audit.
     genes
         Genes to show at the right, such as markers; by default all that were audited.
     n_genes
@@ -76,8 +76,8 @@ def audit(
     KeyError
         If there is no audit under `key`, or one of `genes` is not in the object.
     ValueError
-        If no gene was audited, none of `genes` was, a verdict is unknown, or `n_genes` is no whole number from 1
-        upwards.
+        If there are several audits and no `key`, no gene was audited, none of `genes` was, a verdict is unknown, or
+        `n_genes` is no whole number from 1 upwards.
 
     Examples
     --------
@@ -127,17 +127,20 @@ def audit(
     return fig
 
 
-def _audited(adata: AnnData, key: str) -> tuple[dict[str, Any], pd.DataFrame]:
+def _audited(adata: AnnData, key: str | None) -> tuple[dict[str, Any], pd.DataFrame]:
     """The record of the audit, and its table of the audited genes."""
     check_adata(adata)
     records = adata.uns.get(Key.uns.records, {})
+    audits = [name for name, record in records.items() if "harm" in record]
+    if key is None and len(audits) > 1:
+        raise ValueError(f"there are several audits ({listing(audits)}): pass one of them as `key=`.")
+    key = key or (audits or ["audit"])[0]
     columns = [f"{key}_{name}" for name in _COLUMNS]
     missing = [f"adata.var[{column!r}]" for column in columns if column not in adata.var]
     missing += [
         f'uns["spared_sc"][{key!r}][{name!r}]' for name in ("summary", "harm") if name not in records.get(key, {})
     ]
     if missing:
-        audits = [name for name, record in records.items() if "harm" in record]
         raise KeyError(
             f"there is no {missing[0]} (audits: {listing(audits)}): pass one of those as `key=`, or call "
             f'`sp.tl.audit_completion(adata, key_added="{key}")`, which writes it.'

@@ -27,7 +27,7 @@ _LEGEND_ROWS = 20  # as the figure is high enough for
 def batch_effect(
     adata: AnnData,
     *,
-    layers: str | Sequence[str] = (Key.layers.log2tpm, Key.combat(Key.layers.log2tpm)),
+    layers: str | Sequence[str] | None = None,
     mask_var: str | None = Key.var.selected,
     batch_key: str | None = None,
     library_key: str | None = None,
@@ -51,7 +51,8 @@ def batch_effect(
     adata
         Spots x genes, with the layers.
     layers
-        Layers to compare, from left to right.
+        Layers to compare, from left to right. By default every layer that `pp.combat` wrote, after the one that it
+        corrected; without such a layer, `"log2tpm"`.
     mask_var
         Boolean column of `adata.var` with the genes to use. The default column is used where it exists; `None` means
         all genes.
@@ -96,7 +97,7 @@ def batch_effect(
 
     check_adata(adata)
     check_number("n_spots", n_spots, 3, whole=True)
-    layers = check_layers(adata, layers)
+    layers = check_layers(adata, _before_and_after(adata) if layers is None else layers)
     genes = np.flatnonzero(gene_mask(adata, mask_var, optional=Key.var.selected))
     batches = _batches(adata, batch_key, library_key)
     spots = _choose(adata, n_spots, random_state)
@@ -129,6 +130,14 @@ def batch_effect(
     if show:
         plt.show()
     return fig
+
+
+def _before_and_after(adata: AnnData) -> list[str]:
+    """The layers that `pp.combat` corrected, each followed by the results; the normalised one where it was not run."""
+    records = adata.uns.get(Key.uns.records, {})
+    corrected = [name for name in adata.layers if records.get(name, {}).get("function") == "pp.combat"]
+    both = [layer for name in corrected for layer in (str(records[name]["params"]["layer"]), name)]
+    return [layer for layer in dict.fromkeys([*both] or [Key.layers.log2tpm]) if layer in adata.layers]
 
 
 def _batches(adata: AnnData, batch_key: str | None, library_key: str | None) -> Libraries:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spared_sc._core.completions import completed_layers, describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, dense, gene_mask, get_detected, get_layer, listing
 from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
@@ -286,7 +287,7 @@ def completion_curve(
 def completion_scatter(
     adata: AnnData,
     *,
-    key: str | Sequence[str] = Key.layers.spackle,
+    key: str | Sequence[str] | None = None,
     layer: str = Key.layers.log2tpm,
     hidden: str = "hidden",
     mask_var: str | None = Key.var.selected,
@@ -306,7 +307,7 @@ def completion_scatter(
     adata
         Spots x genes, with the layers.
     key
-        Layers that were completed with the entries hidden; each one has a panel.
+        Layers that were completed with the entries hidden; each one has a panel. By default all completed layers.
     layer
         Layer with the measured values.
     hidden
@@ -355,15 +356,15 @@ def completion_scatter(
     >>> sp.tl.median_complete(rest, library_key="library_id")
     >>> adata.layers["hidden"] = hidden
     >>> adata.layers["median"] = rest.layers["median"]
-    >>> fig = sp.pl.completion_scatter(adata, key="median")
+    >>> fig = sp.pl.completion_scatter(adata)
     >>> plt.close(fig)
     """
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
 
     check_adata(adata)
-    keys = [key] if isinstance(key, str) else list(key)
-    check_panels(ax, len(keys), f"{len(keys)} layers", "one with `key=`")
+    keys = completed_layers(adata) if key is None else [key] if isinstance(key, str) else list(key)
+    check_panels(ax, max(len(keys), 1), f"{len(keys)} layers", "one with `key=`")
     measured, filled = _hidden_values(adata, keys, layer, hidden, mask_var)
     edges = np.histogram_bin_edges(np.concatenate([measured, *filled]), bins=_N_BINS)
     counts = [np.histogram2d(measured, values, bins=edges)[0].T for values in filled]
@@ -378,7 +379,7 @@ def completion_scatter(
     norm = LogNorm(1, max(2, max(count.max() for count in counts)))
     for name, panel, values, count in zip(keys, axes, filled, counts, strict=True):
         mesh = draw_pairs(panel, edges, count, norm, "filled = measured")
-        panel.set_title(f"{name}\n{_agreement(measured, values)}", fontsize="medium")
+        panel.set_title(f"{describe_layer(adata, name)}\n{_agreement(measured, values)}", fontsize="medium")
         panel.set_xlabel(f"measured, {unit(adata, layer)}")
     axes[0].set_ylabel(f"filled in, {unit(adata, layer)}")
     fig.colorbar(mesh, ax=axes, label="hidden entries", shrink=0.8, aspect=25)
@@ -554,7 +555,10 @@ def _hidden_values(
                 f"there is no layer {name!r} (layers: {listing(adata.layers)}): pass {made[argument]} as `{argument}=`."
             )
     if not keys:
-        raise ValueError(f"`key` is empty: pass some of {listing(adata.layers)}.")
+        raise ValueError(
+            f"there is no completed layer to draw, `key` is empty: pass some of {listing(adata.layers)}, or complete a copy "
+            "in which the entries are hidden and bring its layer back."
+        )
     if adata.layers[hidden].dtype != bool:
         raise TypeError(
             f"layers[{hidden!r}] has the type {adata.layers[hidden].dtype}: a boolean layer is needed, true at the "

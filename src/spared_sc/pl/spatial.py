@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spared_sc._core.completions import completed_layers, describe_layer, measured_layers
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, get_detected, get_layer, listing
 from spared_sc.pl._spots import (
@@ -32,7 +33,7 @@ def spatial_compare(
     adata: AnnData,
     gene: str,
     *,
-    layers: str | Sequence[str] = (Key.layers.log2tpm, Key.layers.median, Key.layers.spackle),
+    layers: str | Sequence[str] | None = None,
     library_key: str | None = None,
     libraries: str | Sequence[str] | None = None,
     spatial_key: str = Key.obsm.spatial,
@@ -62,7 +63,7 @@ def spatial_compare(
     gene
         Name in `adata.var_names`.
     layers
-        Layers to compare, from left to right.
+        Layers to compare, from left to right. By default the measured layer, `"log2tpm"`, and every completed one.
     library_key
         Column of `adata.obs` that tells the libraries apart; `None` only where there is one library.
     libraries
@@ -113,13 +114,13 @@ def spatial_compare(
     >>> sp.pp.recipe_spared(adata, library_key="library_id")
     >>> sp.tl.median_complete(adata, library_key="library_id")
     >>> gene = adata.var_names[adata.var["spared_selected"]][0]
-    >>> fig = sp.pl.spatial_compare(adata, gene, layers=["log2tpm", "median"], library_key="library_id")
+    >>> fig = sp.pl.spatial_compare(adata, gene, library_key="library_id")
     >>> plt.close(fig)
     """
     import matplotlib.pyplot as plt
 
     check_adata(adata)
-    layers = check_layers(adata, layers)
+    layers = check_layers(adata, [*measured_layers(adata), *completed_layers(adata)] if layers is None else layers)
     sections = get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
     if ax is not None and len(sections) * len(layers) != 1:
         raise ValueError(
@@ -150,7 +151,8 @@ def spatial_compare(
             )
         row[0].set_ylabel(f"{section.name}\n{100 * detected[section.rows].mean():.0f} % detected")
     for panel, layer in zip(axes[0], layers, strict=True):
-        panel.set_title(layer if ax is None else f"{gene}, {layer}")
+        title = describe_layer(adata, layer)
+        panel.set_title(title if ax is None else f"{gene}, {title}")
 
     colours = plt.cm.ScalarMappable(norm=norm, cmap=cmap)
     label = _scale_label(adata, gene, layers, values, detected)

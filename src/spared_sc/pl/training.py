@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, listing
 from spared_sc.pl._spots import OKABE_ITO
@@ -19,7 +20,7 @@ _WIDE = 10  # largest over smallest value from which a linear axis hides the end
 def training_curve(
     adata: AnnData,
     *,
-    key: str = Key.layers.spackle,
+    key: str | None = None,
     ax: Axes | None = None,
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
@@ -36,7 +37,7 @@ def training_curve(
     adata
         Object that a model was trained on.
     key
-        Name of the record in `uns["spared_sc"]`: the `key_added` of the training call.
+        Name of the record in `uns["spared_sc"]`: the `key_added` of the training call. Not needed where there is one.
     ax
         Axes to draw into; a new figure by default.
     figsize
@@ -51,7 +52,9 @@ def training_curve(
     Raises
     ------
     KeyError
-        If there is no record `key`, or if it holds no training curve.
+        If there is no training curve, or none under `key`.
+    ValueError
+        If there are several and no `key`.
 
     Examples
     --------
@@ -67,7 +70,8 @@ def training_curve(
     """
     import matplotlib.pyplot as plt
 
-    record = _training_record(adata, key)
+    key = _trained(adata, key)
+    record = adata.uns[Key.uns.records][key]
     training, score = record["training"], record.get("score", {})
     step = np.asarray(training["step"])
     if ax is None:
@@ -109,6 +113,7 @@ def training_curve(
     ax.margins(y=0.1)  # a baseline at the bottom must not hide behind the axis
     ax.set_xlabel("training step")
     ax.set_ylabel("mean squared error")
+    ax.set_title(describe_layer(adata, key))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     if show:
@@ -116,18 +121,15 @@ def training_curve(
     return ax
 
 
-def _training_record(adata: AnnData, key: str) -> dict[str, Any]:
+def _trained(adata: AnnData, key: str | None) -> str:
+    """The record that is asked for, or the only one with a training curve."""
     check_adata(adata)
-    records = adata.uns.get(Key.uns.records, {})
-    if key not in records:
+    trained = [name for name, record in adata.uns.get(Key.uns.records, {}).items() if "training" in record]
+    if not trained or (key is not None and key not in trained):
         raise KeyError(
-            f'there is no record {key!r} in uns["spared_sc"] (records: {listing(records)}): '
-            f'call `sp.tl.spackle_complete(adata, key_added="{key}")`, which writes it.'
+            f'there is no training curve in uns["spared_sc"]{"" if key is None else f"[{key!r}]"} (records with one: '
+            f"{listing(trained)}): pass one of those as `key=`, or call `sp.tl.spackle_complete(adata)`, which writes one."
         )
-    if "training" not in records[key]:
-        trained = [name for name, record in records.items() if "training" in record]
-        raise KeyError(
-            f'the record uns["spared_sc"][{key!r}] holds no training curve (records with one: {listing(trained)}): '
-            "pass one of those as `key=`, or call `sp.tl.spackle_complete(adata)`, which writes one."
-        )
-    return records[key]
+    if key is None and len(trained) > 1:
+        raise ValueError(f"there are several training curves ({listing(trained)}): pass one of them as `key=`.")
+    return trained[0] if key is None else key
