@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,53 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+# scanpy's names and numbers; a hint is less than information and more than debugging.
+_LEVELS = {
+    "error": logging.ERROR,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "hint": 15,
+    "debug": logging.DEBUG,
+}
+
+
+def _verbosity(value: Any) -> str | None:
+    if value is None:
+        return None
+    names = list(_LEVELS)
+    text = str(value).strip().lower()
+    if text in names:
+        return text
+    if text.isdecimal() and int(text) < len(names):
+        return names[int(text)]
+    raise ValueError(f"expected {', '.join(map(repr, names))}, or 0 to {len(names) - 1}, found {value!r}")
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to what `sys.stderr` is at the time, as notebooks and tests replace it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
+_HANDLER = _Stderr()
+
+
+def _log(verbosity: str | None) -> None:
+    """Let the package's own logger write messages, or leave them to the application's logging."""
+    logger = logging.getLogger("spared_sc")
+    logger.removeHandler(_HANDLER)
+    logger.setLevel(logging.NOTSET if verbosity is None else _LEVELS[verbosity])
+    logger.propagate = verbosity is None
+    if verbosity is not None:
+        logger.addHandler(_HANDLER)
+
+
 # name -> (how a value is read, the environment variable that sets it)
 _FIELDS = {
     "device": (_text, "SPARED_SC_DEVICE"),
@@ -46,6 +95,8 @@ _FIELDS = {
     "n_jobs": (_positive_int, "SPARED_SC_N_JOBS"),
     "mixed_precision": (_flag, "SPARED_SC_MIXED_PRECISION"),
     "show_progress_bar": (_flag, "SPARED_SC_PROGRESS"),
+    "verbosity": (_verbosity, "SPARED_SC_VERBOSITY"),
+    "library_key": (_text, "SPARED_SC_LIBRARY_KEY"),
     "cache_dir": (_path, "SPARED_SC_CACHE_DIR"),
     "data_dir": (_path, "SPARED_SC_DATA_DIR"),
 }
@@ -71,6 +122,13 @@ class Settings:
         on CUDA devices that support it. Environment: `SPARED_SC_MIXED_PRECISION`.
     show_progress_bar
         `None` shows bars in a terminal or a notebook only. Environment: `SPARED_SC_PROGRESS`.
+    verbosity
+        How much is written to stderr: `"error"`, `"warning"`, `"info"`, `"hint"` or `"debug"`, or 0 to 4, as in
+        scanpy. `None` leaves the logger `spared_sc` alone: Python shows its warnings, and the rest goes where the
+        application's own logging sends it. Environment: `SPARED_SC_VERBOSITY`.
+    library_key
+        Column of `obs` with the library of each spot, used wherever `library_key=None`. It must exist then.
+        Environment: `SPARED_SC_LIBRARY_KEY`.
     cache_dir
         Where downloads and parsed tables are kept; the user's cache folder by default.
         Environment: `SPARED_SC_CACHE_DIR`.
@@ -91,6 +149,8 @@ class Settings:
     n_jobs: int | None
     mixed_precision: bool | None
     show_progress_bar: bool | None
+    verbosity: str | None
+    library_key: str | None
     cache_dir: Path | None
     data_dir: Path | None
 
@@ -113,6 +173,8 @@ class Settings:
             import pooch
 
             value = Path(pooch.os_cache("spared_sc"))
+        if name == "verbosity":
+            _log(value)
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sps
 
 from spared_sc._core.keys import Key
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 from spared_sc._core.settings import settings
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
 
 
 def _stored(matrix: np.ndarray | sps.csr_matrix) -> np.ndarray:
-    return matrix.data if sps.issparse(matrix) else matrix
+    return matrix if isinstance(matrix, np.ndarray) else matrix.data
 
 
 def get_layer(adata: AnnData, layer: str) -> np.ndarray | sps.csr_matrix:
@@ -95,33 +95,90 @@ def get_layer(adata: AnnData, layer: str) -> np.ndarray | sps.csr_matrix:
 
 
 def get_counts(adata: AnnData, *, layer: str | None = None) -> tuple[np.ndarray | sps.csr_matrix, str]:
-    """Raw counts and the name of the slot they came from: `layer`, else `layers["counts"]`, else `X`."""
-    if layer is None and Key.layers.counts in adata.layers:
-        layer = Key.layers.counts
-    if layer is None:
-        where, matrix = "X", adata.X
-        if matrix is None:
-            raise ValueError(
-                'there are no counts: adata.X is None and there is no layers["counts"]; put raw counts into one of them.'
-            )
-    else:
-        where, matrix = f"layers[{layer!r}]", get_layer(adata, layer)
-    matrix = _matrix(matrix, where)
-    values = _stored(matrix)
-    remedy = f'raw counts are needed: put them into adata.X or adata.layers["{Key.layers.counts}"].'
-    if values.dtype.kind not in "buif":
-        raise TypeError(f"{where} has the type {values.dtype}; {remedy}")
-    if values.dtype.kind in "if" and values.size:
-        from spared_sc._kernels.counts import inspect
+    """Raw counts of the genes of `adata`, and the slot that holds them.
 
-        finite, smallest, broken = inspect(values.ravel())
-        if not finite:
-            raise ValueError(f"{where} holds NaN or infinite values; {remedy}")
-        if smallest < 0:
-            raise ValueError(f"{where} holds negative values; {remedy}")
-        if not np.isnan(broken):
-            raise ValueError(f"{where} holds values that are no integers (such as {broken:.4g}); {remedy}")
-    return matrix, where
+    That is `layer`, else a layer that an earlier call named, else `layers["counts"]`, else `X`, else `adata.raw`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no raw counts, with the slots that were looked at.
+    """
+    remedy = f'raw counts are needed: put them into adata.X or adata.layers["{Key.layers.counts}"].'
+    names = [name for name in (*_named_count_layers(adata), Key.layers.counts) if name in adata.layers]
+    if layer is not None or names:
+        name = layer or names[0]
+        matrix = get_layer(adata, name)
+        fault = _count_fault(matrix)
+        if fault:
+            raise ValueError(f"layers[{name!r}] {fault}; {remedy}")
+        return matrix, f'layers["{name}"]'
+    faults = {}
+    for slot, read in (("X", _x), ("raw.X", _raw_x)):
+        try:
+            matrix = read(adata)
+        except (TypeError, ValueError) as error:
+            faults[slot] = str(error)
+            continue
+        fault = _count_fault(matrix)
+        if not fault:
+            return matrix, slot
+        faults[slot] = f"{slot} {fault}"
+    raise ValueError(f'there is no layers["{Key.layers.counts}"], {faults["raw.X"]}, and {faults["X"]}; {remedy}')
+
+
+def find_counts(adata: AnnData, *, without: str) -> np.ndarray | sps.csr_matrix | None:
+    """Raw counts where there are some; otherwise `None`, and a warning that begins with what is done `without` them."""
+    try:
+        return get_counts(adata)[0]
+    except (TypeError, ValueError) as error:
+        warn(f"{without}: {error}")
+        return None
+
+
+def _named_count_layers(adata: AnnData) -> list[str]:
+    """Layers of raw counts that earlier calls were told or found, that of the filter first."""
+    records = adata.uns.get(Key.uns.records, {})
+    slots = [
+        str(records[key].get("params", {}).get("counts"))
+        for key in sorted(records, key=lambda key: (key != "spared_filter", key))
+    ]
+    return [slot[8:-2] for slot in slots if slot.startswith('layers["')]
+
+
+def _x(adata: AnnData) -> np.ndarray | sps.csr_matrix:
+    if adata.X is None:
+        raise ValueError("X is None")
+    return _matrix(adata.X, "X")
+
+
+def _raw_x(adata: AnnData) -> np.ndarray | sps.csr_matrix:
+    """The columns of `adata.raw` that are genes of `adata`."""
+    if adata.raw is None:
+        raise ValueError("adata.raw is None")
+    if not adata.raw.var_names.is_unique:
+        raise ValueError("gene names of adata.raw occur twice")
+    columns = adata.raw.var_names.get_indexer(adata.var_names)
+    if (columns < 0).any():
+        raise ValueError(f"adata.raw lacks {int((columns < 0).sum())} of {columns.size} genes")
+    return _matrix(adata.raw.X, "raw.X")[:, columns]
+
+
+def _count_fault(matrix: np.ndarray | sps.csr_matrix) -> str | None:
+    """Why these are no raw counts, if they are none."""
+    from spared_sc._kernels.counts import inspect
+
+    values = _stored(matrix)
+    if values.dtype.kind not in "buif":
+        return f"has the type {values.dtype}"
+    if values.dtype.kind in "bu" or not values.size:
+        return None
+    finite, smallest, broken = inspect(values.ravel())
+    if not finite:
+        return "holds NaN or infinite values"
+    if smallest < 0:
+        return "holds negative values"
+    return None if np.isnan(broken) else f"holds values that are no integers (such as {broken:.4g})"
 
 
 def get_detected(adata: AnnData) -> sps.csr_matrix:
@@ -139,7 +196,7 @@ def detected_from_counts(counts: np.ndarray | sps.csr_matrix) -> sps.csr_matrix:
 
 def dense(matrix: np.ndarray | sps.spmatrix) -> np.ndarray:
     """A block of a layer as an array."""
-    return matrix.toarray() if sps.issparse(matrix) else np.asarray(matrix)
+    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
 
 
 def get_block(adata: AnnData, layer: str, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,6 +268,7 @@ class Libraries:
 
     codes: np.ndarray  # (n_spots,) index into names
     names: list[str]  # sorted, so that nothing depends on the order of the rows
+    key: str | None = None  # column of obs that names them, for the record
 
     def rows(self) -> list[np.ndarray]:
         """The spots of every library."""
@@ -220,24 +278,27 @@ class Libraries:
 def get_libraries(adata: AnnData, library_key: str | None) -> Libraries:
     """Libraries from `adata.obs[library_key]`; without a key there must be one library only.
 
-    The table of a SpatialData object says itself which column holds its regions.
+    `None` asks the settings, then the table of a SpatialData object, which names the column of its regions.
     """
-    if library_key is None:
-        library_key = adata.uns.get("spatialdata_attrs", {}).get("region_key")
-    if library_key is not None:
-        if library_key not in adata.obs:
+    key, source = library_key, "`library_key=`"
+    if key is None:
+        key, source = settings.library_key, "`sp.settings.library_key`"
+    if key is None:
+        key = adata.uns.get("spatialdata_attrs", {}).get("region_key")
+    if key is not None:
+        if key not in adata.obs:
             raise KeyError(
-                f"there is no column {library_key!r} in adata.obs; columns that may tell libraries apart: "
-                f"{listing(_library_columns(adata) or adata.obs.columns)}. Pass the right one as `library_key=`."
+                f"there is no column {key!r} in adata.obs; columns that may tell libraries apart: "
+                f"{listing(_library_columns(adata) or adata.obs.columns)}. Pass the right one as {source}."
             )
-        column = adata.obs[library_key]
+        column = adata.obs[key]
         if column.isna().any():
             raise ValueError(
-                f"{int(column.isna().sum())} spots have no value in adata.obs[{library_key!r}]: "
+                f"{int(column.isna().sum())} spots have no value in adata.obs[{key!r}]: "
                 "give every spot its library, or drop those spots."
             )
         names, codes = np.unique(column.astype(str).to_numpy(dtype=str), return_inverse=True)
-        return Libraries(codes=codes, names=names.tolist())
+        return Libraries(codes=codes, names=names.tolist(), key=key)
     reason = _several_libraries(adata)
     if reason:
         raise ValueError(
@@ -430,7 +491,7 @@ def n_threads(n_jobs: int | None) -> int:
     import numba
 
     n_jobs = settings.n_jobs if n_jobs is None else n_jobs
-    most = numba.config.NUMBA_NUM_THREADS
+    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set when numba is imported
     if n_jobs is None:
         return most
     check_number("n_jobs", n_jobs, 1, whole=True)
