@@ -12,6 +12,7 @@ import argparse
 import warnings
 from typing import TYPE_CHECKING
 
+import _results
 import numpy as np
 from sections import read
 
@@ -79,7 +80,7 @@ def scores(name: str, variants: list[str], n_masks: int, n_steps: int):
     methods = {variant: completed(**VARIANTS[variant]) for variant in variants}
     return sp.tl.evaluate_completion(
         adata,
-        methods=methods | {"median": _baseline("median"), "gene mean": _baseline("gene_mean")},
+        methods=methods | {"median": _baseline("median"), "gene_mean": _baseline("gene_mean")},
         regimes="paper",
         n_masks=n_masks,
         use_rep="X_colour",
@@ -96,7 +97,7 @@ def _baseline(name: str):
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure every variant on every set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=["VLO", "VKO", "HER2_C"])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
@@ -104,16 +105,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*training")
-    print("| set | variant | MSE | PCC, pooled | PCC within sections |\n|---|---|---|---|---|", flush=True)
+    columns: dict[str, dict[str, float]] = {}
     for name in options.sets:
         table = scores(name, options.variants, options.masks, options.steps)
-        table = table[table["genes"] == "all"]
-        means = table.groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric")
-        for method, row in means.iterrows():
-            if not method.startswith("floor"):
-                print(
-                    f"| {name} | {method} | {row['mse']:.3f} | {row['pcc_pooled']:.3f} | {row['pcc']:.3f} |", flush=True
-                )
+        means = (
+            table[table["genes"] == "all"].groupby(["method", "metric"], sort=False)["value"].mean().unstack("metric")
+        )
+        columns |= {f"mse_{name}": means["mse"].to_dict(), f"pcc_{name}": means["pcc_pooled"].to_dict()}
+        print(means[["mse", "pcc_pooled", "pcc"]].round(3).to_string(), flush=True)
+    variants = [*options.variants, "median", "gene_mean"]
+    rows = [{"variant": v, **{column: values[v] for column, values in columns.items()}} for v in variants]
+    _results.write("ablations.table", rows)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Completion on real sections: accuracy of every method, and what each costs.
 
     python measurements/completion.py                     accuracy on all sets; a set takes minutes to a quarter of an hour
-    python measurements/completion.py --tables            the tables of the documentation from the scores so far
+    python measurements/completion.py --tables            result tables from the scores so far
     python measurements/completion.py --others SET ...    MAGIC, ALRA and SME beside the default
     python measurements/completion.py --speed             seconds and memory of every method, 2,000 spots x 128 genes
     python measurements/completion.py --growth            the same of the default, 1,000 to 100,000 spots, 32 to 5,000 genes
     python measurements/completion.py --paper-steps       10,000 training steps of the paper's model on the device at hand
 
-Scores go to one CSV file per set and regime in `--out`; what is there is not computed again. The default completer was
+Scores go to one CSV file per set and regime in `--out`; existing files are not computed again. The default completer was
 tuned on the sets VKO, HER2_C and prostate; the others had no part in it.
 """
 
@@ -21,17 +21,21 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
+import _results
 import numpy as np
 import pandas as pd
-from sections import SETS, read
+from sections import SETS, TITLES, read
 
 import spared_sc as sp
 
 TUNED_ON = ("VKO", "HER2_C", "prostate")
 REGIMES = ("paper", "released", "spots", "blocks", "thinning")
-MODELS = ("residual", "factor")
-SHOWN = ("median", "gene_mean", "depth_only", "additive", "soft_impute_kernel", "ridge", "stack", "factor", "residual")
+SHARES = (0.1, 0.3, 0.5, 0.7)
+DEFAULT = "residual"
+MODELS = (DEFAULT, "factor")
+SHOWN = ("median", "gene_mean", "depth_only", "additive", "soft_impute_kernel", "ridge", "stack")
 
 
 def score(name: str, regime: str, n_masks: int, out: Path) -> None:
@@ -61,7 +65,7 @@ def others(name: str, n_masks: int, out: Path) -> None:
     sp.tl.embed_patches(adata, encoder="classical", library_key="library_id")
     scores = sp.tl.evaluate_completion(
         adata,
-        methods=["gene_mean", "stack", "alra", "magic", "sme", "residual"],
+        methods=["gene_mean", "stack", "alra", "magic", "sme", DEFAULT],
         regimes="paper",
         n_masks=n_masks,
         use_rep="X_classical",
@@ -70,7 +74,6 @@ def others(name: str, n_masks: int, out: Path) -> None:
     )
     scores.insert(0, "set", name)
     scores.to_csv(file, index=False)
-    print(_mean(scores, "mse").round(3).to_string(), flush=True)
 
 
 def curve(name: str, n_masks: int, out: Path) -> None:
@@ -80,9 +83,9 @@ def curve(name: str, n_masks: int, out: Path) -> None:
         return
     scores = sp.tl.evaluate_completion(
         read(name),
-        methods=list(SHOWN),
+        methods=["gene_mean", "stack", DEFAULT],
         regimes="paper",
-        shares=(0.1, 0.3, 0.5, 0.7),
+        shares=SHARES,
         n_masks=n_masks,
         library_key="library_id",
         subject_key="subject",
@@ -92,18 +95,48 @@ def curve(name: str, n_masks: int, out: Path) -> None:
 
 
 def tables(out: Path) -> None:
-    """Markdown from the scores."""
-    scores = pd.concat(
-        [pd.read_csv(file) for file in sorted(out.glob("*.csv")) if not file.name.startswith(("curve_", "others_"))]
-    )
-    _error_table(scores)
-    _comparison(scores[scores["regime"] != "thinning"], "mse")
-    held_out = scores[(scores["regime"] != "thinning") & ~scores["set"].isin(TUNED_ON)]
-    print("\nOn sets that had no part in tuning:")
-    _comparison(held_out, "mse", only_all=True)
-    _comparison(scores[scores["regime"] == "thinning"], "deviance")
-    _calibration(scores)
-    _intervals(scores)
+    """Result tables from the scores so far."""
+    if (scores := _read(out, "others_")) is not None:
+        _results.write("completion.others", _others(scores))
+    if (scores := _read(out, "curve_")) is not None:
+        _results.write("completion.curve", _curve(scores))
+    if (scores := _read(out, "")) is None:
+        return
+    for name, regimes in {"errors": ("paper", "released"), "holes": ("spots", "blocks")}.items():
+        part = scores[scores["regime"].isin(regimes)]
+        if len(part):
+            _results.write(f"completion.{name}", _errors(part))
+            _results.write(f"completion.{name}_overall", _overall(part))
+    if (scores["regime"] == "paper").any():
+        _results.write("completion.count_model", _count_model(scores[scores["regime"] == "paper"]))
+        _results.write("completion.uncertainty", _uncertainty(scores))
+    if (scores["regime"] == "thinning").any():
+        _results.write("completion.expected_counts", _expected_counts(scores[scores["regime"] == "thinning"]))
+
+
+def _read(out: Path, prefix: str) -> pd.DataFrame | None:
+    """Scores of all files of a kind."""
+    files = sorted(out.glob(f"{prefix}*.csv"))
+    if not prefix:
+        files = [file for file in files if not file.name.startswith(("curve_", "others_"))]
+    return pd.concat([pd.read_csv(file) for file in files]) if files else None
+
+
+def _others(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean squared error of the methods of other packages."""
+    errors = _mean(scores, "mse").rename(columns={DEFAULT: "counts"}).reset_index()
+    return errors[["set", "magic", "alra", "sme", "gene_mean", "stack", "counts"]].to_dict("records")
+
+
+def _curve(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean squared error by hidden share."""
+    by_share = {f"hidden_{100 * share:.0f}": _mean(part, "mse") for share, part in scores.groupby("share")}
+    table = pd.concat({name: errors.droplevel("regime").stack() for name, errors in by_share.items()}, axis=1)
+    table = table.rename(index={DEFAULT: "counts"}).drop(index=["floor_low", "floor_high"], level=1, errors="ignore")
+    return [
+        {"set": name, "tuned": "*" if name in TUNED_ON else None, "method": method, **row}
+        for (name, method), row in zip(table.index, table.to_dict("records"), strict=True)
+    ]
 
 
 def _mean(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -113,46 +146,87 @@ def _mean(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     return part.groupby([*by, "library"])["value"].mean().groupby(by).mean().unstack("method")
 
 
-def _error_table(scores: pd.DataFrame) -> None:
-    errors = _mean(scores[scores["regime"] != "thinning"], "mse")
-    columns = [name for name in (*SHOWN, "floor_low", "floor_high") if name in errors]
-    print(f"\n| regime | set | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
-    for (regime, name), row in errors[columns].iterrows():
-        print(f"| {regime} | {name} | {' | '.join(f'{value:.3f}' for value in row)} |")
+def _compared(scores: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
+    """The default beside the best simple method, by regime and set."""
+    table = sp.get.compare_completions(scores, metric=metric, method=DEFAULT)
+    return [
+        {
+            "regime": row.regime,
+            "set": row.set,
+            "tuned": "*" if row.set in TUNED_ON else None,
+            "best": row.baseline,
+            "best_value": row.baseline_value,
+            "ratio": row.ratio,
+            "lower": None if row.descriptive else row.ratio_lower,
+            "upper": None if row.descriptive else row.ratio_upper,
+            "excess_low": row.excess_removed_floor_low,
+            "excess_high": row.excess_removed_floor_high,
+        }
+        for row in table.itertuples()
+    ]
 
 
-def _comparison(scores: pd.DataFrame, metric: str, *, only_all: bool = False) -> None:
-    table = sp.get.compare_completions(scores, metric=metric)
-    print(f"\n| regime | set | best baseline | {metric} ratio | 95 % interval | excess removed, floor low to high |")
-    print("|---|---|---|---|---|---|")
-    for row in table.itertuples():
-        if only_all and row.set != "all":
-            continue
-        interval = "one section" if row.descriptive else f"{row.ratio_lower:.3f} to {row.ratio_upper:.3f}"
-        low, high = row.excess_removed_floor_low, row.excess_removed_floor_high
-        excess = "" if np.isnan(low) else f"{low:.0%} to {high:.0%}"
-        print(f"| {row.regime} | {row.set} | {row.baseline} | {row.ratio:.3f} | {interval} | {excess} |")
+def _errors(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean squared error of every method, the noise floor, and the comparison."""
+    errors = _mean(scores, "mse")
+    columns = {name: name for name in (*SHOWN, "floor_low", "floor_high")} | {"counts": DEFAULT}
+    rows = []
+    for row in _compared(scores, "mse"):
+        if row["set"] != "all":
+            values = errors.loc[(row["regime"], row["set"])]
+            rows.append(
+                {**row, "title": TITLES[row["set"]], **{key: values.get(name) for key, name in columns.items()}}
+            )
+    return rows
 
 
-def _calibration(scores: pd.DataFrame) -> None:
-    part = scores[(scores["method"] == "residual") & scores["metric"].str.startswith("calibration")]
+def _overall(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """The comparison over all sets, and over those that had no part in tuning."""
+    untouched = scores[~scores["set"].isin(TUNED_ON)]
+    return [
+        {**row, "sets": sets}
+        for sets, part in {"all": scores, "untouched": untouched}.items()
+        for row in _compared(part, "mse")
+        if row["set"] == "all"
+    ]
+
+
+def _count_model(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Error of the count model alone, and the share of it that stack and network remove."""
+    errors = _mean(scores, "mse")
+    return [
+        {"regime": regime, "set": name, "factor": row["factor"], "gain": 1 - row[DEFAULT] / row["factor"]}
+        for (regime, name), row in errors.iterrows()
+    ]
+
+
+def _uncertainty(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Gain in CRPS over the best constant width, and coverage of 90 % intervals."""
+    crps, constant, coverage = (_mean(scores, metric)[DEFAULT] for metric in ("crps", "crps_constant", "coverage_90"))
+    return [
+        {"regime": regime, "set": name, "crps_gain": 1 - crps[place] / constant[place], "coverage_90": coverage[place]}
+        for place in crps.dropna().index
+        for regime, name in [place]
+    ]
+
+
+def _expected_counts(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Deviance of the other half of the molecules, and held-out over expected counts by deciles of the latter."""
+    deviance = _mean(scores, "deviance")
+    part = scores[(scores["method"] == DEFAULT) & scores["metric"].str.startswith("calibration")]
     part = part[part["genes"] == "all"]
-    if part.empty:
-        return
-    print("\n| set | held-out / expected counts, deciles 1 to 10 |\n|---|---|")
-    for name, group in part.groupby("set"):
-        by_decile = group.groupby(group["metric"].str.extract(r"(\d+)$")[0].astype(int))["value"].mean()
-        print(f"| {name} | {' '.join(f'{value:.2f}' for value in by_decile)} |")
-
-
-def _intervals(scores: pd.DataFrame) -> None:
-    crps, constant, coverage = (_mean(scores, metric) for metric in ("crps", "crps_constant", "coverage_90"))
-    if "residual" not in crps:
-        return
-    print("\n| regime | set | CRPS | with the best constant width | coverage of 90 % |\n|---|---|---|---|---|")
-    for place in crps["residual"].dropna().index:
-        values = [table.loc[place, "residual"] for table in (crps, constant, coverage)]
-        print(f"| {place[0]} | {place[1]} | {values[0]:.3f} | {values[1]:.3f} | {values[2]:.1%} |")
+    decile = part["metric"].str.extract(r"(\d+)$")[0].astype(int)
+    by_decile = part.groupby(["set", decile])["value"].mean().unstack()
+    rows = []
+    for row in _compared(scores, "deviance"):
+        if row["set"] != "all":
+            values, calibration = deviance.loc[("thinning", row["set"])], by_decile.loc[row["set"]].to_numpy()
+            inner = calibration[1:-1]
+            row |= {"gene_mean": values["gene_mean"], "kernel": values["kernel"], "counts": values[DEFAULT]}
+            row |= {"lowest_tenth": calibration[0], "highest_tenth": calibration[-1]}
+            row |= {"worst_other_tenth": inner[np.argmax(np.abs(np.log(inner)))]}
+        rows.append(row)
+    return rows
 
 
 def _baselines() -> list[str]:
@@ -185,7 +259,7 @@ def one(method: str, n_spots: int, n_genes: int) -> None:
     start, start_cpu = time.perf_counter(), time.process_time()
     complete(method, given, run)
     seconds = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - start_cpu}
-    print(json.dumps({"spots": len(given.known), **seconds, "before": before, "peak": _peak()}))
+    print(json.dumps({"spots": len(given.known), **seconds, "before_gib": before, "peak_gib": _peak()}))
 
 
 def _peak() -> float:
@@ -193,22 +267,16 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def costs(methods: list[str], sizes: list[tuple[int, int]]) -> None:
-    """A line per method and size, each in a process of its own."""
-    print(
-        "| method | spots | genes | seconds | CPU seconds | peak GiB | of that before |\n|---|---|---|---|---|---|---|",
-        flush=True,
-    )
+def costs(name: str, methods: list[str], sizes: list[tuple[int, int]]) -> None:
+    """A row per method and size, each in a process of its own."""
+    rows = []
     for n_spots, n_genes in sizes:
         for method in methods:
             command = [sys.executable, __file__, "--one", method, str(n_spots), str(n_genes)]
             done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            print(
-                f"| {method} | {done['spots']:,} | {n_genes:,} | {done['seconds']:.1f} | {done['cpu']:.1f} "
-                f"| {done['peak']:.2f} "
-                f"| {done['before']:.2f} |",
-                flush=True,
-            )
+            rows.append({"method": "counts" if method == DEFAULT else method, "genes": n_genes, **done})
+            print(rows[-1], flush=True)
+    _results.write(f"completion.{name}", rows)
 
 
 def paper_steps(n_steps: int = 10_000) -> None:
@@ -221,7 +289,7 @@ def paper_steps(n_steps: int = 10_000) -> None:
     sp.tl.spackle_complete(adata, model="paper", library_key="library_id", n_steps=n_steps, patience=n_steps)
     seconds = (time.perf_counter() - start) * 10_000 / n_steps
     device = adata.uns["spared_sc"]["spackle"]["device"]
-    print(f"{n_steps:,} steps at batch 256 on {device}: 10,000 take {seconds:,.0f} s")
+    _results.write("completion.paper_steps", [{"steps": n_steps, "device": device, "seconds_10000_steps": seconds}])
 
 
 def main() -> None:
@@ -240,10 +308,10 @@ def main() -> None:
     if options.one:
         one(options.one[0], int(options.one[1]), int(options.one[2]))
     elif options.speed:
-        costs([*_baselines(), *MODELS, "paper"], [(2_000, 128)])
+        costs("speed", [*_baselines(), *MODELS, "paper"], [(2_000, 128)])
     elif options.growth:
         spots = [(n, 128) for n in (1_000, 4_000, 16_000, 44_000, 100_000)]
-        costs(["residual"], spots + [(1_000, n) for n in (32, 128, 512, 2_000, 5_000)])
+        costs("growth", [DEFAULT], spots + [(1_000, n) for n in (32, 128, 512, 2_000, 5_000)])
     elif options.paper_steps:
         paper_steps()
     elif options.tables:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 
-import torch
+import _results
 from sections import ORGANOIDS, read
 
 import spared_sc as sp
@@ -19,8 +19,7 @@ import spared_sc as sp
 
 def table() -> None:
     """Error on hidden entries, with and without SpaRED's split."""
-    print("| set | trained on | scored on | hidden entries | SpaCKLE | adaptive median | gene mean | steps | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    rows = []
     for name in ORGANOIDS:
         for with_split in (False, True):
             adata = read(name, with_split=with_split)
@@ -32,20 +31,17 @@ def table() -> None:
             held_out = "test section" if "test" in set(adata.obs.get("split", [])) else "validation section"
             where = ("train sections", held_out) if with_split else ("all sections",) * 2
             training = record["training"]
-            print(
-                f"| {name} | {where[0]} | {where[1]} | {score['n_entries']:,} | {score['spackle']:.3f} "
-                f"| {score['median']:.3f} | {score['gene_mean']:.3f} "
-                f"| {training['step'][-1]:,} (best {training['best_step']}) | {seconds:.0f} |",
-                flush=True,
-            )
+            row = {"set": name, "trained_on": where[0], "scored_on": where[1], "n_entries": score["n_entries"]}
+            row |= {method: score[method] for method in ("spackle", "median", "gene_mean")}
+            row |= {"removed": 1 - score["spackle"] / score["median"], "best_step": training["best_step"]}
+            rows.append({**row, "steps": training["step"][-1], "seconds": seconds})
+    _results.write("completion_first_look.table", rows)
 
 
 def feedforward(n_steps: int = 100) -> None:
-    """What a wider feed-forward part costs and gives."""
+    """Cost and error of a wider feed-forward part, over a hundred steps on VLO."""
     adata = read("VLO")
-    print(f"VLO, {n_steps} steps")
-    print("| feed-forward width | weights | seconds per step | lowest validation MSE | training MSE at the end |")
-    print("|---|---|---|---|---|")
+    rows = []
     for width in (128, 256, 512, 2048):
         start = time.perf_counter()
         done = sp.tl.spackle_complete(
@@ -54,11 +50,10 @@ def feedforward(n_steps: int = 100) -> None:
         seconds = (time.perf_counter() - start) / n_steps
         record = done.uns["spared_sc"]["spackle"]
         training = record["training"]
-        print(
-            f"| {width} | {record['n_parameters']:,} | {seconds:.3f} | {training['validation_mse'].min():.3f} "
-            f"| {training['train_mse'][-1]:.3f} |",
-            flush=True,
-        )
+        row = {"width": width, "weights": record["n_parameters"], "seconds_per_step": seconds}
+        errors = {"validation_mse": training["validation_mse"].min(), "train_mse": training["train_mse"][-1]}
+        rows.append({**row, **errors})
+    _results.write("completion_first_look.feedforward", rows)
 
 
 def main() -> None:
@@ -66,7 +61,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--feedforward", action="store_true", help="vary the width of the feed-forward part")
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, cuda: {torch.cuda.is_available()}")
     feedforward() if options.feedforward else table()
 
 

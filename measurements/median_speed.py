@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 
+import _results
 import numpy as np
 
 from spared_sc._kernels.lattice import from_array
@@ -40,7 +41,7 @@ def plain_loops(values, neighbours, entries, library_values) -> list[float]:
 
 
 def main() -> None:
-    """Print seconds and ratio."""
+    """Measure seconds and ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=0.02, help="share of the undetected entries that the loops do")
     parser.add_argument("--threads", type=int, default=2)
@@ -70,10 +71,8 @@ def main() -> None:
     loops = (time.perf_counter() - start) * len(entries) / len(some)
     if not np.array_equal(filled[some[:, 0], some[:, 1]], expected):
         raise SystemExit("the kernel and the loops disagree")
-    print(f"{N_SPOTS} spots x {N_GENES} genes, {len(entries):,} undetected entries, {options.threads} threads")
-    print(f"plain Python loops {loops:8.2f} s (scaled up from {len(some):,} entries)")
-    print(f"compiled kernel    {kernel:8.4f} s (median of 5)")
-    print(f"ratio              {loops / kernel:8.0f}")
+    row = {"spots": N_SPOTS, "genes": N_GENES, "undetected": len(entries), "threads": options.threads}
+    _results.write("median_speed.table", [{**row, "loops": loops, "kernel": kernel, "ratio": loops / kernel}])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _results
 import numpy as np
 import tifffile
 import torch
@@ -87,11 +88,18 @@ def speed(path: Path, options: argparse.Namespace) -> None:
             embed_all(encoder, reader, batch_size=BATCH, show_progress_bar=False)
             seconds[where].append(time.perf_counter() - start)
     best = {where: min(times) for where, times in seconds.items()}
-    print(f"\n{path.name}, {options.spots} patches of {PATCH_PX:g} px, {options.encoder} on {options.device}")
-    print("| patches from | s, best of 3 | patches per s | speed |")
-    print("|---|---|---|---|")
-    for where, time_ in best.items():
-        print(f"| {where} | {time_:.1f} | {options.spots / time_:.1f} | {100 * best['memory'] / time_:.0f} % |")
+    row = {"image": "drawn TIFF" if options.image is None else path.suffix.lstrip("."), "spots": options.spots}
+    speeds = {where: options.spots / time_ for where, time_ in best.items()}
+    row |= {"encoder": options.encoder, "device": options.device, "threads": options.threads, **speeds}
+    _results.write("patches.speed", [*others(row["image"]), {**row, "speed": best["memory"] / best["file"]}])
+
+
+def others(image: str) -> list[_results.Row]:
+    """Rows of other images that were measured before."""
+    try:
+        return [row for row in _results.read("patches.speed") if row["image"] != image]
+    except KeyError:
+        return []
 
 
 def read_all(path: str, n_spots: int, n_threads: int, sender) -> None:
@@ -112,15 +120,13 @@ def memory(path: Path, options: argparse.Namespace) -> None:
     process.start()
     seconds, peak = receiver.recv()
     process.join()
-    height, width = open_image(path).shape
-    print(f"tiled TIFF of {width} x {height} px ({3 * width * height / 2**30:.1f} GiB of pixels)")
-    print("| patches | s | patches per s | peak memory, GiB |")
-    print("|---|---|---|---|")
-    print(f"| {options.slide_spots} | {seconds:.0f} | {options.slide_spots / seconds:.0f} | {peak / 2**30:.2f} |")
+    height, _ = open_image(path).shape
+    row = {"pixels": height, "patches": options.slide_spots, "seconds": seconds, "peak_gib": peak / 2**30}
+    _results.write("patches.slide", [row])
 
 
 def main() -> None:
-    """Print both tables."""
+    """Measure both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", type=Path, help="image file for the comparison of speed")
     parser.add_argument("--spots", type=int, default=1024)

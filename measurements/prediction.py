@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import _results
 import anndata as ad
 import numpy as np
-import torch
 from scipy import stats
 from scipy.spatial import cKDTree
 
@@ -76,11 +76,8 @@ def colon() -> ad.AnnData:
 
 def embed(adata: ad.AnnData, size: float, **key: str) -> None:
     """Classical features of patches of a size."""
-    start = time.perf_counter()
     sp.pp.extract_patches(adata, size=size, **key)
     sp.tl.embed_patches(adata, encoder="classical", key_added=f"X_{size}", **key)
-    took = time.perf_counter() - start
-    print(f"classical features of {adata.n_obs} spots, {size} spot diameters: {took:.1f} s")
 
 
 def embed_all_sizes(adata: ad.AnnData, **key: str) -> None:
@@ -96,34 +93,31 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     return part.pivot(index="prediction", columns="metric", values="value").loc[part["prediction"].unique()]
 
 
-def show(scores: pd.DataFrame, seconds: dict[str, float]) -> None:
-    """Markdown: MSE, skill and correlations with 95 % intervals over sections, and the seconds of all fits."""
-    print("| prediction | MSE | skill | PCC within sections | PCC, pooled | PCC over genes | seconds |")
-    print("|---|---|---|---|---|---|---|")
+def rows_of(scores: pd.DataFrame, seconds: dict[str, float]) -> list[dict[str, Any]]:
+    """MSE, skill and correlations with 95 % intervals over sections, and the seconds of all fits; a row per prediction."""
     total = scores[(scores["library"] == "all") & (scores["gene"] == "all")].set_index(["prediction", "metric"])
-    for name, row in summary(scores).reindex(columns=["mse", "pcc_pooled", "pcc_spot"]).iterrows():
-        cells = [f"{row['mse']:.3f}"]
+    rows = []
+    for name, values in summary(scores).reindex(columns=["mse", "skill", "pcc", "pcc_pooled"]).iterrows():
+        row = {"prediction": name, "mse": values["mse"]}
         for metric in ("skill", "pcc"):
-            at = total.loc[(name, metric)] if (name, metric) in total.index else None
-            value = np.nan if at is None else at["value"]
-            interval = "" if at is None or np.isnan(at["lower"]) else f" ({at['lower']:.3f} to {at['upper']:.3f})"
-            cells.append("" if np.isnan(value) else f"{value:.3f}{interval}")
-        cells += ["" if np.isnan(row[m]) else f"{row[m]:.3f}" for m in ("pcc_pooled", "pcc_spot")]
-        print(f"| {name} | {' | '.join(cells)} | {seconds.get(name, np.nan):.1f} |".replace("nan", ""), flush=True)
+            ends = total.loc[(name, metric)] if (name, metric) in total.index else {"lower": None, "upper": None}
+            row |= {metric: values[metric], f"{metric}_lower": ends["lower"], f"{metric}_upper": ends["upper"]}
+        rows.append({**row, "pcc_pooled": values["pcc_pooled"], "seconds": seconds.get(name)})
+    return rows
 
 
-def differences(scores: pd.DataFrame, name: str) -> None:
-    """A prediction minus each anchor, section by section, with a paired t interval."""
+def differences(scores: pd.DataFrame, size: float | str) -> list[dict[str, Any]]:
+    """Ridge minus each anchor, section by section, with a paired t interval."""
     part = scores[(scores["library"] != "all") & (scores["gene"] == "all")]
-    for metric in ("skill", "pcc"):
-        table = part[part["metric"] == metric].pivot(index="library", columns="prediction", values="value")
-        for anchor in ("gene_mean", "depth_only", "position_only"):
-            gap = (table[name] - table[anchor]).dropna()
-            if len(gap) < 2:
-                continue
-            half = stats.sem(gap) * stats.t.ppf(0.975, len(gap) - 1)
-            each = ", ".join(f"{library} {value:+.3f}" for library, value in gap.items())
-            print(f"{name} - {anchor}, {metric}: {gap.mean():+.3f} +- {half:.3f} ({each})")
+    rows = []
+    for anchor in ("depth_only", "position_only"):
+        row: dict[str, Any] = {"patch": str(size), "anchor": anchor}
+        for metric in ("skill", "pcc"):
+            table = part[part["metric"] == metric].pivot(index="library", columns="prediction", values="value")
+            gap = (table[f"ridge, {size}"] - table[anchor]).dropna()
+            row |= {metric: gap.mean(), f"{metric}_half": stats.sem(gap) * stats.t.ppf(0.975, len(gap) - 1)}
+        rows.append(row)
+    return rows
 
 
 def her2_embeddings() -> None:
@@ -137,10 +131,9 @@ def her2_embeddings() -> None:
             sp.tl.predict_expression(adata, model=model, use_rep=f"X_{size}", key_added=name, **KEY)
             seconds[name] = time.perf_counter() - start
     scores = sp.tl.score_prediction(adata, **KEY)
-    print("\nHER2+ C2 to C5, leave one section out, detected entries of 128 genes")
-    show(scores, seconds)
-    for size in (*SIZES, TOGETHER):
-        differences(scores, f"ridge, {size}")
+    _results.write("prediction.her2", rows_of(scores, seconds))
+    gaps = [row for size in (*SIZES, TOGETHER) for row in differences(scores, size)]
+    _results.write("prediction.her2_differences", gaps)
 
 
 def colon_halves() -> None:
@@ -156,15 +149,14 @@ def colon_halves() -> None:
         seconds[name] = time.perf_counter() - start
     scores = sp.tl.score_prediction(adata, **key)
     scores = scores[~scores["prediction"].str.startswith("floor")]  # its counts are corrected ones
+    genes = scores[(scores["library"] == "all") & (scores["metric"] == "pcc")]
+    genes = genes.pivot(index="prediction", columns="gene", values="value")
+    rows = rows_of(scores, seconds)
+    for row in rows:
+        row |= {gene: genes[gene].get(row["prediction"]) for gene in ("Acta2", "Tagln")}
+    _results.write("prediction.colon", rows)
     split = adata.obs["split"].value_counts()
-    print(
-        f"\nMouse colon, {split['train']} spots of the left half to {split['test']} of the right half, {N_GENES} genes"
-    )
-    show(scores, seconds)
-    genes = scores[(scores["library"] == "all") & (scores["metric"] == "pcc")].pivot(
-        index="prediction", columns="gene", values="value"
-    )
-    print(genes.loc[list(seconds), ["all", "Acta2", "Tagln"]].round(3).to_string())
+    _results.write("prediction.colon_spots", [{"left": split["train"], "right": split["test"], "genes": N_GENES}])
 
 
 def networks(models: list[str]) -> None:
@@ -180,13 +172,11 @@ def networks(models: list[str]) -> None:
         params = {**FEW[model], "weights": "random", "validate_every": FEW[model]["n_steps"]}
         sp.tl.predict_expression(adata, model=model, model_params=params, key_added=model, **KEY)
         seconds[model] = time.perf_counter() - start
-        spots = params["n_steps"] * params["train_batch_size"]
-        print(
-            f"{model}: four fits, {spots} spots seen in each, {adata.n_obs} predicted: {seconds[model]:.0f} s",
-            flush=True,
-        )
-    print(f"\nHER2+ C2 to C5, leave one section out, patches of {SIDE} pixels, {torch.get_num_threads()} threads")
-    show(sp.tl.score_prediction(adata, **KEY), seconds)
+    rows = rows_of(sp.tl.score_prediction(adata, **KEY), seconds)
+    for row in rows:
+        few = FEW.get(row["prediction"], {})
+        row |= {"steps": few.get("n_steps"), "patches": few.get("train_batch_size")}
+    _results.write("prediction.networks", [row for row in rows if row["prediction"] in seconds])
 
 
 def targets() -> None:
@@ -196,7 +186,11 @@ def targets() -> None:
     adata.obs["split"] = adata.obs["library_id"].astype(str).map(split)
     embed(adata, 3, **KEY)
     sp.tl.spackle_complete(adata, **KEY)
-    show(sp.tl.compare_targets(adata, model="ridge", use_rep="X_3", **KEY), {})
+    rows = rows_of(sp.tl.compare_targets(adata, model="ridge", use_rep="X_3", **KEY), {})
+    rows = [row for row in rows if ", " in row["prediction"]]  # without anchors and floor
+    for row in rows:
+        row["target"], row["loss"] = row["prediction"].split(", ")
+    _results.write("prediction.targets", rows)
 
 
 def main() -> None:

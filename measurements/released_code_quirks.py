@@ -1,6 +1,6 @@
 """Four properties of the code released with SpaRED (BCV-Uniandes/SpaRED at 3ca900f), measured beside this package's.
 
-    python measurements/released_code_quirks.py       Markdown, some ten seconds on two CPU cores
+    python measurements/released_code_quirks.py       some ten seconds on two CPU cores
 
 Nothing of the released code is run or copied: each property is rebuilt from its description (docs/released_code.md)
 with the same library calls.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 
+import _results
 import numpy as np
 import scipy.sparse as sps
 import torch
@@ -27,7 +28,7 @@ HIDING = 0.3
 
 
 def attention() -> None:
-    """(a) Which inputs a spot's output depends on."""
+    """(a) Inputs that a spot's output depends on."""
     n_batch, n_genes = 8, 32
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(n_genes, nhead=1)  # batch_first=False is PyTorch's default
@@ -38,16 +39,16 @@ def attention() -> None:
     neighbours, others = values.clone(), values.clone()
     neighbours[:, 1:] = torch.rand_like(neighbours[:, 1:])
     others[1:] = torch.rand_like(others[1:])
-    print("| network | all neighbours replaced | rest of the batch replaced |")
-    print("|---|---|---|")
+    rows = []
     for name, network in {
-        "encoder with `batch_first=False`": released,
+        "encoder with batch_first=False": released,
         "this package": lambda x: ours(x, padding),
     }.items():
         with torch.no_grad():
             before = network(values)[0, 0]
             changes = [(network(x)[0, 0] - before).abs().max().item() for x in (neighbours, others)]
-        print(f"| {name} | " + " | ".join(f"{change:.3g}" for change in changes) + " |")
+        rows.append({"network": name, "neighbours": changes[0], "batch": changes[1]})
+    _results.write("released_code_quirks.attention", rows)
 
 
 def crossing_edges() -> None:
@@ -60,14 +61,14 @@ def crossing_edges() -> None:
     spots = np.repeat(np.arange(adata.n_obs), N_NEIGHBOURS)
     joined = sps.csr_matrix((np.ones(spots.size), (spots, nearest[:, 1:].ravel())), shape=(adata.n_obs,) * 2)
     sp.pp.lattice_neighbors(adata, library_key="library_id", n_rings=2)
-    print("| graph | edges | that join two sections |")
-    print("|---|---|---|")
+    rows = []
     for name, graph in {
         "18 nearest spots, no library key": joined,
-        "`sp.pp.lattice_neighbors`, two hops": adata.obsp["spatial_connectivities"],
+        "sp.pp.lattice_neighbors, two hops": adata.obsp["spatial_connectivities"],
     }.items():
-        one, other = graph.nonzero()
-        print(f"| {name} | {one.size:,} | {(second[one] != second[other]).mean():.0%} |")
+        spot, other = graph.nonzero()
+        rows.append({"graph": name, "edges": spot.size, "crossing": (second[spot] != second[other]).mean()})
+    _results.write("released_code_quirks.edges", rows)
 
 
 def hiding_rate() -> None:
@@ -79,15 +80,16 @@ def hiding_rate() -> None:
     chance = np.minimum(HIDING / detected.mean(axis=0), 1)
     by_fraction = detected & (rng.random(detected.shape) < chance)
     plain = hide_detected(detected, HIDING, rng)
-    print("| expressed fraction | " + " | ".join(f"{f:.0%}" for f in fractions) + " |")
-    print("|" + "---|" * (1 + len(fractions)))
+    rows = []
     for name, hidden in {"chance 0.3 / expressed fraction": by_fraction, "chance 0.3 (this package)": plain}.items():
         shares = hidden.sum(axis=0) / detected.sum(axis=0)
-        print(f"| {name} | " + " | ".join(f"{share:.0%}" for share in shares) + " |")
+        columns = {f"fraction_{100 * f:.0f}": share for f, share in zip(fractions, shares, strict=True)}
+        rows.append({"rule": name, **columns})
+    _results.write("released_code_quirks.hiding", rows)
 
 
 def order_of_hiding() -> None:
-    """(d) What a neighbour's filled value tells of a hidden entry, with the two orders."""
+    """(d) Error of the neighbours' filled values on hidden entries, with either order."""
     adata = sp.datasets.synthetic(depth=1000.0, image=False)
     sp.pp.normalize_tpm(adata, gene_lengths=None)
     values = adata.layers["log2tpm"].toarray()
@@ -109,19 +111,16 @@ def order_of_hiding() -> None:
         "median first, then hide": from_completed(completed["median first"]),
         "hide first, then median (this package)": from_completed(completed["hide first"]),
     }
-    print("| order | mean squared error on hidden entries |")
-    print("|---|---|")
-    for name, estimate in results.items():
-        print(f"| {name} | {masked_mse(values, estimate, hidden):.3f} |")
+    rows = [{"order": name, "mse": masked_mse(values, estimate, hidden)} for name, estimate in results.items()]
+    _results.write("released_code_quirks.order", rows)
     touched = (completed["median first"] != completed["hide first"])[~detected].mean()
-    print(f"\nShare of the undetected entries whose filled value depends on hidden ones: {touched:.0%}")
+    _results.write("released_code_quirks.touched", [{"share": touched}])
 
 
 def main() -> None:
-    """Print the four tables."""
+    """Measure all four."""
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-    for number, part in enumerate((attention, crossing_edges, hiding_rate, order_of_hiding)):
-        print(f"{chr(10) if number else ''}### ({'abcd'[number]})\n")
+    for part in (attention, crossing_edges, hiding_rate, order_of_hiding):
         part()
 
 

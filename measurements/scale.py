@@ -1,7 +1,8 @@
 """Time and peak memory of the recipe, the adaptive median and SpaCKLE on made-up collections of Visium density.
 
-    python measurements/scale.py                          5,000 and 43,804 spots (SpaRED's largest set)
-    python measurements/scale.py --spots 500000 --subset-genes
+    python measurements/scale.py                     5,000, 43,804 (SpaRED's largest set) and 500,000 spots; 20 GB of memory
+
+From 500,000 spots on, only the selected genes are kept.
 
 Each size runs in a process of its own, and each step's peak is the highest resident memory up to its end.
 """
@@ -9,18 +10,21 @@ Each size runs in a process of its own, and each step's peak is the highest resi
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
 import time
 import warnings
 
+import _results
 import numpy as np
 import scipy.sparse as sps
 
 N_GENES = 32_000
 DENSITY = 0.055  # share of entries with a count in the lung organoids, over all genes of the reference
 SPOTS_PER_LIBRARY = 3_000
+SUBSET_FROM = 500_000  # spots from which the recipe keeps the selected genes only
 
 
 def collection(n_spots: int):
@@ -72,13 +76,13 @@ def memory() -> float:
 
 
 def measure(n_spots: int, *, subset_genes: bool, steps: int) -> None:
-    """One size: a line per step."""
+    """One size: a row per step, as JSON."""
     import spared_sc as sp
 
     warnings.simplefilter("ignore")
     compile_kernels(sp)
     adata = collection(n_spots)
-    rows = [("(the collection itself)", 0.0, memory())]
+    rows = [("collection", 0.0, memory())]
 
     def step(name: str, run) -> None:
         start = time.perf_counter()
@@ -86,15 +90,18 @@ def measure(n_spots: int, *, subset_genes: bool, steps: int) -> None:
         rows.append((name, time.perf_counter() - start, memory()))
 
     key = {"library_key": "library_id"}
-    step("recipe", lambda: sp.pp.recipe_spared(adata, **key, subset_genes=subset_genes))
+    step(
+        "recipe, subset_genes=True" if subset_genes else "recipe",
+        lambda: sp.pp.recipe_spared(adata, **key, subset_genes=subset_genes),
+    )
     step("adaptive median", lambda: sp.tl.median_complete(adata, **key))
     step(
-        f"SpaCKLE, {steps} steps",
+        f"SpaCKLE, {steps} steps, and completing",
         lambda: sp.tl.spackle_complete(adata, model="paper", **key, n_steps=steps, show_progress_bar=False),
     )
     kept = adata.uns["spared_sc"]["spared_filter"]["summary"]["n_genes"]
     for name, seconds, gib in rows:
-        print(f"| {n_spots:,} | {kept} | {name} | {seconds:.1f} | {gib:.2f} |", flush=True)
+        print(json.dumps({"spots": n_spots, "genes_kept": kept, "step": name, "seconds": seconds, "peak_gib": gib}))
 
 
 def compile_kernels(sp) -> None:
@@ -108,20 +115,22 @@ def compile_kernels(sp) -> None:
 def main() -> None:
     """Run every size in a fresh process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spots", type=int, nargs="+", default=[5_000, 43_804])
+    parser.add_argument("--spots", type=int, nargs="+", default=[5_000, 43_804, 500_000])
     parser.add_argument("--subset-genes", action="store_true", help="keep only the selected genes")
-    parser.add_argument("--steps", type=int, default=100, help="training steps of SpaCKLE")
+    parser.add_argument("--steps", type=int, default=10, help="training steps of SpaCKLE")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         measure(options.spots[0], subset_genes=options.subset_genes, steps=options.steps)
         return
-    print(f"{N_GENES:,} genes, density {DENSITY:.1%}, {SPOTS_PER_LIBRARY:,} spots per library")
-    print("| spots | genes kept | step | seconds | peak GiB |")
-    print("|---|---|---|---|---|", flush=True)
+    rows = []
     for n_spots in options.spots:
         command = [sys.executable, __file__, "--one", "--spots", str(n_spots), "--steps", str(options.steps)]
-        subprocess.run(command + ["--subset-genes"] * options.subset_genes, check=True)
+        command += ["--subset-genes"] * (options.subset_genes or n_spots >= SUBSET_FROM)
+        done = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows += [json.loads(line) for line in done.splitlines()]
+        print(done, flush=True)
+    _results.write("scale.table", rows)
 
 
 if __name__ == "__main__":

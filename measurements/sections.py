@@ -14,9 +14,20 @@ import spared_sc as sp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# SpaRED's lung and kidney organoids (Gracia Villacampa et al. 2021), HER2+ patients A to D (Andersson et al. 2021), mouse
-# olfactory bulb, dorsolateral prefrontal cortex, prostate, mouse embryo.
-SETS = ("VLO", "VKO", "HER2_A", "HER2_B", "HER2_C", "HER2_D", "MOB", "DLPFC", "prostate", "embryo")
+# The organoids are of Gracia Villacampa et al. (2021), HER2+ of Andersson et al. (2021).
+TITLES = {
+    "VLO": "lung organoids (VLO)",
+    "VKO": "kidney organoids (VKO)",
+    "HER2_A": "HER2+ patient A",
+    "HER2_B": "HER2+ patient B",
+    "HER2_C": "HER2+ patient C",
+    "HER2_D": "HER2+ patient D",
+    "MOB": "mouse olfactory bulb",
+    "DLPFC": "human cortex (DLPFC)",
+    "prostate": "prostate",
+    "embryo": "mouse embryo",
+}
+SETS = tuple(TITLES)
 ORGANOIDS = {"VLO": "lung_organoid", "VKO": "kidney_organoid"}
 SPLITS = {  # as SpaRED splits them
     "VLO": {"V19D02-088_A1": "train", "V19D02-088_B1": "train", "V19D02-088_C1": "val", "V19D02-088_D1": "test"},

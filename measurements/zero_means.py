@@ -1,6 +1,6 @@
 """What filling does to the expression of undetected entries, where the truth is known.
 
-    python measurements/zero_means.py         Markdown, less than a minute on two CPU cores
+    python measurements/zero_means.py         less than a minute on two CPU cores
 
 The sections are drawn from a model (`sp.datasets.synthetic`), so the expected counts of every entry are known
 (`layers["rate"]`).
@@ -8,6 +8,7 @@ The sections are drawn from a model (`sp.datasets.synthetic`), so the expected c
 
 from __future__ import annotations
 
+import _results
 import numpy as np
 from scipy.special import gammaln
 
@@ -32,7 +33,7 @@ def given_detection(rate: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Print means over the undetected entries, in log2(CPM + 1)."""
+    """Means over the undetected entries, in log2(CPM + 1)."""
     adata = sp.datasets.synthetic(depth=300.0, image=False)
     sp.pp.normalize_tpm(adata, gene_lengths=None)  # the made-up counts do not depend on a gene's length
     # All genes are completed, the sparse ones too: the recipe would leave those out.
@@ -45,21 +46,17 @@ def main() -> None:
     undetected = adata.X.toarray() == 0
     score = adata.uns["spared_sc"]["spackle"]["score"]
 
-    print(f"{adata.n_obs:,} spots x {adata.n_vars} genes, {undetected.mean():.0%} of the entries undetected\n")
-    print("| expected counts | undetected entries | truth | truth, had it been detected | median | spackle |")
-    print("|---|---|---|---|---|---|")
+    rows = []
     for name, (low, high) in BINS.items():
         where = undetected & (rate >= low) & (rate < high)
-        means = " | ".join(f"{values[where].mean():.2f}" for values in (truth, detectable, *filled))
-        print(f"| {name} | {where.sum():,} | {means} |")
-    print(
-        f"\nMean squared error on {score['n_entries']:,} hidden detected entries: SpaCKLE {score['spackle']:.2f}, "
-        f"adaptive median {score['median']:.2f}, gene mean {score['gene_mean']:.2f}."
-    )
-    names = ("counts alone", "median", "spackle")
-    layers = (adata.layers["log2tpm"].toarray(), *filled)
-    totals = [f"{name} {np.exp2(values).mean() - 1:,.0f}" for name, values in zip(names, layers, strict=True)]
-    print(f"Mean CPM over all entries: {', '.join(totals)}.")
+        columns = zip(("truth", "truth_detected", "median", "spackle"), (truth, detectable, *filled), strict=True)
+        means = {column: values[where].mean() for column, values in columns}
+        rows.append({"expected": name, "entries": where.sum(), **means})
+    _results.write("zero_means.table", rows)
+    layers = zip(("counts", "median", "spackle"), (adata.layers["log2tpm"].toarray(), *filled), strict=True)
+    cpm = {f"cpm_{name}": np.exp2(values).mean() - 1 for name, values in layers}
+    errors = {f"mse_{name}": score[name] for name in ("spackle", "median", "gene_mean")}
+    _results.write("zero_means.overall", [{"undetected": undetected.mean(), **cpm, **errors}])
 
 
 if __name__ == "__main__":
