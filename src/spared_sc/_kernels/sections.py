@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -211,3 +212,6 @@ class Estimate:
     rate: np.ndarray | None = None  # expected count at the spot's depth, true zeros included
     sd: np.ndarray | None = None  # standard deviation of `values`, given detection
     params: dict[str, Any] = field(default_factory=dict)  # as used; what was tuned, as chosen
+
+
+CompletionFunction = Callable[[Sections], Estimate]  # a method whose parameters are set
