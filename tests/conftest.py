@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# Before torch is loaded: spinning threads slow the tests down several times on a busy machine.
+# Before numpy or torch is loaded: small arrays lose time to threads, and several test processes still more.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from anndata import AnnData
+
+pytest.register_assert_rewrite("helpers", "properties")
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +32,40 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.fail(f"SPARED_SC_DATA_DIR={value} is not a folder")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def _collections() -> dict[str, AnnData]:
+    return {}
+
+
+@pytest.fixture(scope="session")
+def collection(_collections: dict[str, AnnData]) -> Callable[..., AnnData]:
+    """A factory of synthetic collections: each is made once in a session, and every call gets a copy.
+
+    Options are those of `datasets.synthetic`. `recipe` holds options of `pp.recipe_spared`, which then follows.
+    """
+    import spared_sc as sp
+
+    def make(*, recipe: dict | None = None, **options) -> AnnData:
+        key = repr((sorted(options.items()), recipe))
+        if key not in _collections:
+            adata = sp.datasets.synthetic(**options)
+            if recipe is not None:
+                sp.pp.recipe_spared(adata, library_key="library_id", **recipe)
+            _collections[key] = adata
+        return _collections[key].copy()
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Networks as small as those of tests lose time to threads."""
+    if "torch" in sys.modules:
+        if "numba" in sys.modules:  # numba's first launch sets torch's number of threads, so let it be first
+            sys.modules["numba"].get_num_threads()
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture
@@ -41,16 +82,3 @@ def no_traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     assert len(plt.get_fignums()) <= 1
     plt.close("all")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def one_torch_thread() -> Iterator[None]:
-    """Networks as small as those of tests lose time to threads."""
-    import numba
-    import torch
-
-    numba.get_num_threads()  # numba's first launch sets torch's number of threads, so let it be first
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -14,20 +14,6 @@ from anndata import AnnData
 import spared_sc as sp
 
 
-@pytest.fixture(autouse=True)
-def _one_torch_thread():
-    """Networks this small lose time to threads, and all of it where the cores are busy."""
-    import numba
-
-    numba.get_num_threads()  # starts numba's threads, which sets the number of OpenMP threads for torch as well
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def synthetic(n_libraries=2, **options) -> AnnData:
     options = {"n_genes": 40, "shape": (6, 6), "depth": 300, "image": False, **options}
     return sp.datasets.synthetic(n_libraries, **options)

@@ -16,9 +16,9 @@ import pytest
 import scipy.sparse as sps
 
 import spared_sc as sp
+from helpers import KEY
 
 SOURCE = Path(sp.__file__).parent
-KEY = {"library_key": "library_id"}
 
 # function -> (what runs before it, its arguments)
 RUNS = {
@@ -250,7 +250,7 @@ def test_results_survive_files(name, format, ready, tmp_path):
 
 
 def test_every_public_name_is_tested():
-    text = "".join(p.read_text() for p in Path(__file__).parent.glob("test_*.py") if p.name != Path(__file__).name)
+    text = "".join(p.read_text() for p in Path(__file__).parent.rglob("test_*.py") if p.name != Path(__file__).name)
     untested = [name for name in public_names("pp", "tl", "pl", "get", "datasets") if f"sp.{name}(" not in text]
     assert not untested
 

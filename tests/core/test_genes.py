@@ -1,0 +1,391 @@
+"""Gene lengths: tables, GTF files, downloads, matching."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import spared_sc as sp
+from spared_sc._core import genes
+from spared_sc._core.genes import guess_organism, load_gene_table, match_lengths, parse_gtf, resolve_lengths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+COLUMNS = ["gene_id", "gene_name", "gene_type", "chromosome", "length"]
+
+
+def table_of(*rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+TABLE = table_of(
+    ("ENSG00000000001.5", "AAA", "protein_coding", "chr1", 1000.0),
+    ("ENSG00000000002.1", "BBB", "lncRNA", "chr1", 9000.0),
+    ("ENSG00000000003.2", "BBB", "protein_coding", "chr2", 500.0),
+    ("ENSG00000000004.2", "BBB", "protein_coding", "chr3", 700.0),
+    ("ENSG00000000005.3_PAR_Y", "PAR", "protein_coding", "chrY", 320.0),
+    ("ENSG00000000005.3", "PAR", "protein_coding", "chrX", 300.0),
+    ("ENSG00000000006.1", "NKX2-1", "protein_coding", "chr14", 2000.0),
+    ("ENSG00000000007.1", "MT-X", "Mt_tRNA", "chrM", np.nan),
+)
+
+
+def adata_of(names: list[str], **var: list) -> ad.AnnData:
+    return ad.AnnData(np.ones((2, len(names)), dtype=np.float32), var=pd.DataFrame(var, index=names))
+
+
+def gtf_line(chromosome: str, feature: str, start: int, end: int, attributes: str) -> str:
+    return f"{chromosome}\tHAVANA\t{feature}\t{start}\t{end}\t.\t+\t.\t{attributes}\n"
+
+
+def write_gtf(path: Path, seed: int = 0) -> dict[str, int]:
+    """Genes with random exons of several transcripts, and the bp that they cover, counted one by one."""
+    rng = np.random.default_rng(seed)
+    text, covered = "##format: gtf\n#!genome-build x\n", {}
+    for number in range(1, 40):
+        gene_id = f"ENSG{number:011d}.1"
+        attributes = f'gene_id "{gene_id}"; gene_type "lncRNA"; gene_name "G{number}";'
+        text += gtf_line("chr1", "gene", 1, 5000, attributes)
+        places: set[int] = set()
+        for _ in range(rng.integers(0, 9)):
+            start = int(rng.integers(1, 4000))
+            end = start + int(rng.integers(0, 900))
+            places.update(range(start, end + 1))
+            text += gtf_line("chr1", "exon", start, end, attributes + ' transcript_id "T"; exon_number 1;')
+            text += gtf_line("chr1", "CDS", 1, 4999, attributes)
+        covered[gene_id] = len(places)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return covered
+
+
+@pytest.mark.parametrize("name", ["a.gtf", "a.gtf.gz"])
+def test_exon_union_against_brute_force(tmp_path: Path, name: str):
+    covered = write_gtf(tmp_path / name)
+    table = load_gene_table(tmp_path / name)
+    assert table.columns.tolist() == COLUMNS
+    assert table["gene_id"].tolist() == list(covered)
+    assert table["gene_name"].tolist() == [f"G{i}" for i in range(1, 40)]
+    assert set(table["gene_type"]) == {"lncRNA"}
+    expected = np.array([np.nan if n == 0 else n for n in covered.values()], dtype=float)
+    assert np.isnan(expected).any()
+    np.testing.assert_array_equal(table["length"], expected)
+
+
+def test_ensembl_style_gtf(tmp_path: Path):
+    """No gene lines, gene_biotype for gene_type, no symbol, and one id on both sex chromosomes."""
+    path = tmp_path / "a.gtf"
+    path.write_text(
+        gtf_line("X", "exon", 1, 10, 'gene_id "ENSG00000000001"; gene_biotype "protein_coding";')
+        + gtf_line("Y", "exon", 101, 150, 'gene_id "ENSG00000000001"; gene_biotype "protein_coding";')
+        + gtf_line("1", "exon", 1, 5, 'gene_id "ENSG00000000002"; gene_name "B"; gene_biotype "lncRNA";')
+    )
+    assert parse_gtf(path).to_numpy().tolist() == [
+        ["ENSG00000000001", "ENSG00000000001", "protein_coding", "X", 10.0],
+        ["ENSG00000000002", "B", "lncRNA", "1", 5.0],
+    ]
+
+
+def test_chr21_agrees_with_prepared_table(data_dir: Path):
+    folder = data_dir / "annotation"
+    parsed = parse_gtf(folder / "gencode.v43.basic.annotation.chr21.gtf.gz")
+    prepared = load_gene_table(folder / "gencode.v43.basic.gene_lengths.tsv.gz")
+    prepared = prepared[prepared["chromosome"] == "chr21"]
+    assert len(parsed) == 898
+    pd.testing.assert_frame_equal(
+        parsed.sort_values("gene_id", ignore_index=True), prepared.sort_values("gene_id", ignore_index=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("chr1\tx\texon\t1\t5\n", "found 5 fields, expected 9, after line 0"),
+        ("# x\n" + gtf_line("1", "exon", 9, 5, 'gene_id "A";'), "found positions 9 to 5, after line 1"),
+        ("1\tx\texon\tone\t5\t.\t+\t.\tx\n", "invalid literal"),
+        (gtf_line("1", "exon", 1, 5, 'gene_name "A";'), "line 1: a exon without a gene_id"),
+        (gtf_line("1", "gene", 1, 5, 'gene_id "A";'), "no exon lines"),
+        ("", "no exon lines"),
+    ],
+)
+def test_malformed_gtf(tmp_path: Path, content: str, message: str):
+    (tmp_path / "a.gtf").write_text(content)
+    with pytest.raises(ValueError, match=rf"a.gtf.*{message}"):
+        parse_gtf(tmp_path / "a.gtf")
+
+
+def test_truncated_gtf(tmp_path: Path):
+    path = tmp_path / "a.gtf.gz"
+    write_gtf(path)
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], b"<html>not found</html>"):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"a.gtf.gz cannot be read as a GTF file.*download it again"):
+            parse_gtf(path)
+
+
+@pytest.mark.parametrize("name", ["t.tsv", "t.tsv.gz", "t.csv"])
+def test_table_files(tmp_path: Path, name: str):
+    table = TABLE.assign(gene_name=["NA", "nan", *TABLE["gene_name"][2:]])
+    table.to_csv(tmp_path / name, sep="," if name.endswith("csv") else "\t", index=False)
+    pd.testing.assert_frame_equal(load_gene_table(tmp_path / name), table)
+
+
+def test_bad_table_files(tmp_path: Path):
+    path = tmp_path / "t.tsv"
+    with pytest.raises(FileNotFoundError, match=r"expected 'human', 'mouse' or the path"):
+        load_gene_table(path)
+    TABLE.drop(columns="length").to_csv(path, sep="\t", index=False)
+    with pytest.raises(ValueError, match=r"t.tsv lacks the columns 'length' \(found 'gene_id'"):
+        load_gene_table(path)
+    TABLE.assign(length=[0, *TABLE["length"][1:]]).to_csv(path, sep="\t", index=False)
+    with pytest.raises(ValueError, match=r"1 genes have a length that is not a positive number \('ENSG00000000001.5'"):
+        load_gene_table(path)
+    pd.concat([TABLE, TABLE.iloc[:1]]).to_csv(path, sep="\t", index=False)
+    with pytest.raises(ValueError, match=r"1 genes have more than one length \('ENSG00000000001.5'"):
+        load_gene_table(path)
+    TABLE.assign(length="long").to_csv(path, sep="\t", index=False)
+    with pytest.raises(ValueError, match=r"t.tsv cannot be read as a gene table"):
+        load_gene_table(path)
+    path = tmp_path / "t.tsv.gz"
+    TABLE.to_csv(path, sep="\t", index=False)
+    path.write_bytes(path.read_bytes()[:80])
+    with pytest.raises(ValueError, match=r"t.tsv.gz cannot be read as a gene table"):
+        load_gene_table(path)
+
+
+def test_prepared_tables_are_found(data_dir: Path, tmp_path: Path):
+    with sp.settings.override(data_dir=data_dir, cache_dir=tmp_path / "cache"):
+        human, mouse = load_gene_table("human"), load_gene_table("mouse")
+    assert human["gene_id"].str.startswith("ENSG").all()
+    assert mouse["gene_id"].str.startswith("ENSMUSG").all()
+    assert human.set_index("gene_name")["length"]["ACTB"] > 1000
+    assert not (tmp_path / "cache").exists()
+
+
+class Server:
+    """Stands in for `_core.download`: serves files of a folder and checks md5 sums."""
+
+    def __init__(self, folder: Path, organism: str, monkeypatch: pytest.MonkeyPatch):
+        self.folder = folder
+        folder.mkdir()
+        release, self.url = genes._GENCODE[organism]
+        self.name = f"{release}.annotation.gtf.gz"
+        self.covered = write_gtf(folder / self.name)
+        digest = hashlib.md5((folder / self.name).read_bytes()).hexdigest()
+        (folder / "MD5SUMS").write_text(f"{'0' * 32}  other.gtf.gz\n{digest}  {self.name}\n")
+        self.asked: list[str] = []
+        monkeypatch.setattr(genes, "fetch", self.fetch)
+        monkeypatch.setattr(genes, "read_text", lambda url: self.read(url).decode())
+
+    def read(self, url: str) -> bytes:
+        self.asked.append(url)
+        source = self.folder / url.removeprefix(self.url + "/")
+        if not source.exists():
+            raise ConnectionError("no network")
+        return source.read_bytes()
+
+    def fetch(self, url: str, path: Path, *, known_hash: str | None) -> Path:
+        content = self.read(url)
+        if known_hash != "md5:" + hashlib.md5(content).hexdigest():
+            raise ValueError("another hash")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+
+@pytest.mark.parametrize("organism", ["human", "mouse"])
+def test_download_once_then_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, organism: str):
+    server = Server(tmp_path / "server", organism, monkeypatch)
+    with sp.settings.override(data_dir=None, cache_dir=tmp_path / "cache"):
+        first = load_gene_table(organism)
+        again = load_gene_table(organism)
+    assert server.asked == [f"{server.url}/MD5SUMS", f"{server.url}/{server.name}"]
+    pd.testing.assert_frame_equal(first, again)
+    assert first["gene_id"].tolist() == list(server.covered)
+    release = genes._GENCODE[organism][0]
+    # Only the table is kept: neither the download nor a temporary file.
+    assert [path.name for path in (tmp_path / "cache" / "annotation").iterdir()] == [f"{release}.gene_lengths.tsv.gz"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (lambda s: (s.folder / "MD5SUMS").unlink(), "no network"),
+        (lambda s: (s.folder / s.name).unlink(), "no network"),
+        (lambda s: (s.folder / "MD5SUMS").write_text("<html>log in</html>"), "does not list"),
+        (lambda s: (s.folder / s.name).write_bytes(b"cut"), "another hash"),
+    ],
+)
+def test_failed_download_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, break_it, reason: str):
+    server = Server(tmp_path / "server", "human", monkeypatch)
+    break_it(server)
+    with sp.settings.override(data_dir=tmp_path, cache_dir=tmp_path / "cache"):
+        with pytest.raises(ConnectionError, match=rf"{reason}.*SPARED_SC_DATA_DIR.*GTF.*gene_lengths=None"):
+            load_gene_table("human")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_mitochondrial_genes_have_no_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path):
+    """Wherever the table comes from, as in the prepared ones; a user's own file is taken at its word."""
+    server = Server(tmp_path / "server", "human", monkeypatch)
+    text = gtf_line("chr1", "exon", 1, 9, 'gene_id "ENSG00000000001.1";') + gtf_line(
+        "chrM", "exon", 1, 9, 'gene_id "ENSG00000000002.1"; gene_name "MT-CO1";'
+    )
+    path = server.folder / server.name
+    path.write_bytes(gzip.compress(text.encode()))
+    (server.folder / "MD5SUMS").write_text(f"{hashlib.md5(path.read_bytes()).hexdigest()}  {server.name}\n")
+    with sp.settings.override(data_dir=None, cache_dir=tmp_path / "cache"):
+        for _ in range(2):  # parsed, and from the cache
+            np.testing.assert_array_equal(load_gene_table("human")["length"], [9, np.nan])
+    np.testing.assert_array_equal(load_gene_table(path)["length"], [9, 9])
+    with sp.settings.override(data_dir=data_dir):
+        for organism in ("human", "mouse"):
+            prepared = sp.datasets.gene_lengths(organism)
+            assert prepared["length"].isna().equals(prepared["chromosome"] == "chrM")
+
+
+@pytest.mark.parametrize(
+    ("name", "gene_id", "length"),
+    [
+        ("AAA", None, 1000),
+        ("x", "ENSG00000000001", 1000),
+        ("x", "ENSG00000000001.99", 1000),  # another version
+        ("AAA", "ENSG00000000002.1", 9000),  # the id decides
+        ("AAA", "ENSG99999999999", 1000),  # unknown id, known symbol
+        ("ENSG00000000001.5", None, 1000),
+        ("BBB", None, 700),  # protein-coding, then the longest
+        ("BBB-1", None, 700),  # scanpy's suffix
+        ("NKX2-1", None, 2000),  # no suffix: the symbol itself
+        ("NKX2-1-2", None, 2000),
+        ("PAR", None, 300),  # the copy on X, though that on Y is longer
+        ("x", "ENSG00000000005", 300),
+        ("x", "ENSG00000000005.3_PAR_Y", 320),
+        ("GRCh38_AAA", None, 1000),
+        ("GRCh38__AAA", None, 1000),
+        ("hg19_AAA", "hg19_x", 1000),
+        ("mm10___x", "mm10___ENSG00000000001.2", 1000),
+        ("MT-X", None, np.nan),  # known, but without a length
+        ("nothing", "nothing", np.nan),
+        ("", None, np.nan),
+    ],
+)
+def test_match_rules(name: str, gene_id: str | None, length: float):
+    match = match_lengths(pd.Index([name]), None if gene_id is None else pd.Series([gene_id]), TABLE)
+    np.testing.assert_array_equal(match.lengths, [length])
+    assert match.unmatched == ([name] if np.isnan(length) else [])
+
+
+def test_match_counts_and_summary():
+    names = pd.Index(["a", "AAA", "BBB-1", "MT-X", "zzz"])
+    ids = pd.Series(["ENSG00000000003", "x", None, "ENSG00000000007", "y"])
+    match = match_lengths(names, ids, TABLE)
+    np.testing.assert_array_equal(match.lengths, [500, 1000, 700, np.nan, np.nan])
+    assert match.matched_by == {"id": 1, "symbol": 2}
+    assert match.unmatched == ["MT-X", "zzz"]
+    assert match.summary() == "lengths for 3 of 5 genes (1 by id, 2 by symbol); 2 without: 'MT-X', 'zzz'"
+
+
+def test_match_does_not_depend_on_the_table_order():
+    names = pd.Index(["AAA", "BBB", "PAR", "NKX2-1"])
+    expected = match_lengths(names, None, TABLE).lengths
+    for seed in range(5):
+        shuffled = TABLE.sample(frac=1, random_state=seed)
+        np.testing.assert_array_equal(match_lengths(names, None, shuffled).lengths, expected)
+
+
+def test_real_section_by_id_and_by_symbol(data_dir: Path):
+    sections = [("villacampa/lung_organoid/V19D02-088_A1", 0.98), ("mouse_embryo_cytassist", 0.99)]
+    with sp.settings.override(data_dir=data_dir):
+        for folder, least in sections:
+            adata = sp.datasets.read_visium(data_dir / folder, load_images=False)
+            by_id = resolve_lengths(adata, "auto")
+            assert np.isfinite(by_id.lengths).mean() > least
+            assert by_id.matched_by["id"] > 100 * by_id.matched_by["symbol"]
+            del adata.var["gene_ids"]
+            by_symbol = resolve_lengths(adata, "auto")
+            both = np.isfinite(by_id.lengths) & np.isfinite(by_symbol.lengths)
+            assert both.mean() > 0.6
+            assert (by_id.lengths == by_symbol.lengths)[both].mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "organism"),
+    [
+        (["x", "y"], ["ENSG00000000001", "ENSG00000000002.4"], "human"),
+        (["x", "y"], ["ENSMUSG00000000001", "mm10_ENSMUSG00000000002"], "mouse"),
+        (["ENSMUSG00000000001.1"], None, "mouse"),
+        (["ACTB", "GAPDH", "C1orf112", "MT-CO1"], None, "human"),
+        (["Actb", "Gapdh", "Gm1234", "mt-Co1"], None, "mouse"),
+        (["GRCh38_ACTB", "GRCh38_GAPDH"], None, "human"),
+    ],
+)
+def test_guess_organism(names: list[str], ids: list[str] | None, organism: str):
+    assert guess_organism(pd.Index(names), None if ids is None else pd.Series(ids)) == organism
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["Actb", "Gapdh"], ["ENSRNOG00000000001", "ENSRNOG00000000002"]),  # rat symbols look like those of mice
+        (["ACTB", "Actb"], ["ENSG00000000001", "ENSMUSG00000000001"]),
+        (["ACTB", "Actb"], None),
+        (["1", "2"], None),
+        ([], None),
+    ],
+)
+def test_organism_cannot_be_told(names: list[str], ids: list[str] | None):
+    with pytest.raises(ValueError, match=r'gene_lengths="human", "mouse"'):
+        guess_organism(pd.Index(names, dtype=object), None if ids is None else pd.Series(ids))
+
+
+def test_resolve_none_and_column():
+    adata = adata_of(["a", "b", "c"], gene_length=[100, 200.0, np.nan])
+    assert resolve_lengths(adata, None) is None
+    match = resolve_lengths(adata, "auto")
+    np.testing.assert_array_equal(match.lengths, [100, 200, np.nan])
+    assert match.unmatched == ["c"]
+    assert match.summary() == "lengths for 2 of 3 genes (2 by adata.var[\"gene_length\"]); 1 without: 'c'"
+    assert resolve_lengths(sp.datasets.synthetic(n_libraries=1, n_genes=5, shape=(3, 3)), "auto").unmatched == []
+
+
+@pytest.mark.parametrize("kind", [dict, pd.Series])
+def test_resolve_user_lengths(kind):
+    adata = adata_of(["A", "B-1", "C"], gene_ids=["x", "y", "ENSG00000000003.7"])
+    match = resolve_lengths(adata, kind({"GRCh38_A": 10, "B": 20, "ENSG00000000003": 30, "other": 40}))
+    np.testing.assert_array_equal(match.lengths, [10, 20, 30])
+    assert match.matched_by == {"id": 1, "symbol": 2}
+
+
+def test_resolve_path(tmp_path: Path):
+    TABLE.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    for path in (tmp_path / "t.tsv", str(tmp_path / "t.tsv")):
+        np.testing.assert_array_equal(resolve_lengths(adata_of(["BBB", "AAA"]), path).lengths, [700, 1000])
+
+
+def test_resolve_errors():
+    adata = adata_of(["A", "B"])
+    for bad in (0, -5, np.inf):
+        with pytest.raises(ValueError, match=r"1 genes have a length that is not a positive number \('A'\)"):
+            resolve_lengths(adata, {"A": bad, "B": 1})
+        with pytest.raises(ValueError, match=r"gene_length.*not a positive number \('A'\)"):
+            resolve_lengths(adata_of(["A", "B"], gene_length=[bad, 1]), "auto")
+    with pytest.raises(ValueError, match=r"more than one length \('A'\)"):
+        resolve_lengths(adata, pd.Series([1, 2], index=["A", "A"]))
+    with pytest.raises(ValueError, match=r"more than one length \('ENSG00000000001'\)"):
+        resolve_lengths(adata, {"ENSG00000000001.1": 1, "ENSG00000000001.2": 2})
+    with pytest.raises(ValueError, match=r"no numbers"):
+        resolve_lengths(adata, {"A": "long"})
+    with pytest.raises(ValueError, match=r"none of the 2 genes \(such as 'A', 'B'\).*'x'.*gene_lengths=None"):
+        resolve_lengths(adata, {"x": 1})
+    with pytest.raises(TypeError, match=r"gene_lengths is a int"):
+        resolve_lengths(adata, 5)
+    with pytest.raises(FileNotFoundError, match=r"no gene table 'humans'"):
+        resolve_lengths(adata, "humans")

@@ -1,0 +1,138 @@
+"""Layers that have seen the sections that are predicted."""
+
+from __future__ import annotations
+
+import warnings
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import spared_sc as sp
+from helpers import KEY
+from helpers.prediction import predict, with_split
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Four sections with an embedding of which one column follows expression."""
+    adata = sp.datasets.synthetic(n_libraries=4, shape=(9, 9), n_genes=60, depth=500, image=False)
+    sp.pp.recipe_spared(adata, **KEY, n_genes=12, gene_lengths=None)
+    level = adata[:, adata.var["spared_selected"]].layers["log2tpm"].toarray()
+    # As on real slides, no two sections have their spots at the same pixels.
+    adata.obsm["spatial"] = adata.obsm["spatial"] + 13.7 * adata.obs["library_id"].cat.codes.to_numpy()[:, None]
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(adata.n_obs, 8))
+    adata.obsm["X_test"] = np.column_stack([level[:, :4] + rng.normal(size=(adata.n_obs, 4)), noise]).astype(np.float32)
+    return adata
+
+
+@pytest.fixture
+def adata(made):
+    return made.copy()
+
+
+@pytest.mark.parametrize("made_by", ["combat", "additive"])
+def test_what_saw_the_predicted_sections_is_not_scored(adata, made_by):
+    def make(layer_of):
+        if made_by == "combat":
+            sp.pp.combat(layer_of, key_added="made", **KEY)
+        else:
+            sp.tl.additive_complete(layer_of, key_added="made", **KEY)
+
+    make(adata)
+    with pytest.warns(
+        UserWarning, match=r"layers\['made'\], made by `.*`, has learned from all sections, also from those"
+    ):
+        predict(adata, layer="made")
+    assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"seen"}
+    with pytest.raises(ValueError, match="the layer that was predicted has learned from all libraries"):
+        sp.tl.score_prediction(adata, **KEY)
+    # A fitted predictor remembers which sections its layer has seen.
+    with_split(adata, l1="train", l2="train", l3="train", l4="test")
+    fitted = sp.tl.fit_predictor(adata, layer="made", use_rep="X_test", **KEY)
+    sp.tl.predict_expression(adata, model=fitted, **KEY)
+    assert adata.uns["spared_sc"]["predicted_ridge"]["roles"]["library_4"] == "seen"
+    # Also through a step that by itself looks at one section at a time.
+    sp.tl.median_complete(adata, layer="made", key_added="filled", **KEY)
+    with pytest.raises(ValueError, match=r"layers\['made'\].*has learned from all sections: train values"):
+        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+
+
+def test_layers_that_were_made_with_the_split_are_scored(adata):
+    with_split(adata, l1="train", l2="train", l3="val", l4="test")
+    sp.pp.combat(adata, key_added="made", **KEY)
+    predict(adata, layer="made")
+    assert adata.uns["spared_sc"]["predicted_ridge"]["roles"]["library_4"] == "test"
+    with_split(adata, l1="train", l2="test", l3="val", l4="train")  # the same name, another split
+    with pytest.warns(UserWarning, match="has learned from another split, which had the same name"):
+        predict(adata, layer="made")
+
+
+@pytest.mark.parametrize("name", ["median", "neighbor_mean"])
+def test_what_looks_at_one_section_at_a_time_is_scored(adata, name):
+    complete = getattr(sp.tl, f"{name}_complete")
+    complete(adata, key_added="filled", **KEY)
+    before = adata.layers["filled"].toarray()
+    other = (adata.obs["library_id"] == "library_2").to_numpy()
+    changed = adata.copy()
+    changed.layers["log2tpm"] = changed.layers["log2tpm"].toarray()
+    changed.layers["log2tpm"][other] *= 3
+    complete(changed, key_added="filled", **KEY)
+    after = np.asarray(changed.layers["filled"])
+    np.testing.assert_array_equal(after[~other], before[~other])
+    assert (after[other] != before[other]).any()
+    predict(adata, layer="filled")  # without a warning
+    assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"held out"}
+
+
+def test_a_correction_that_was_learned_elsewhere_is_scored(adata, tmp_path):
+    old, new = ["library_1", "library_2"], ["library_3", "library_4"]
+    sp.pp.combat(adata[adata.obs["library_id"].isin(old)].copy(), save_model=tmp_path / "combat", **KEY)
+    here = adata[adata.obs["library_id"].isin(new)].copy()
+    sp.pp.combat(here, model=tmp_path / "combat", key_added="made", **KEY)
+    predict(here, layer="made")
+    assert set(here.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"held out"}
+    alone = here[here.obs["library_id"] == "library_4"].copy()  # by itself, the same
+    sp.pp.combat(alone, model=tmp_path / "combat", key_added="made", **KEY)
+    rows = (here.obs["library_id"] == "library_4").to_numpy()
+    np.testing.assert_allclose(alone.layers["made"].toarray(), here.layers["made"][rows].toarray(), rtol=1e-5)
+    sp.pp.combat(adata, model=tmp_path / "combat", key_added="made", **KEY)  # two of the sections it has learned from
+    with pytest.warns(UserWarning, match="has learned from all sections"):
+        predict(adata, layer="made")
+
+
+def test_layers_that_were_made_of_one_another_come_to_an_end(adata):
+    sp.pp.center(adata)
+    sp.pp.uncenter(adata, key_added="log2tpm")
+    sp.tl.median_complete(adata, key_added="one", **KEY)
+    sp.tl.median_complete(adata, layer="one", key_added="two", **KEY)
+    sp.tl.median_complete(adata, layer="two", key_added="one", **KEY)
+    predict(adata, "gene_mean", key_added="a")
+    predict(adata, "gene_mean", layer="one", key_added="b")
+    assert set(adata.uns["spared_sc"]["b"]["roles"].values()) == {"held out"}
+
+
+def test_rates_have_seen_what_their_layer_has(adata):
+    sp.tl.additive_complete(adata, key_added="made", **KEY)
+    with_split(adata, l1="train", l2="train", l3="val", l4="test")
+    with pytest.warns(UserWarning, match=r"layers\['made_rate'\].*has learned from all sections"):
+        predict(adata, layer="made_rate")
+    fitted = sp.tl.fit_predictor(adata, layer="made_rate", use_rep="X_test", **KEY)
+    sp.tl.predict_expression(adata, model=fitted, key_added="saved", **KEY)
+    roles = {"library_1": "train", "library_2": "train", "library_3": "seen", "library_4": "seen"}
+    for key in ("predicted_ridge", "saved"):
+        assert adata.uns["spared_sc"][key]["roles"] == roles
+
+
+def test_a_split_is_recorded_so_that_zarr_can_hold_it(adata, tmp_path):
+    adata.obs["library_id"] = adata.obs["library_id"].astype(str).str.replace("_", "/")
+    adata.obs["split"] = np.where(adata.obs["library_id"] == "library/4", "test", "train")
+    del adata.uns["spatial"]
+    sp.pp.combat(adata, key_added="made", **KEY)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Writing zarr v2")
+        adata.write_zarr(tmp_path / "a.zarr")
+    back = ad.read_zarr(tmp_path / "a.zarr")
+    predict(back, layer="made")  # without a warning: made with this split
+    assert back.uns["spared_sc"]["predicted_ridge"]["roles"]["library/4"] == "test"

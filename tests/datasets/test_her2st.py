@@ -1,0 +1,288 @@
+"""datasets.her2st."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import spared_sc as sp
+from helpers.server import Server, sha256
+from spared_sc._core import download
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(download, "_WAITS", (0.0, 0.0, 0.0))
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join(timeout=10)
+
+
+@pytest.fixture
+def collection(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Sections E1 and E2 on a server, a registry that knows one file of them, and an empty cache."""
+    import gzip
+    import io
+
+    from PIL import Image
+
+    module = importlib.import_module("spared_sc.datasets.her2_breast")
+    for name in ("E1", "E2"):
+        counts = f"\tA\t{name}\tC\n" + "".join(f"{x}x{y}\t{x}\t0\t{y}\n" for x in (1, 2, 3) for y in (1, 2))
+        spots = "x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected\n" + "".join(
+            f"{x}\t{y}\t{x}.01\t{y}.02\t{100 * x}.5\t{100 * y}\t1\n" for x in (1, 2, 3) for y in (1, 2)
+        )
+        server.files[f"/data/ST-cnts/{name}.tsv.gz"] = gzip.compress(counts.encode())
+        server.files[f"/data/ST-spotfiles/{name}_selection.tsv"] = spots.encode()
+    labels = "Row.names\tx\ty\tpixel_x\tpixel_y\tlabel\n" + "".join(
+        f"a\t{x - 0.2}\t{y + 0.3}\t1\t1\t{'tumour' if x > 1 else 'stroma'}\n" for x in (1, 2, 3) for y in (1, 2)
+    )
+    server.files["/data/ST-pat/lbl/E1_labeled_coordinates.tsv"] = (labels + "b\tNA\tNA\t1\t1\ttumour\n").encode()
+    image = io.BytesIO()
+    Image.new("RGB", (400, 300), (200, 150, 180)).save(image, "JPEG")
+    server.files["/data/ST-imgs/E/E1/slide 7_E1.jpg"] = image.getvalue()
+    server.files["/data/ST-imgs/E/E1/slide%207_E1.jpg"] = image.getvalue()
+    server.files["/list/ST-imgs/E/E1"] = json.dumps([{"name": "slide 7_E1.jpg"}, {"name": "README"}]).encode()
+    known = {"ST-cnts/E1.tsv.gz": sha256(server.files["/data/ST-cnts/E1.tsv.gz"])}
+    monkeypatch.setattr(module, "_URL", f"{server.url}/data")
+    monkeypatch.setattr(module, "_LIST_URL", f"{server.url}/list")
+    monkeypatch.setattr(module, "_registry", lambda: known)
+    with sp.settings.override(data_dir=None, cache_dir=tmp_path / "cache"):
+        yield server
+
+
+def test_her2st_is_downloaded_once(collection: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "spared_sc"):
+        adata = sp.datasets.her2st(["E1", "E2"])
+    assert "no checksum is on record for 'ST-spotfiles/E1_selection.tsv'" in caplog.text
+    assert "'ST-cnts/E1.tsv.gz'" not in caplog.text
+    assert adata.shape == (12, 2)
+    assert adata.var_names.tolist() == ["A", "C"]
+    assert adata.obs["label"].tolist()[:6] == ["stroma"] * 2 + ["tumour"] * 4
+    assert adata.obs["label"].isna().sum() == 6
+    assert set(adata.obs["subject"]) == {"E"}
+    n_asked = len(collection.asked)
+    assert n_asked == 5
+    collection.files.clear()  # offline from here on
+    again = sp.datasets.her2st("E1")
+    np.testing.assert_array_equal(again.obsm["spatial"], adata.obsm["spatial"][:6])
+    outer = sp.datasets.her2st(["E1", "E2"], join="outer", labels=False)
+    assert outer.var_names.tolist() == ["A", "E1", "C", "E2"]
+    assert "label" not in outer.obs
+    assert len(collection.asked) == n_asked
+    assert sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()) == sorted(
+        ["E1.tsv.gz", "E2.tsv.gz", "E1_selection.tsv", "E2_selection.tsv", "E1_labeled_coordinates.tsv"]
+    )
+
+
+def test_her2st_images_are_found_on_the_server(collection: Server):
+    adata = sp.datasets.her2st("E1", images=True)
+    slot = adata.uns["spatial"]["E1"]
+    assert slot["images"]["hires"].shape == (300, 400, 3)
+    assert slot["metadata"]["source_image_path"].endswith("slide 7_E1.jpg")
+    collection.files.clear()
+    sp.datasets.her2st("E1", images=True)
+    with pytest.raises(ConnectionError, match=r"3 files .*'ST-imgs/E/E2/\*.jpg'.*SPARED_SC_DATA_DIR"):
+        sp.datasets.her2st("E2", images=True)
+
+
+def test_her2st_image_folder_of_the_user(collection: Server, tmp_path: Path):
+    for name in ("one.jpg", "._one.jpg", "two.jpg"):
+        path = tmp_path / "data" / "her2st" / "data" / "ST-imgs" / "E" / "E1" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(collection.files["/data/ST-imgs/E/E1/slide 7_E1.jpg"])
+    with sp.settings.override(data_dir=tmp_path / "data"):
+        with pytest.raises(ValueError, match=r"E1 holds several images \('one.jpg', 'two.jpg'\)"):
+            sp.datasets.her2st("E1", images=True)
+        path.unlink()
+        adata = sp.datasets.her2st("E1", images=True)
+    assert adata.uns["spatial"]["E1"]["metadata"]["source_image_path"] == str(path.with_name("one.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(b"[]", "lists nothing instead of one image"), (b"<html>", "does not list"), (b'{"message": 1}', "does not list")],
+)
+def test_her2st_server_without_an_image(collection: Server, answer: bytes, reason: str):
+    collection.files["/list/ST-imgs/E/E1"] = answer
+    with pytest.raises(ConnectionError, match=rf"1 files .*{reason}"):
+        sp.datasets.her2st("E1", images=True)
+
+
+def test_her2st_offline_names_files_and_folder(collection: Server, tmp_path: Path):
+    collection.files.clear()
+    with pytest.raises(ConnectionError) as caught:
+        sp.datasets.her2st("E")
+    for part in ("ST-cnts/E1.tsv.gz", "ST-spotfiles/E3_selection.tsv", str(tmp_path), "SPARED_SC_DATA_DIR", "7 files"):
+        assert part in str(caught.value)
+
+
+def test_her2st_with_the_wrong_content(collection: Server, tmp_path: Path):
+    collection.files["/data/ST-cnts/E1.tsv.gz"] = b"<html>log in</html>"
+    with pytest.raises(ValueError, match=r"E1.tsv.gz is not the file that was expected"):
+        sp.datasets.her2st("E1")
+    collection.files["/data/ST-cnts/E2.tsv.gz"] = b"<html>log in</html>"  # no hash: found out when it is read
+    with pytest.raises(ValueError, match=r"E2.tsv.gz cannot be read .*download or copy it again"):
+        sp.datasets.her2st("E2")
+    assert not (tmp_path / "cache" / "her2st" / "ST-cnts" / "E1.tsv.gz").exists()
+
+
+# squidpy's docstring machinery warns when it is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:.* is not a valid key:SyntaxWarning")
+
+
+N_SPOTS = {
+    "A": [346, 325, 359, 343, 332, 360],
+    "B": [295, 270, 298, 283, 289, 277],
+    "C": [176, 187, 180, 184, 181, 178],
+    "D": [306, 303, 301, 302, 306, 315],
+}
+
+
+@pytest.fixture(scope="module")
+def her2_plus(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> ad.AnnData:
+    with sp.settings.override(data_dir=data_dir, cache_dir=tmp_path_factory.mktemp("cache")):
+        adata = sp.datasets.her2st(list(N_SPOTS))
+        assert not list(sp.settings.cache_dir.iterdir())
+    return adata
+
+
+def test_her2st_sections(her2_plus: ad.AnnData, data_dir: Path):
+    sizes = her2_plus.obs["library_id"].value_counts(sort=False).to_dict()
+    assert sizes == {f"{p}{i}": n for p, counts in N_SPOTS.items() for i, n in enumerate(counts, start=1)}
+    assert (her2_plus.obs["subject"].astype(str) == her2_plus.obs["library_id"].astype(str).str[0]).all()
+    assert her2_plus.obs_names.is_unique
+    assert her2_plus.var_names.is_unique
+    listed = (data_dir / "her2st" / "genes_785.txt").read_text().split()
+    assert set(listed) <= set(her2_plus.var_names)
+    # One section against the table, read in another way.
+    table = pd.read_csv(data_dir / "her2st" / "ST-cnts" / "C4.tsv.gz", sep="\t", index_col=0)
+    section = her2_plus[her2_plus.obs["library_id"] == "C4"]
+    np.testing.assert_array_equal(section.X.toarray(), table[her2_plus.var_names])
+    assert section.obs_names.tolist() == [f"{name}_C4" for name in table.index]
+    spots = pd.read_csv(data_dir / "her2st" / "ST-spotfiles" / "C4_selection.tsv", sep="\t")
+    spots.index = spots["x"].astype(str) + "x" + spots["y"].astype(str)
+    np.testing.assert_array_equal(section.obsm["spatial"], spots.loc[table.index, ["pixel_x", "pixel_y"]])
+
+
+def test_her2st_labels(her2_plus: ad.AnnData, data_dir: Path):
+    labels = her2_plus.obs["label"]
+    labelled = her2_plus.obs["library_id"][labels.notna()].value_counts()
+    assert labelled[labelled > 0].to_dict() == {"A1": 346, "B1": 295, "C1": 176, "D1": 306}
+    assert labels.cat.categories.tolist() == [
+        "adipose tissue",
+        "breast glands",
+        "cancer in situ",
+        "connective tissue",
+        "immune infiltrate",
+        "invasive cancer",
+        "undetermined",
+    ]
+    # All labels of the file but those of spots without counts.
+    table = pd.read_csv(data_dir / "her2st" / "ST-pat" / "lbl" / "D1_labeled_coordinates.tsv", sep="\t")
+    place = table["x"].round().astype(int).astype(str) + "x" + table["y"].round().astype(int).astype(str) + "_D1"
+    expected = table["label"].set_axis(place)
+    found = labels[her2_plus.obs["library_id"] == "D1"]
+    assert found.tolist() == expected[found.index].tolist()
+    assert len(expected) == 309
+
+
+def test_her2st_lattice(her2_plus: ad.AnnData):
+    adata = her2_plus.copy()
+    sp.pp.lattice_neighbors(adata, library_key="library_id")
+    assert adata.uns["spatial_neighbors"]["params"]["kind"] == "grid"
+    n_neighbors = np.asarray(adata.obsp["spatial_connectivities"].sum(axis=1)).ravel()
+    assert n_neighbors.max() == 8
+    assert np.median(n_neighbors) >= 7
+    # Neighbours on the array are neighbours in the image: at most a diagonal apart.
+    one, other = adata.obsp["spatial_connectivities"].nonzero()
+    distance = np.linalg.norm(adata.obsm["spatial"][one] - adata.obsm["spatial"][other], axis=1)
+    diameter = {name: slot["scalefactors"]["spot_diameter_fullres"] for name, slot in adata.uns["spatial"].items()}
+    pitch = 2 * adata.obs["library_id"].astype(str).map(diameter).to_numpy()[one]
+    assert (distance / pitch).max() < 1.9
+    assert 0.95 < np.median(distance / pitch) < 1.45
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # squidpy's way with colour maps
+def test_her2st_images(data_dir: Path, tmp_path: Path):
+    import matplotlib.pyplot as plt
+    import squidpy as sq
+
+    with sp.settings.override(data_dir=data_dir, cache_dir=tmp_path):
+        adata = sp.datasets.her2st(["C4", "B4"], images=True)
+    assert adata.obs["library_id"].cat.categories.tolist() == ["C4", "B4"]
+    for name, slot in adata.uns["spatial"].items():
+        hires, scale = slot["images"]["hires"], slot["scalefactors"]["tissue_hires_scalef"]
+        size = np.array({"C4": (9278, 9916), "B4": (9272, 9923)}[name])
+        assert size * scale == pytest.approx(hires.shape[1::-1], abs=1)
+        path = data_dir / "her2st" / "ST-imgs" / name[0] / name
+        assert slot["metadata"]["source_image_path"].startswith(str(path))
+        # Tissue is darker than the glass at the edge of the image.
+        at = np.rint(adata.obsm["spatial"][(adata.obs["library_id"] == name).to_numpy()] * scale).astype(int)
+        assert hires[at[:, 1], at[:, 0]].mean() < hires[:20].mean() - 10
+    path = tmp_path / "x.h5ad"
+    adata.write_h5ad(path)
+    again = ad.read_h5ad(path)
+    pd.testing.assert_frame_equal(adata.obs, again.obs)
+    axes = sq.pl.spatial_scatter(again, color="subject", library_key="library_id", return_ax=True)
+    assert len(axes) == 2
+    plt.close("all")
+
+
+def test_her2st_choice_of_sections(data_dir: Path, tmp_path: Path):
+    with sp.settings.override(data_dir=data_dir, cache_dir=tmp_path):
+        one = sp.datasets.her2st("C2", labels=False)
+        assert one.shape == (187, 15706)
+        assert "label" not in one.obs
+        two = sp.datasets.her2st(["C2", "C1", "C2"], library_key="slide")
+        assert two.obs["slide"].cat.categories.tolist() == ["C2", "C1"]
+        outer = sp.datasets.her2st(["C2", "C1"], join="outer")
+        assert outer.n_vars > 15706 > two.n_vars
+        assert outer.X.sum() > two.X.sum()
+        assert (outer[:187, one.var_names].X != one.X).nnz == 0
+        for wrong in ("E4", "I", "a1", ""):
+            with pytest.raises(ValueError, match=rf"no section '{wrong}': choose from A1 to A6"):
+                sp.datasets.her2st(wrong)
+        with pytest.raises(ValueError, match="no section was given"):
+            sp.datasets.her2st([])
+        with pytest.raises(ValueError, match="join='left' is unknown"):
+            sp.datasets.her2st("A1", join="left")
+        with pytest.raises(ValueError, match="library_key='subject'"):
+            sp.datasets.her2st("A1", library_key="subject")
+
+
+def test_her2st_takes_what_the_data_folder_has(data_dir: Path, tmp_path: Path):
+    """The folder of a clone, with one section unpacked from it."""
+    for relative in ("ST-cnts/C2.tsv.gz", "ST-spotfiles/C2_selection.tsv"):
+        path = tmp_path / "her2st" / "data" / relative
+        path.parent.mkdir(parents=True)
+        path.write_bytes((data_dir / "her2st" / relative).read_bytes())
+    with sp.settings.override(data_dir=tmp_path, cache_dir=tmp_path / "cache"):
+        assert sp.datasets.her2st().n_obs == 187
+
+
+def test_registry_is_that_of_the_files(data_dir: Path):
+    import hashlib
+    import importlib
+
+    registry = importlib.import_module("spared_sc.datasets.her2_breast")._registry()
+    assert len(registry) == 24 + 24 + 4 + 5
+    for relative, known in registry.items():
+        digest = hashlib.sha256((data_dir / "her2st" / relative).read_bytes()).hexdigest()
+        assert known == f"sha256:{digest}"

@@ -1,0 +1,46 @@
+"""Completers that are known by heart, and tables of their scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import integrate, stats
+
+from helpers import KEY, dense
+from spared_sc.tl._sections import resolve
+
+if TYPE_CHECKING:
+    from spared_sc._kernels.sections import Sections
+
+QUICK = {**KEY, "n_masks": 1, "device": "cpu", "show_progress_bar": False}
+
+
+def sections_of(adata, **options) -> Sections:
+    return resolved_of(adata, **options).sections
+
+
+def resolved_of(adata, *, mask_var="spared_selected"):
+    return resolve(adata, layer="log2tpm", mask_var=mask_var, spatial_key="spatial", **KEY)
+
+
+def block(adata) -> np.ndarray:
+    """The visible values of the genes to complete."""
+    return dense(adata[:, adata.var["spared_selected"]].layers["log2tpm"])
+
+
+def fill(adata, value=5.0) -> np.ndarray:
+    """A completer that fills with a constant."""
+    values = block(adata)
+    return np.where(values > 0, values, value)
+
+
+def crps_by_quadrature(error: float, sd: float) -> float:
+    def below(x):
+        return stats.norm.cdf(x, error, sd) ** 2
+
+    def above(x):
+        return stats.norm.sf(x, error, sd) ** 2
+
+    far = abs(error) + 10 * sd
+    return integrate.quad(below, -far, 0)[0] + integrate.quad(above, 0, far)[0]

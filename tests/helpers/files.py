@@ -1,0 +1,27 @@
+"""Section folders, written as programs write them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+
+def assert_same(left: ad.AnnData, right: ad.AnnData) -> None:
+    assert (left.X != right.X).nnz == 0
+    pd.testing.assert_frame_equal(left.obs, right.obs)
+    pd.testing.assert_frame_equal(left.var, right.var)
+    np.testing.assert_array_equal(left.obsm["spatial"], right.obsm["spatial"])
+    assert set(left.uns["spatial"]) == set(right.uns["spatial"])
+    for name, slot in left.uns["spatial"].items():
+        other = right.uns["spatial"][name]
+        assert slot["scalefactors"] == other["scalefactors"]
+        assert slot["metadata"] == other["metadata"]
+        assert set(slot["images"]) == set(other["images"])
+        for resolution, image in slot["images"].items():
+            np.testing.assert_array_equal(image, other["images"][resolution])
+    assert set(left.uns["spared_sc"]) == set(right.uns["spared_sc"])

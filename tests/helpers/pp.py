@@ -1,0 +1,17 @@
+"""Small counts, and comparisons, that tests of preprocessing share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sps
+from anndata import AnnData
+
+
+def small(counts, library=None, *, container=sps.csr_matrix, **obs) -> AnnData:
+    counts = np.asarray(counts, dtype=np.float32)
+    n_spots, n_genes = counts.shape
+    obs = pd.DataFrame(
+        {"library_id": ["A"] * n_spots if library is None else library, **obs}, index=[f"s{i}" for i in range(n_spots)]
+    )
+    return AnnData(container(counts), obs=obs, var=pd.DataFrame(index=[f"g{i:03d}" for i in range(n_genes)]))

@@ -1,0 +1,71 @@
+"""Patches of another scale than those that were learned from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import spared_sc as sp
+from helpers import KEY
+from helpers.image_prediction import of_libraries
+from spared_sc._core.validate import get_libraries
+from spared_sc._images.resolve import resolve_patches
+
+
+@pytest.fixture(scope="module")
+def made():
+    adata = sp.datasets.synthetic(n_libraries=4, shape=(8, 8), n_genes=50, depth=400)
+    adata.obsm["spatial"] = adata.obsm["spatial"] + 3.1 * adata.obs["library_id"].cat.codes.to_numpy()[:, None]
+    sp.pp.recipe_spared(adata, **KEY, n_genes=12, gene_lengths=None)
+    sp.pp.extract_patches(adata, size=2, output_size=32, **KEY)
+    sp.tl.embed_patches(adata, encoder="classical", **KEY)
+    return adata
+
+
+@pytest.fixture
+def adata(made):
+    return made.copy()
+
+
+def test_patches_of_another_size_or_resolution_are_refused(adata):
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), **KEY)
+    new = of_libraries(adata, 4)
+    del new.obsm["X_classical"]
+    sp.pp.extract_patches(new, size=3, output_size=32)
+    with pytest.raises(
+        ValueError, match=r"the patches of library 'library_4' are .* um .*those of training.*extract_patches"
+    ):
+        sp.tl.predict_expression(new, model=fitted)
+    assert "predicted_ridge" not in new.obsm
+    sp.tl.predict_expression(new, model=fitted, force=True)
+    coarse = of_libraries(adata, 4)
+    del coarse.obsm["X_classical"]
+    slide = coarse.uns["spatial"]["library_4"]
+    slide["images"]["hires"] = slide["images"]["hires"][::4, ::4]
+    slide["scalefactors"]["tissue_hires_scalef"] /= 4
+    sp.pp.extract_patches(coarse, size=2, output_size=32)
+    with pytest.raises(ValueError, match="um per pixel"):
+        sp.tl.predict_expression(coarse, model=fitted)
+
+
+def test_one_library_of_another_resolution_is_found_among_others(adata):
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1), **KEY)
+    new = of_libraries(adata, 2, 3, 4)
+    del new.obsm["X_classical"]
+    slide = new.uns["spatial"]["library_3"]
+    slide["images"]["hires"] = slide["images"]["hires"][::4, ::4]
+    slide["scalefactors"]["tissue_hires_scalef"] /= 4
+    with pytest.raises(ValueError, match="the patches of library 'library_3' are"):
+        sp.tl.predict_expression(new, model=fitted, **KEY)
+
+
+def test_an_unknown_scale_hides_no_coarse_image(adata, monkeypatch):
+    from spared_sc._models import encoders
+
+    found = []
+    monkeypatch.setattr(encoders, "check_resolution", lambda card, px, um, **more: found.append(um))
+    patches = resolve_patches(adata, get_libraries(adata, "library_id"))
+    patches.recipe["sources"]["library_1"]["um_per_px"] = np.nan
+    monkeypatch.setattr(sp.tl._prediction, "get_patches", lambda *args: patches)
+    sp.tl.embed_patches(adata, **KEY)
+    assert found == [max(patches.recipe["sources"][f"library_{i}"]["um_per_px"] for i in (2, 3, 4))]

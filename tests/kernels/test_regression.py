@@ -1,0 +1,165 @@
+"""_kernels/regression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import scipy.optimize
+from sklearn.linear_model import PoissonRegressor, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import spared_sc as sp
+from helpers import KEY
+from spared_sc._kernels import lowrank, regression
+from spared_sc._kernels.baselines import BASELINES
+from spared_sc.tl._sections import resolve
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from spared_sc._kernels.sections import Sections
+
+
+@pytest.fixture(scope="module")
+def ready() -> AnnData:
+    """Two libraries after the recipe."""
+    adata = sp.datasets.synthetic(n_libraries=2, n_genes=60, shape=(9, 8), depth=150, missing_spots=0.1, image=False)
+    sp.pp.recipe_spared(adata, n_genes=14, real_data_share=0.4, **KEY)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def sections(ready) -> Sections:
+    found = resolve(
+        ready, layer="log2tpm", mask_var="spared_selected", spatial_key="spatial", use_rep="programs", **KEY
+    ).sections
+    assert 0.3 < found.known.mean() < 0.95
+    return found
+
+
+@pytest.fixture(scope="module")
+def residual(sections) -> np.ndarray:
+    """Known values around each gene's mean, zero elsewhere."""
+    mean = sections.values.sum(axis=0) / sections.known.sum(axis=0)
+    return np.where(sections.known, sections.values - mean, 0).astype(np.float32)
+
+
+def test_means_of_genes_and_libraries(sections):
+    estimate = BASELINES["library_gene_mean"](sections, seed=0, n_threads=1, shrinkage=7.0)
+    total = BASELINES["gene_mean"](sections, seed=0, n_threads=1)
+    for gene in range(sections.values.shape[1]):
+        known = sections.known[:, gene]
+        mean = sections.values[known, gene].astype(float).mean()
+        np.testing.assert_allclose(total.values[:, gene], mean, rtol=1e-5)
+        share = sections.counts[:, gene].sum() / sections.depth.sum()
+        np.testing.assert_allclose(total.rate[:, gene], share * sections.depth, rtol=1e-4)
+        for code in range(2):
+            own = known & (sections.library == code)
+            expected = (sections.values[own, gene].astype(float).sum() + 7 * mean) / (own.sum() + 7)
+            np.testing.assert_allclose(estimate.values[sections.library == code, gene], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("spot_shrinkage", "library_shrinkage"), [(0.3, 50.0), (3.0, 2.0), (40.0, 0.2)])
+def test_additive_solves_its_normal_equations(sections, spot_shrinkage, library_shrinkage):
+    spots, genes = np.nonzero(sections.known)
+    n, n_genes = sections.values.shape
+    rows = np.arange(spots.size)
+    design = np.zeros((spots.size, n_genes + n + 2 * n_genes))
+    design[rows, genes] = 1
+    design[rows, n_genes + spots] = 1
+    design[rows, n_genes + n + sections.library[spots] * n_genes + genes] = 1
+    penalty = np.r_[np.zeros(n_genes), np.full(n, spot_shrinkage), np.full(2 * n_genes, library_shrinkage)]
+    stacked = np.vstack([design, np.diag(np.sqrt(penalty))])
+    target = np.r_[sections.values[sections.known], np.zeros(penalty.size)]
+    solution = np.linalg.lstsq(stacked, target, rcond=None)[0]
+    gene, spot, library = np.split(solution, [n_genes, n_genes + n])
+    expected = gene + spot[:, None] + library.reshape(2, n_genes)[sections.library]
+    found = lowrank.additive(
+        sections.values, sections.known, sections.library, spot_shrinkage=spot_shrinkage,
+        library_shrinkage=library_shrinkage, tolerance=1e-7,
+    )  # fmt: skip
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    # as it is run
+    quick = BASELINES["additive"](
+        sections, seed=0, n_threads=1, spot_shrinkage=spot_shrinkage, library_shrinkage=library_shrinkage
+    )
+    np.testing.assert_allclose(quick.values, expected, atol=0.02)
+
+
+def test_depth_trend_is_the_penalised_parabola(sections):
+    found = regression.depth_trend(sections.values, sections.known, sections.depth, 4.0)
+    x = np.log(sections.depth)
+    x = (x - x.mean()) / x.std()
+    terms = np.column_stack([np.ones_like(x), x, x**2])
+    mean = sections.values.sum(axis=0, dtype=float) / sections.known.sum(axis=0)
+    spots, genes = np.nonzero(sections.known)
+    left = sections.values[spots, genes] - mean[genes]
+    together = np.linalg.lstsq(terms[spots], left, rcond=None)[0]
+    for gene in range(mean.size):
+        own = genes == gene
+        target = np.r_[left[own], 2 * together]  # 2 is the root of the shrinkage
+        fit = np.linalg.lstsq(np.vstack([terms[spots[own]], 2 * np.eye(3)]), target, rcond=None)[0]
+        np.testing.assert_allclose(found[:, gene], mean[gene] + terms @ fit, atol=1e-3)
+
+
+def test_depth_rate_is_the_penalised_poisson_regression(sections):
+    found = regression.depth_rate(sections.counts, sections.depth, prior=10.0)
+    x = np.log(sections.depth) - np.log(sections.depth).mean()
+    for gene in range(sections.counts.shape[1]):
+        counts = sections.counts[:, gene]
+
+        def loss(p, counts=counts):
+            log_rate = p[0] + p[1] * x
+            return np.exp(log_rate).sum() - counts @ log_rate + 5 * (p[1] - 1) ** 2
+
+        # the slope does not depend on where the depth is centred, nor does the rate
+        best = scipy.optimize.minimize(loss, [0.0, 1.0], options={"gtol": 1e-6})
+        np.testing.assert_allclose(found[:, gene], np.exp(best.x[0] + best.x[1] * x), rtol=1e-3)
+
+
+def test_ridge_is_that_of_sklearn(sections, residual):
+    rng = np.random.default_rng(0)
+    filled = np.where(sections.known, residual, rng.normal(size=residual.shape)).astype(np.float32)
+    around = rng.normal(size=residual.shape).astype(np.float32)
+    known = sections.known.copy()
+    known[:, 3] = False
+    results = regression.ridge_genes(residual, known, filled, around, [2.0, 30.0])
+    for result, penalty in zip(results, (2.0, 30.0), strict=True):
+        for gene in range(residual.shape[1]):
+            inputs = np.column_stack([np.delete(filled, gene, axis=1), around])
+            rows = known[:, gene]
+            if not rows.any():
+                assert not result[:, gene].any()
+                continue
+            expected = Ridge(penalty).fit(inputs[rows], residual[rows, gene]).predict(inputs)
+            np.testing.assert_allclose(result[:, gene], expected, atol=1e-3)
+
+
+def test_ridge_of_many_genes_uses_the_most_correlated():
+    rng = np.random.default_rng(0)
+    filled = (rng.normal(size=(60, 5)) @ rng.normal(size=(5, 300)) + rng.normal(size=(60, 300))).astype(np.float32)
+    around = rng.normal(size=filled.shape).astype(np.float32)
+    known = rng.random(filled.shape) < 0.7
+    (result,) = regression.ridge_genes(filled, known, filled, around, [20.0])
+    correlation = np.abs(np.corrcoef(filled.T.astype(float)))
+    for gene in (0, 17, 299):
+        others = np.setdiff1d(np.argsort(-correlation[gene])[:129], gene)
+        inputs = np.column_stack([filled[:, others], around[:, others], around[:, gene]])
+        rows = known[:, gene]
+        expected = Ridge(20.0).fit(inputs[rows], filled[rows, gene]).predict(inputs)
+        np.testing.assert_allclose(result[:, gene], expected, atol=1e-3)
+
+
+def test_poisson_regression_is_that_of_sklearn():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 3)) * [1.0, 4.0, 0.2] + 2
+    exposure = rng.gamma(4, size=400)
+    counts = rng.poisson(exposure * np.exp(features @ [0.3, -0.1, 1.0] - 1)).astype(float)
+    found = regression.poisson_regression(features, counts, np.log(exposure), penalty=5.0)
+    # a rate per exposure, weighted by the exposure, has the same likelihood; sklearn takes the mean over the weights
+    model = make_pipeline(StandardScaler(), PoissonRegressor(alpha=5.0 / exposure.sum(), tol=1e-9, max_iter=1000))
+    model.fit(features, counts / exposure, poissonregressor__sample_weight=exposure)
+    np.testing.assert_allclose(np.exp(found[0] + features @ found[1:]), model.predict(features), rtol=1e-3)

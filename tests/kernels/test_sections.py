@@ -1,0 +1,183 @@
+"""Sections as arrays: hiding, thinning, scales."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from helpers.counts_model import resolved, sections_of, synthetic, with_counts
+from spared_sc._kernels.masking import hide_detected
+from spared_sc.tl._sections import resolve
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from spared_sc._kernels.sections import Sections
+
+
+@pytest.fixture(scope="module")
+def made() -> ad.AnnData:
+    return synthetic()
+
+
+@pytest.fixture
+def adata(made) -> ad.AnnData:
+    """Two small libraries; about a third of the entries is not detected."""
+    return made.copy()
+
+
+@pytest.fixture(scope="module")
+def small() -> Sections:
+    return sections_of(synthetic())
+
+
+@pytest.fixture
+def hidden(small) -> np.ndarray:
+    return hide_detected(small.known, 0.3, np.random.default_rng(0))
+
+
+def test_hidden_entries_leave_no_trace(adata, hidden):
+    """Whatever a hidden entry held: what is left is the same."""
+    found = resolved(adata)
+    place = np.zeros(adata.shape, dtype=bool)
+    place[np.ix_(found.order, found.genes)] = hidden
+    counts = adata.X.toarray()
+    other = with_counts(adata, np.where(place, 7 * counts + 3, counts))
+    one, two = (sections.without(hidden) for sections in (found.sections, sections_of(other)))
+    np.testing.assert_array_equal(one.known, two.known)
+    np.testing.assert_array_equal(one.counts, two.counts)
+    np.testing.assert_array_equal(one.depth, two.depth)
+    np.testing.assert_allclose(one.values, two.values, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(one.count_scale(), two.count_scale(), rtol=1e-4)
+    # and it is what a section without these molecules is
+    alone = sections_of(with_counts(adata, np.where(place, 0, counts)))
+    np.testing.assert_allclose(one.values, alone.values, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(one.counts, alone.counts)
+    np.testing.assert_array_equal(one.depth, alone.depth)
+    # the truth is in the unit of what is left: that of a count
+    truth = found.sections.renormalised(hidden)
+    scale = np.expm1(truth[hidden] * np.log(2)) / found.sections.counts[hidden]
+    np.testing.assert_allclose(scale, one.count_scale()[hidden], rtol=1e-3)
+    np.testing.assert_array_equal(truth[one.known], one.values[one.known])
+
+
+def test_hiding_without_counts_or_of_another_layer_leaves_the_rest_as_it_is(adata, hidden):
+    adata.layers["centred"] = adata.layers["log2tpm"].toarray() - 14
+    for sections in (
+        replace(sections_of(adata), counts=None, depth=None, total=None),
+        sections_of(adata, layer="centred"),
+    ):
+        left = sections.without(hidden)
+        np.testing.assert_array_equal(left.values[left.known], sections.values[left.known])
+        np.testing.assert_array_equal(sections.renormalised(hidden), sections.values)
+        assert not left.values[hidden].any()
+        assert not left.known[hidden].any()
+        assert left.known.sum() == sections.known.sum() - hidden.sum()
+
+
+def test_a_spot_that_is_hidden_as_a_whole_keeps_its_unit(small):
+    hidden = np.zeros_like(small.known)
+    hidden[[4, 100]] = small.known[[4, 100]]
+    np.testing.assert_allclose(small.renormalised(hidden), small.values, atol=1e-5)
+    assert not small.without(hidden).depth[[4, 100]].any()
+
+
+def test_some_spots_of_sections(small):
+    spots = np.flatnonzero(small.library == 1)
+    part = small.of_spots(spots)
+    for name in ("values", "known", "counts", "depth", "total"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(small, name)[spots])
+    assert part.n_libraries == 1
+    hops = [small.lattice.hops(1), part.lattice.hops(1)]
+    neighbours = [[set(i[p[s] : p[s + 1]].tolist()) for s in range(len(p) - 1)] for p, i, _ in hops]
+    assert [{int(np.flatnonzero(spots == n)[0]) for n in neighbours[0][s]} for s in spots] == neighbours[1]
+
+
+def test_count_scale_of_tpm_is_exact(adata, small):
+    found = resolved(adata)
+    length, counts = adata.var["gene_length"].to_numpy(), adata.X.toarray()
+    per_spot = 1e6 / (counts / length).sum(axis=1, keepdims=True)
+    expected = (per_spot / length)[found.order][:, found.genes]
+    np.testing.assert_allclose(small.count_scale(), expected, rtol=1e-3)
+    # a gene and a spot of which nothing is known have a typical one
+    blind = small.known.copy()
+    blind[1:, 1:] = False
+    scale = small.without(blind & small.known).count_scale()
+    assert np.isfinite(scale).all()
+    assert (scale > 0).all()
+
+
+@pytest.mark.parametrize("layer", ["cpm", "huge", "negative", "zero"])
+def test_count_scale_of_what_is_no_logarithm_is_finite(adata, layer):
+    counts = adata.X.toarray()
+    cpm = 1e6 * counts / counts.sum(axis=1, keepdims=True)
+    adata.layers["layer"] = {"cpm": cpm, "huge": 1e30 * counts, "negative": -cpm, "zero": 0 * cpm}[layer]
+    sections = sections_of(adata, layer="layer")
+    assert (sections.total is None) == (layer != "zero")
+    for part in (sections, sections.thinned(np.random.default_rng(0))[0]):
+        scale = part.count_scale()
+        assert np.isfinite(scale).all()
+        assert (scale > 0).all()
+
+
+def test_thinned_halves(adata, small):
+    counts = small.counts
+    halves = [small.thinned(np.random.default_rng(seed)) for seed in range(200)]
+    for half, other in halves[:3]:
+        np.testing.assert_array_equal(half.counts + other, counts)
+        np.testing.assert_array_equal(half.known, half.counts > 0)
+        assert (half.counts % 1 == 0).all()
+        assert (half.depth >= half.counts.sum(axis=1)).all()
+    mean = np.mean([half.counts for half, _ in halves], axis=0)
+    variance = np.var([half.counts for half, _ in halves], axis=0)
+    z = (mean - counts / 2)[counts > 0] / np.sqrt(counts[counts > 0] / 4 / 200)
+    assert abs(z).max() < 5
+    assert z.var() == pytest.approx(1, abs=0.1)
+    assert variance.sum() == pytest.approx(counts.sum() / 4, rel=0.03)
+    # values are TPM of the half, up to what lengths make of its total
+    half = halves[0][0]
+    length = adata.var["gene_length"].to_numpy()
+    found = resolved(adata)
+    full = adata.X.toarray()[found.order]
+    scale = 1e6 / (full / length).sum(axis=1) * full.sum(axis=1) / half.depth
+    expected = np.log2(1 + half.counts * (scale[:, None] / length)[:, found.genes])
+    np.testing.assert_allclose(half.values, expected, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def silenced():
+    """Sections, whole spots of them hidden, and what is left."""
+    adata = synthetic(2, 60, shape=(12, 12), depth=400)
+    adata.var["few"] = np.arange(adata.n_vars) < 20  # the others tell the depth of a spot
+    sections = resolve(adata, layer="log2tpm", mask_var="few", library_key="library_id", spatial_key="spatial").sections
+    spots = np.random.default_rng(0).choice(len(sections.known), size=30, replace=False)
+    hidden = np.zeros_like(sections.known)
+    hidden[spots] = sections.known[spots]
+    return sections, hidden, sections.without(hidden)
+
+
+def test_silent_spots_are_those_without_known_entries(silenced):
+    _, hidden, visible = silenced
+    assert np.array_equal(visible.silent, hidden.any(axis=1))
+
+
+def test_depth_and_scale_of_silent_spots(silenced):
+    sections, hidden, visible = silenced
+    silent = visible.silent
+    assert np.array_equal(visible.whole_depth()[~silent], visible.depth[~silent])
+    off = np.abs(np.log(visible.whole_depth() / sections.depth))[silent]
+    assert np.median(off) < 0.1
+    assert np.median(np.abs(np.log(visible.depth / sections.depth))[silent]) > 2 * np.median(off)
+    # What a count adds to the scaled expression there, against what it added when it was measured.
+    scaled = np.exp2(sections.renormalised(hidden)[hidden]) - 1
+    per_count = scaled / sections.counts[hidden]
+    assert np.median(np.abs(np.log(visible.count_scale()[hidden] / per_count))) < 0.15
+    # Without any count left, a silent spot is as deep as others.
+    empty = replace(visible, depth=np.where(silent, 0.0, visible.depth))
+    for code in range(2):
+        here = empty.library == code
+        expected = np.median(empty.depth[here & ~silent])
+        assert (empty.whole_depth()[here & silent] == expected).all()

@@ -1,0 +1,152 @@
+"""_kernels/smoothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import scipy.sparse as sps
+from scipy.sparse.csgraph import shortest_path
+
+import spared_sc as sp
+from helpers import KEY
+from spared_sc._kernels import smoothing
+from spared_sc._kernels.baselines import BASELINES
+from spared_sc.tl._sections import resolve
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from spared_sc._kernels.sections import Sections
+
+
+@pytest.fixture(scope="module")
+def ready() -> AnnData:
+    """Two libraries after the recipe."""
+    adata = sp.datasets.synthetic(n_libraries=2, n_genes=60, shape=(9, 8), depth=150, missing_spots=0.1, image=False)
+    sp.pp.recipe_spared(adata, n_genes=14, real_data_share=0.4, **KEY)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def sections(ready) -> Sections:
+    found = resolve(
+        ready, layer="log2tpm", mask_var="spared_selected", spatial_key="spatial", use_rep="programs", **KEY
+    ).sections
+    assert 0.3 < found.known.mean() < 0.95
+    return found
+
+
+@pytest.fixture(scope="module")
+def hops(sections) -> np.ndarray:
+    """Number of hops between any two spots."""
+    lattice = sections.lattice
+    graph = sps.csr_matrix((np.ones(lattice.indices.size), lattice.indices, lattice.indptr))
+    return shortest_path(graph, unweighted=True)
+
+
+@pytest.fixture(scope="module")
+def residual(sections) -> np.ndarray:
+    """Known values around each gene's mean, zero elsewhere."""
+    mean = sections.values.sum(axis=0) / sections.known.sum(axis=0)
+    return np.where(sections.known, sections.values - mean, 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_rings", [1, 3])
+def test_neighbor_mean_is_the_mean_of_known_values_around(sections, hops, n_rings):
+    few = sections.without(sections.known & (np.random.default_rng(0).random(sections.known.shape) < 0.8))
+    estimate = BASELINES["neighbor_mean"](few, seed=0, n_threads=1, n_rings=n_rings)
+    shrinkage, n_alone = estimate.params["shrinkage"], 0
+    for spot, gene in np.ndindex(few.values.shape):
+        others = (hops[spot] <= n_rings) & (hops[spot] > 0) & few.known[:, gene]
+        expected = few.values[others, gene].astype(float).sum() / max(others.sum(), 1)
+        if not others.any():
+            n_alone += 1
+            mean = few.values[few.known[:, gene], gene].astype(float).mean()
+            own = few.known[:, gene] & (few.library == few.library[spot])
+            expected = (few.values[own, gene].astype(float).sum() + shrinkage * mean) / (own.sum() + shrinkage)
+        assert estimate.values[spot, gene] == pytest.approx(expected, rel=1e-4)
+    assert n_alone > 0 or n_rings > 1
+    for spot, gene in np.ndindex(few.values.shape):
+        near = (hops[spot] <= n_rings) & (hops[spot] > 0)
+        unit = few.depth.mean()
+        share = few.counts[:, gene].sum() / (few.depth.sum() / unit)
+        own = few.library == few.library[spot]
+        share = (few.counts[own, gene].sum() + 5 * share) / (few.depth[own].sum() / unit + 5)
+        expected = (few.counts[near, gene].sum() + share) / (few.depth[near].sum() / unit + 1) * few.depth[spot] / unit
+        assert estimate.rate[spot, gene] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("bandwidth", "shrinkage"), [(0.7, 0.5), (1.0, 2.0), (4.0, 0.0)])
+def test_kernel_adds_the_smoothed_residual(sections, hops, bandwidth, shrinkage):
+    estimate = BASELINES["kernel"](sections, seed=0, n_threads=1, bandwidth=bandwidth, shrinkage=shrinkage)
+    additive = {name: estimate.params[name] for name in ("spot_shrinkage", "library_shrinkage")}
+    base = BASELINES["additive"](sections, seed=0, n_threads=1, **additive).values.astype(float)
+    reach = min(np.ceil(3 * bandwidth), 8)
+    for spot, gene in np.ndindex(sections.values.shape):
+        above, below = 0.0, shrinkage
+        for other in np.flatnonzero((hops[spot] > 0) & (hops[spot] <= reach) & sections.known[:, gene]):
+            weight = np.exp(-(hops[spot, other] ** 2) / (2 * bandwidth**2))
+            above += weight * (sections.values[other, gene] - base[other, gene])
+            below += weight
+        assert estimate.values[spot, gene] == pytest.approx(base[spot, gene] + above / max(below, 1e-9), abs=2e-4)
+
+
+def test_kernel_rate_is_gamma_poisson_around_and_in_the_spot(sections, hops):
+    estimate = BASELINES["kernel"](sections, seed=0, n_threads=1, bandwidth=1.0, shrinkage=1.0)
+    bandwidth, shrinkage = estimate.params["rate_bandwidth"], estimate.params["rate_shrinkage"]
+    exposure = sections.depth / sections.depth.mean()
+    prior = BASELINES["additive"](sections, seed=0, n_threads=1).rate / exposure[:, None]
+    weight = np.where(hops <= np.ceil(3 * bandwidth), np.exp(-(np.minimum(hops, 99) ** 2) / (2 * bandwidth**2)), 0)
+    counts, total = weight @ sections.counts, weight @ exposure
+    expected = exposure[:, None] * (counts + shrinkage * prior) / (total + shrinkage)[:, None]
+    np.testing.assert_allclose(estimate.rate, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 20.0])
+def test_diffusion_solves_its_equation(sections, residual, strength):
+    known = sections.known.copy()
+    known[sections.library == 0, 3] = False  # nothing to start from in this library
+    known[:, 5] = False
+    residual = np.where(known, residual, 0).astype(np.float32)
+    solved = smoothing.diffuse(residual, known, sections.lattice, strength, tolerance=1e-6)
+    lattice = sections.lattice
+    adjacent = sps.csr_matrix((np.ones(lattice.indices.size), lattice.indices, lattice.indptr)).toarray()
+    laplacian = np.diag(adjacent.sum(axis=1)) - adjacent
+    for gene in range(residual.shape[1]):
+        # the smallest solution, where there are several
+        matrix = np.diag(known[:, gene].astype(float)) + strength * laplacian
+        expected = np.linalg.pinv(matrix, hermitian=True) @ residual[:, gene]
+        np.testing.assert_allclose(solved[:, gene], expected, atol=2e-4)
+    assert not solved[sections.library == 0, 3].any()
+    assert not solved[:, 5].any()
+
+
+def test_diffusion_does_not_depend_on_its_start(sections, residual):
+    other = smoothing.diffuse(residual, sections.known, sections.lattice, 5.0)
+    once = smoothing.diffuse(residual, sections.known, sections.lattice, 1.0, tolerance=1e-6)
+    again = smoothing.diffuse(residual, sections.known, sections.lattice, 1.0, start=other, tolerance=1e-6)
+    np.testing.assert_allclose(again, once, atol=1e-4)
+    assert abs(other - once).max() > 0.01
+
+
+def test_sme_is_the_mean_over_the_most_similar_spots(sections, hops):
+    estimate = BASELINES["sme"](sections, seed=0, n_threads=1, n_rings=2, n_neighbors=4)
+    n_spots, n_with = len(sections.values), 0
+    for spot in range(n_spots):
+        weights = {}
+        for other in np.flatnonzero((hops[spot] > 0) & (hops[spot] <= 2)):
+            one, two = sections.embedding[spot].astype(float), sections.embedding[other].astype(float)
+            likeness = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+            correlation = np.corrcoef(sections.values[spot], sections.values[other])[0, 1]
+            weights[other] = max(likeness, 0) * max(correlation, 0)
+        best = sorted(weights, key=weights.get, reverse=True)[:4]
+        total = sum(weights[other] for other in best)
+        if total > 0:
+            n_with += 1
+            expected = sum(weights[other] * sections.values[other].astype(float) for other in best) / total
+            np.testing.assert_allclose(estimate.values[spot], expected, atol=1e-3)
+        else:
+            assert not estimate.values[spot].any()
+    assert n_with > 0.9 * n_spots

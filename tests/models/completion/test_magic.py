@@ -1,0 +1,56 @@
+"""_models/completion/magic."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import spared_sc as sp
+from helpers import KEY
+from spared_sc._kernels.baselines import BASELINES
+from spared_sc.tl._sections import resolve
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from spared_sc._kernels.sections import Sections
+
+
+@pytest.fixture(scope="module")
+def ready() -> AnnData:
+    """Two libraries after the recipe."""
+    adata = sp.datasets.synthetic(n_libraries=2, n_genes=60, shape=(9, 8), depth=150, missing_spots=0.1, image=False)
+    sp.pp.recipe_spared(adata, n_genes=14, real_data_share=0.4, **KEY)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def sections(ready) -> Sections:
+    found = resolve(
+        ready, layer="log2tpm", mask_var="spared_selected", spatial_key="spatial", use_rep="programs", **KEY
+    ).sections
+    assert 0.3 < found.known.mean() < 0.95
+    return found
+
+
+def test_magic_is_brought_to_the_unit_of_the_layer(sections):
+    magic = pytest.importorskip("magic")
+    estimate = BASELINES["magic"](sections, seed=0, n_threads=1, knn=4, t=2)
+    scaled = sections.counts * (np.median(sections.depth) / sections.depth)[:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        diffused = magic.MAGIC(knn=4, t=2, n_jobs=1, random_state=0, verbose=0).fit_transform(np.sqrt(scaled))
+    for gene in range(diffused.shape[1]):
+        known = sections.known[:, gene]
+        slope, level = np.polyfit(diffused[known, gene], sections.values[known, gene].astype(float), 1)
+        np.testing.assert_allclose(estimate.values[:, gene], level + slope * diffused[:, gene], atol=5e-3)
+
+
+def test_magic_says_how_to_install_it(ready, monkeypatch):
+    monkeypatch.setitem(sys.modules, "magic", None)
+    with pytest.raises(ImportError, match=r'pip install "spared-sc\[impute\]"'):
+        sp.tl.magic_complete(ready.copy(), **KEY)

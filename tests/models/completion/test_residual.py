@@ -1,0 +1,658 @@
+"""The completion that models counts: fit, layers, saving, whole spots."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sps
+import torch
+
+import spared_sc as sp
+from helpers import KEY, dense
+from helpers.counts_model import CPU, HOW, correlation_within_genes, resolved, sections_of, synthetic, with_counts
+from spared_sc._kernels.masking import hide_detected
+from spared_sc._kernels.truncated import truncated_moments
+from spared_sc._models import checkpoint, training
+from spared_sc._models.completion import residual
+from spared_sc._models.completion.factor import FactorParams
+from spared_sc.tl import _completers
+from spared_sc.tl._sections import resolve
+
+if TYPE_CHECKING:
+    from spared_sc._kernels.sections import Sections
+
+
+QUICK = {**KEY, "n_steps": 4, "device": "cpu", "copy": True}
+
+
+LAYERS = ("spackle", "spackle_rate", "spackle_sd")
+
+
+@pytest.fixture(scope="module")
+def made() -> ad.AnnData:
+    return synthetic()
+
+
+@pytest.fixture
+def adata(made) -> ad.AnnData:
+    """Two small libraries; about a third of the entries is not detected."""
+    return made.copy()
+
+
+def complete(adata, **options) -> ad.AnnData:
+    return sp.tl.spackle_complete(adata, **{**QUICK, **options})
+
+
+@pytest.fixture(scope="module")
+def small() -> Sections:
+    return sections_of(synthetic())
+
+
+@pytest.fixture
+def hidden(small) -> np.ndarray:
+    return hide_detected(small.known, 0.3, np.random.default_rng(0))
+
+
+TINY = residual.ResidualParams(n_steps=20, factor=FactorParams(n_steps=8))
+
+
+def pairs_of(sections, tuned, monkeypatch):
+    """Features and targets, by entry; parameters of the simple estimates are given."""
+    monkeypatch.setattr(residual, "tune_all", lambda *args: tuned)
+    columns, target, names, _ = residual._pairs(sections, TINY, CPU, 0, False, None, {})
+    return columns, target, names
+
+
+@pytest.mark.parametrize("with_counts_too", [False, True])
+def test_estimates_of_an_entry_do_not_know_it(adata, small, monkeypatch, with_counts_too):
+    sections = small if with_counts_too else replace(small, counts=None, depth=None, total=None)
+    tuned = residual.tune_all(sections, 0)
+    columns, target, names = pairs_of(sections, tuned, monkeypatch)
+    assert ("factor" in names) == with_counts_too
+    rows, genes = np.nonzero(sections.known)
+    assert len(rows) == len(target)
+    for entry in (3, len(rows) // 2):
+        spot, gene = rows[entry], genes[entry]
+        if with_counts_too:
+            found = resolved(adata)
+            counts = adata.X.toarray()
+            counts[found.order[spot], found.genes[gene]] += 20
+            other = sections_of(with_counts(adata, counts))
+        else:
+            values = sections.values.copy()
+            values[spot, gene] += 3
+            other = replace(sections, values=values)
+        changed, new_target, _ = pairs_of(other, tuned, monkeypatch)
+        assert new_target[entry] > target[entry] + 0.5
+        tolerance = 1e-3 if with_counts_too else 0  # values of the others are rounded anew
+        np.testing.assert_allclose(changed[entry], columns[entry], rtol=0, atol=tolerance)
+        assert abs(changed - columns).max() > 0.01  # others do see it
+
+
+def test_estimates_of_hidden_entries_do_not_know_them(adata, hidden):
+    """The whole fit, the choice of all parameters included."""
+    found = resolved(adata)
+    place = np.zeros(adata.shape, dtype=bool)
+    place[np.ix_(found.order, found.genes)] = hidden
+    other = with_counts(adata, np.where(place, adata.X.toarray() + 5, adata.X.toarray()))
+    estimates = []
+    for sections in (found.sections, sections_of(other)):
+        visible = sections.without(hidden)
+        visible = replace(visible, values=visible.values.round(3))  # the rounding of float32 must not decide
+        fitted = residual.fit_residual(visible, TINY, **HOW)
+        estimates.append(residual.complete_residual(fitted, visible, **HOW))
+    for name in ("values", "rate", "sd"):
+        one, two = (getattr(estimate, name) for estimate in estimates)
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+
+
+def test_score_is_of_entries_that_nothing_learned_from(small, monkeypatch):
+    """A tenth of the pairs: other targets there change the score and nothing else."""
+    columns, target, names, tuned = residual._pairs(small, TINY, CPU, 0, False, None, {})
+    part = np.random.default_rng([0, 2]).choice(3, size=len(target), p=[0.8, 0.1, 0.1])
+
+    def fit(target):
+        monkeypatch.setattr(residual, "_pairs", lambda *args: (columns, target, names, tuned))
+        return residual.fit_residual(small, TINY, **HOW)
+
+    expected = fit(target)
+    assert expected.score["n_entries"] == (part == 2).sum() == pytest.approx(0.1 * len(target), rel=0.3)
+    other = fit(np.where(part == 2, target + 1, target))
+    np.testing.assert_array_equal(other.stack, expected.stack)
+    assert other.fit.train_mse == expected.fit.train_mse
+    assert other.fit.validation_mse == expected.fit.validation_mse
+    assert all(other.score[name] != expected.score[name] for name in expected.score if name != "n_entries")
+    for name in ("additive", "factor"):
+        error = (columns[:, names.index(name)] - target)[part == 2].astype(float)
+        assert expected.score[name] == pytest.approx(np.mean(error**2), rel=1e-5)
+    other = fit(np.where(part == 1, target + 1, target))
+    np.testing.assert_array_equal(other.stack, expected.stack)
+    assert other.fit.train_mse == expected.fit.train_mse
+    assert other.fit.validation_mse != expected.fit.validation_mse
+    other = fit(np.where(part == 0, target + 1, target))
+    assert other.stack[0] == pytest.approx(expected.stack[0] + 1, abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def full_fit():
+    """Sections, hidden entries, and what the default makes of the rest."""
+    torch.set_num_threads(1)
+    adata = synthetic(n_genes=30, shape=(11, 11), depth=150, random_state=2)
+    found = resolved(adata)
+    hidden = hide_detected(found.sections.known, 0.2, np.random.default_rng(1))
+    visible = found.sections.without(hidden)
+    run = _completers.make_run(0, device="cpu", show_progress_bar=False)
+    true = adata.layers["rate"][found.order][:, found.genes].astype(float)
+    return found.sections, hidden, _completers.complete("residual", visible, run), true
+
+
+@pytest.mark.slow
+def test_hidden_entries_are_estimated_better_than_by_simple_means_and_no_better_than_possible(full_fit):
+    sections, hidden, estimate, true = full_fit
+    truth, visible = sections.renormalised(hidden)[hidden], sections.without(hidden)
+
+    def error(values):
+        return np.mean((values[hidden] - truth) ** 2)
+
+    others = {
+        name: error(_completers.complete(name, visible, _completers.Run()).values)
+        for name in ("gene_mean", "additive", "kernel", "soft_impute_kernel")
+    }
+    best, _ = truncated_moments(true, np.full(true.shape[1], np.inf), visible.count_scale())
+    assert error(estimate.values) < 0.95 * min(others.values())
+    assert error(estimate.values) < 0.6 * others["gene_mean"]
+    assert error(estimate.values) > error(best)
+
+
+@pytest.mark.slow
+def test_standard_deviations_are_those_of_the_errors(full_fit):
+    sections, hidden, estimate, _ = full_fit
+    error = (sections.renormalised(hidden) - estimate.values)[hidden]
+    sd = estimate.sd[hidden]
+    z = error / sd
+    assert 0.8 < z.var() < 1.25
+    assert abs(z.mean()) < 0.15
+    # entries that are said to be less certain are
+    wide = sd > np.median(sd)
+    assert error[wide].std() > 1.2 * error[~wide].std()
+
+
+@pytest.mark.slow
+def test_expected_counts_are_calibrated(full_fit):
+    sections, _, _, true = full_fit
+    half, other = sections.thinned(np.random.default_rng(5))
+    run = _completers.make_run(0, device="cpu", show_progress_bar=False)
+    rate = _completers.complete("residual", half, run).rate
+    assert rate.sum() == pytest.approx(half.counts.sum(), rel=0.05)
+    expected = rate * (sections.depth / half.depth - 1)[:, None]
+    assert 0.9 < other.sum() / expected.sum() < 1.1
+    third = np.digitize(rate, np.quantile(rate, [1 / 3, 2 / 3]))
+    for i in range(3):
+        assert 0.85 < other[third == i].sum() / expected[third == i].sum() < 1.15
+    # zeros count: it is the rate and not the expression given detection
+    ours = correlation_within_genes(np.log(rate), true, sections.library)
+    kernel = _completers.complete("kernel", half, _completers.Run()).rate
+    assert ours > correlation_within_genes(np.log(kernel), true, sections.library) > 0.5
+
+
+@pytest.mark.parametrize("container", [sps.csr_matrix, np.asarray])
+def test_layers_that_are_written(adata, container):
+    adata.layers["log2tpm"] = container(adata.layers["log2tpm"].toarray())
+    adata.var["mine"] = np.arange(adata.n_vars) % 2 == 0
+    mine, counts = adata.var["mine"].to_numpy(), adata.X.toarray()
+    result = complete(adata, mask_var="mine")
+    assert set(result.layers) - set(adata.layers) == set(LAYERS)
+    values, rate, sd = (dense(result.layers[name]) for name in LAYERS)
+    detected = counts > 0
+    before = dense(adata.layers["log2tpm"])
+    np.testing.assert_array_equal(result.X.toarray(), counts)
+    np.testing.assert_array_equal(values[detected], before[detected])
+    np.testing.assert_array_equal(values[:, ~mine], before[:, ~mine])
+    np.testing.assert_array_equal(rate[:, ~mine], counts[:, ~mine])
+    assert not sd[:, ~mine].any()
+    assert not sd[detected].any()
+    filled = ~detected & mine
+    assert filled.sum() > 100
+    assert (values[filled] > 0).all()
+    assert (sd[filled] > 0).all()
+    assert (rate[:, mine] > 0).all()
+    for name in ("spackle", "spackle_sd"):
+        assert sps.issparse(result.layers[name]) == (container is sps.csr_matrix)
+    assert sps.issparse(result.layers["spackle_rate"])
+    record = result.uns["spared_sc"]["spackle"]
+    assert record["params"]["model"] == "residual"
+    assert record["params"]["fitted"] == "here"
+    assert record["genes"].tolist() == adata.var_names[mine].tolist()
+    assert record["n_parameters"] > 1000
+    assert record["training"]["step"].tolist() == [4]
+    assert {"residual", "stack", "factor", "additive", "n_entries"} <= record["score"].keys()
+    assert record["tuned"].keys() >= {"additive", "soft_impute", "ridge"}
+
+
+def test_hyperparameters_are_recorded_and_have_their_say(adata):
+    given = {"n_steps": 6, "dropout": 0.3, "train_batch_size": 64, "learning_rate": 0.01, "patience": 3}
+    result, plain = complete(adata, **given), complete(adata, n_steps=6)
+    ours, default = (a.uns["spared_sc"]["spackle"]["hyperparameters"] for a in (result, plain))
+    assert {name: ours[name] for name in given} == given
+    assert ours["factor"]["n_steps"] == default["factor"]["n_steps"] == 6
+    assert default["train_batch_size"] == 2048
+    assert abs(result.layers["spackle"] - plain.layers["spackle"]).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["n_rings", "mask_share", "precomplete", "loss", "n_layers", "n_heads", "feedforward"])
+def test_parameters_of_the_other_model_are_refused(adata, name):
+    value = {"mask_share": 0.3, "precomplete": True, "loss": "all"}.get(name, 1)
+    with pytest.raises(ValueError, match=f"'{name}' only concern model='paper': leave them out, or pass that model"):
+        sp.tl.spackle_complete(adata, **KEY, **{name: value})
+    assert "spackle" not in adata.layers
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": "search"}, "learning_rate='search'"),
+        ({"learning_rate": 0}, "learning_rate=0 cannot"),
+        ({"dropout": 1}, "dropout=1 cannot"),
+        ({"patience": 0}, "patience=0 cannot"),
+        ({"train_batch_size": 2.5}, "train_batch_size=2.5 cannot"),
+        ({"n_steps": 0}, "n_steps=0 cannot"),
+    ],
+)
+def test_parameters_out_of_range(adata, options, message):
+    with pytest.raises(ValueError, match=message):
+        sp.tl.spackle_complete(adata, **KEY, **options)
+
+
+@pytest.mark.parametrize("suffix", ["", "_rate", "_sd"])
+def test_layers_of_the_user_are_not_overwritten(adata, suffix):
+    adata.layers[f"mine{suffix}"] = adata.X.copy()
+    with pytest.raises(ValueError, match=f'layers\\["mine{suffix}"\\] exists and was not written by spared_sc'):
+        complete(adata, key_added="mine")
+
+
+def test_one_seed_gives_one_result_whatever_the_order_of_spots_and_libraries(adata):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    expected, other = (complete(adata, random_state=seed) for seed in (0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    rng = np.random.default_rng(0)
+    shuffled = adata[rng.permutation(adata.n_obs)].copy()
+    shuffled.obs["library_id"] = shuffled.obs["library_id"].cat.reorder_categories(["library_2", "library_1"])
+    for result in (complete(adata), complete(shuffled)[adata.obs_names]):
+        for name in LAYERS:
+            np.testing.assert_array_equal(dense(result.layers[name]), dense(expected.layers[name]))
+        assert result.uns["spared_sc"]["spackle"]["score"] == expected.uns["spared_sc"]["spackle"]["score"]
+    for name in LAYERS:
+        assert abs(other.layers[name] - expected.layers[name]).max() > 1e-4
+
+
+def test_without_counts_there_are_no_rates(adata):
+    adata.layers["detected"] = adata.X > 0
+    adata.X = None
+    result = complete(adata)
+    assert set(result.layers) - set(adata.layers) == {"spackle", "spackle_sd"}
+    detected = dense(adata.layers["detected"])
+    values, sd = (dense(result.layers[name]) for name in ("spackle", "spackle_sd"))
+    np.testing.assert_array_equal(values[detected], dense(adata.layers["log2tpm"])[detected])
+    assert (values[~detected] > 0).all()
+    assert (sd[~detected] > 0).all()
+    assert "factor" not in result.uns["spared_sc"]["spackle"]["score"]
+
+
+def other_layer(adata, name) -> np.ndarray:
+    counts = adata.X.toarray()
+    if name == "log1p":
+        return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+    if name == "centred":
+        values = adata.layers["log2tpm"].toarray()
+        return np.where(counts > 0, values - 15, 0)
+    if name == "combat":
+        sp.pp.combat(adata, **KEY)
+        return np.where(counts > 0, dense(adata.layers["log2tpm_combat"]) - 14, 0)
+    return 1e4 * counts / counts.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["log1p", "centred", "combat", "cp10k"])
+def test_any_layer_can_be_completed(name):
+    adata = synthetic(n_genes=24, shape=(9, 9), depth=200)
+    values = other_layer(adata, name)
+    if name in ("centred", "combat"):
+        assert (values < 0).any()
+    hidden = hide_detected(adata.X.toarray() > 0, 0.2, np.random.default_rng(0))
+    visible = np.where(hidden, 0, adata.X.toarray())
+    given = ad.AnnData(sps.csr_matrix(visible), obs=adata.obs, var=adata.var[[]])
+    given.layers["mine"] = np.where(hidden, 0, values).astype(np.float32)
+    result = complete(given, layer="mine", n_steps=200)
+    filled = result.layers["spackle"]
+    assert filled.dtype == np.float32
+    assert all(np.isfinite(dense(result.layers[layer])).all() for layer in LAYERS)
+    np.testing.assert_array_equal(filled[visible > 0], given.layers["mine"][visible > 0])
+    mean = given.layers["mine"].sum(axis=0) / (visible > 0).sum(axis=0)
+    truth = values[hidden]
+    assert np.mean((filled[hidden] - truth) ** 2) < 0.8 * np.mean(
+        (np.tile(mean, (len(values), 1))[hidden] - truth) ** 2
+    )
+
+
+def test_values_too_large_to_compute_with(adata):
+    adata.layers["huge"] = adata.layers["log2tpm"] * np.float32(1e30)
+    with pytest.raises(FloatingPointError, match="check that the layer holds no extreme values"):
+        complete(adata, layer="huge")
+
+
+def test_too_few_detected_entries(adata):
+    with pytest.raises(ValueError, match=r"too few detected entries to hold any out \(\d+ in 3 spots\)"):
+        with pytest.warns(UserWarning, match="detected in no spot to learn from"):
+            complete(adata[:3].copy())
+
+
+def test_train_libraries_learn_from_nobody_else():
+    adata = synthetic(n_libraries=4, n_genes=16, shape=(6, 6))
+    names = dict(zip(adata.obs["library_id"].cat.categories, ["train", "val", "train", "test"], strict=True))
+    adata.obs["split"] = adata.obs["library_id"].map(names).astype(str)
+    rows = {name: (adata.obs["split"] == name).to_numpy() for name in ("train", "val", "test")}
+    expected = complete(adata, n_steps=8)
+    for name in LAYERS:
+        values = dense(expected.layers[name])
+        assert np.isfinite(values).all()
+        for here in rows.values():
+            zero = dense(adata.X)[here] == 0
+            assert (values[here][zero] > 0).all()
+
+    def after_a_change(split, **options) -> ad.AnnData:
+        counts = adata.X.toarray()
+        counts[rows[split]] = counts[rows[split]][:, ::-1] + 2 * (counts[rows[split]][:, ::-1] > 0)
+        return complete(with_counts(adata, counts), n_steps=8, **options)
+
+    def differs(one, other, split) -> bool:
+        changed = {
+            bool((dense(one.layers[name])[rows[split]] != dense(other.layers[name])[rows[split]]).any())
+            for name in LAYERS
+        }
+        assert len(changed) == 1
+        return changed.pop()
+
+    for split, same in (("test", ("train", "val")), ("val", ("train", "test"))):
+        result = after_a_change(split)
+        for name in rows:
+            assert differs(result, expected, name) == (name not in same)
+        one, other = (a.uns["spared_sc"]["spackle"] for a in (result, expected))
+        assert one["score"] == other["score"]
+        assert one["data"] == other["data"]
+    result = after_a_change("train")
+    assert all(differs(result, expected, name) for name in rows)
+    # without the split they do
+    assert differs(after_a_change("test", split_key=None), complete(adata, n_steps=8, split_key=None), "train")
+
+
+def test_a_gene_that_train_libraries_did_not_detect_stays(adata):
+    adata.obs["split"] = adata.obs["library_id"].map({"library_1": "train", "library_2": "test"}).astype(str)
+    counts = adata.X.toarray()
+    counts[(adata.obs["split"] == "train").to_numpy(), 0] = 0
+    counts[-1, 0] = 1
+    adata = with_counts(adata, counts)
+    with pytest.warns(
+        UserWarning, match="1 genes are detected in no spot to learn from and stay as they are .*Gene001"
+    ):
+        result = complete(adata)
+    for name in ("spackle", "spackle_rate"):
+        before = adata.layers["log2tpm"] if name == "spackle" else adata.X
+        np.testing.assert_array_equal(dense(result.layers[name])[:, 0], dense(before)[:, 0])
+
+
+def fitted_arrays(fitted) -> list[np.ndarray]:
+    return [fitted.stack, fitted.center, fitted.spread, *(w.numpy() for w in fitted.network.state_dict().values())]
+
+
+def test_a_fit_that_broke_off_resumes_to_the_same_result(small, tmp_path, monkeypatch):
+    params = replace(TINY, n_steps=200, patience=200)
+    expected = residual.fit_residual(small, params, **HOW)
+    monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
+    folder, draw = tmp_path / "state", torch.randint
+
+    def interrupted_at(step):
+        calls = []
+
+        def randint(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == step:
+                raise KeyboardInterrupt
+            return draw(*args, **kwargs)
+
+        monkeypatch.setattr(torch, "randint", randint)
+        return calls
+
+    interrupted_at(1)  # after the cross-fitted estimates, before the network's first step
+    with pytest.raises(KeyboardInterrupt):
+        residual.fit_residual(small, params, **HOW, checkpoint=folder)
+    monkeypatch.setattr(residual, "cross_fit", None)  # estimates are not made again
+    monkeypatch.setattr(residual, "tune_all", None)
+    interrupted_at(70)
+    with pytest.warns(UserWarning, match="training interrupted after step 50"):
+        broken = residual.fit_residual(small, params, **HOW, checkpoint=folder)
+    assert broken.fit.stopped == "interrupted"
+    calls = interrupted_at(0)
+    resumed = residual.fit_residual(small, params, **HOW, checkpoint=folder)
+    assert len(calls) == 150
+    for one, other in zip(fitted_arrays(resumed), fitted_arrays(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert resumed.score == expected.score
+    assert resumed.tuned == expected.tuned
+    assert resumed.fit == expected.fit
+
+
+def test_an_interrupted_completion_uses_the_best_network(adata, monkeypatch):
+    draw, calls = torch.randint, []
+
+    def randint(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > 60:
+            raise KeyboardInterrupt
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "randint", randint)
+    with pytest.warns(UserWarning, match="training interrupted after step 50"):
+        result = complete(adata, n_steps=70)
+    assert result.uns["spared_sc"]["spackle"]["training"]["stopped"] == "interrupted"
+    assert np.isfinite(dense(result.layers["spackle"])).all()
+
+
+def test_the_public_checkpoint_gives_the_same_layers_and_is_refused_elsewhere(adata, tmp_path, monkeypatch):
+    options = {"n_steps": 6, "checkpoint": tmp_path / "state"}
+    expected = complete(adata, **options)
+    estimates = residual.cross_fit
+    monkeypatch.setattr(residual, "cross_fit", None)
+    again = complete(adata, **options)
+    for name in LAYERS:
+        np.testing.assert_array_equal(dense(again.layers[name]), dense(expected.layers[name]))
+    monkeypatch.setattr(residual, "cross_fit", estimates)
+    other = with_counts(adata, adata.X.toarray() + 1)
+    for data, change in ((adata, {"random_state": 1}), (adata, {"dropout": 0.2}), (other, {})):
+        with pytest.raises(ValueError, match="belongs to another fit: remove that folder, or choose another one"):
+            complete(data, **options, **change)
+    weights = next((tmp_path / "state" / "estimates").glob("weights-*"))
+    weights.write_bytes(weights.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        complete(adata, **options)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model fitted on two libraries, these with their layers, and a third library."""
+    adata = synthetic(n_libraries=3)
+    last = (adata.obs["library_id"] == "library_3").to_numpy()
+    folder = tmp_path_factory.mktemp("models") / "residual"
+    two = complete(adata[~last].copy(), save_model=folder)
+    return folder, two, adata[last].copy()
+
+
+def load(adata, folder, **options) -> ad.AnnData:
+    return sp.tl.spackle_complete(adata, **{**KEY, "model": folder, "device": "cpu", "copy": True, **options})
+
+
+def test_a_saved_model_gives_the_same_layers(saved):
+    folder, two, _ = saved
+    for model in (folder, str(folder)):
+        again = load(two, model)
+        for name in LAYERS:
+            np.testing.assert_array_equal(dense(again.layers[name]), dense(two.layers[name]))
+    record, before = (a.uns["spared_sc"]["spackle"] for a in (again, two))
+    assert record["params"]["model"] == "residual"
+    assert record["params"]["fitted"] == "before"
+    assert record["data"] == before["data"]
+    assert record["n_parameters"] == before["n_parameters"] - len(residual_stack(folder))
+    assert "score" not in record
+
+
+def residual_stack(folder) -> np.ndarray:
+    return checkpoint.load(folder, "residual")[0]["stack"]
+
+
+def test_a_new_section_in_any_order_of_spots_and_genes(saved):
+    folder, _, new = saved
+    rng = np.random.default_rng(0)
+    expected = load(new, folder)
+    result = load(new[rng.permutation(new.n_obs), rng.permutation(new.n_vars)].copy(), folder)
+    for name in LAYERS:
+        values = dense(expected.layers[name])
+        assert np.isfinite(values).all()
+        np.testing.assert_array_equal(dense(result[new.obs_names, new.var_names].layers[name]), values)
+    assert (dense(expected.layers["spackle"]) > 0).all()
+
+
+def test_missing_genes_count_as_undetected(saved):
+    folder, two, new = saved
+    genes = two.uns["spared_sc"]["spackle"]["genes"]
+    assert len(genes) == 20
+    without = new[:, ~new.var_names.isin(genes[:2])].copy()
+    with pytest.warns(UserWarning, match="2 of the model's 20 genes are missing .* count as undetected"):
+        result = load(without, folder)
+    blank = new.copy()
+    at = blank.var_names.get_indexer(genes[:2])
+    for name in ("X", "log2tpm"):
+        matrix = dense(blank.X if name == "X" else blank.layers[name]).copy()
+        matrix[:, at] = 0
+        if name == "X":
+            blank.X = sps.csr_matrix(matrix)
+        else:
+            blank.layers[name] = sps.csr_matrix(matrix)
+    expected = load(blank, folder)[:, without.var_names]
+    for name in LAYERS:
+        np.testing.assert_allclose(dense(result.layers[name]), dense(expected.layers[name]), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="3 of the model's 20 genes are missing .* fit a model to these data"):
+        load(new[:, ~new.var_names.isin(genes[:3])].copy(), folder)
+
+
+def test_a_model_of_counts_needs_counts_and_the_other_way_round(saved, tmp_path):
+    folder, two, new = saved
+    blind = new.copy()
+    blind.layers["detected"] = blind.X > 0
+    blind.X = None
+    with pytest.raises(ValueError, match="fitted with raw counts, and these data have none: fit a model to these data"):
+        load(blind, folder)
+    complete(blind, save_model=tmp_path / "blind")
+    with pytest.raises(ValueError, match="fitted without raw counts, and these data have some: fit a model"):
+        load(new, tmp_path / "blind")
+    assert "spackle" in load(blind, tmp_path / "blind").layers
+
+
+def test_another_layer_is_refused(saved):
+    folder, _, new = saved
+    new = new.copy()
+    new.layers["other"] = new.layers["log2tpm"].copy()
+    with pytest.raises(ValueError, match="completes layer 'log2tpm', not 'other'"):
+        load(new, folder, layer="other")
+
+
+def edit(folder, **changes):
+    card = folder / "card.json"
+    content = json.loads(card.read_text()) | changes
+    card.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def put_pickle(folder):
+    weights = next(folder.glob("weights-*"))
+    weights.write_bytes(pickle.dumps({"stack": [1.0]}))
+    edit(folder, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+
+
+def put_arrays(folder, change):
+    arrays, card = checkpoint.load(folder, "residual")
+    card = {
+        name: value for name, value in card.items() if name not in ("format", "kind", "version", "weights", "sha256")
+    }
+    checkpoint.save(folder, "residual", change(arrays), card)
+
+
+def put_cut(folder):
+    weights = next(folder.glob("weights-*"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+DAMAGE = {
+    "weights cut short": (put_cut, "damaged or cut short.*Copy it again"),
+    "weights missing": (lambda folder: next(folder.glob("weights-*")).unlink(), "is missing from .*save again"),
+    "pickled weights": (put_pickle, "is no safetensors file .*save the model again"),
+    "another kind": (lambda folder: edit(folder, kind="combat"), "of kind 'combat', expected 'residual' or 'spackle'"),
+    "no parameters": (lambda folder: edit(folder, params=None), "weights and card do not fit"),
+    "other parameters": (lambda folder: edit(folder, params={"factor": {}, "depth": 3}), "weights and card do not fit"),
+    "nothing tuned": (lambda folder: edit(folder, tuned=None), "weights and card do not fit"),
+    "no stack": (lambda f: put_arrays(f, lambda a: {n: v for n, v in a.items() if n != "stack"}), "do not fit"),
+    "another network": (lambda f: put_arrays(f, lambda a: a | {"center": a["center"][:-1]}), "do not fit"),
+    "a gene twice": (lambda folder: edit(folder, genes=["Gene001", "Gene001"]), "names a gene twice"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_models_are_refused(saved, tmp_path, damage):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in saved[0].iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    harm, message = DAMAGE[damage]
+    harm(folder)
+    with pytest.raises(ValueError, match=message):
+        load(saved[2], folder)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu(adata):
+    on_cpu, on_gpu = (complete(adata, n_steps=100, device=device) for device in ("cpu", "cuda"))
+    assert on_gpu.uns["spared_sc"]["spackle"]["device"] == "cuda"
+    scores = [a.uns["spared_sc"]["spackle"]["score"]["residual"] for a in (on_cpu, on_gpu)]
+    assert scores[0] == pytest.approx(scores[1], rel=0.2)
+
+
+@pytest.fixture(scope="module")
+def silenced():
+    """Sections, whole spots of them hidden, and what is left."""
+    adata = synthetic(2, 60, shape=(12, 12), depth=400)
+    adata.var["few"] = np.arange(adata.n_vars) < 20  # the others tell the depth of a spot
+    sections = resolve(adata, layer="log2tpm", mask_var="few", library_key="library_id", spatial_key="spatial").sections
+    spots = np.random.default_rng(0).choice(len(sections.known), size=30, replace=False)
+    hidden = np.zeros_like(sections.known)
+    hidden[spots] = sections.known[spots]
+    return sections, hidden, sections.without(hidden)
+
+
+def test_whole_spots_are_completed_better_than_by_the_mean(silenced):
+    sections, hidden, visible = silenced
+    params = residual.ResidualParams(n_steps=100, n_fits=1)
+    fitted = residual.fit_residual(visible, params, **HOW)
+    estimate = residual.complete_residual(fitted, visible, **HOW)
+    truth = sections.renormalised(hidden)[hidden]
+    mean = np.sum(visible.values, axis=0, where=visible.known) / visible.known.sum(axis=0)
+    error = np.mean((estimate.values[hidden] - truth) ** 2)
+    assert error < 0.9 * np.mean((np.broadcast_to(mean, hidden.shape)[hidden] - truth) ** 2)
+    inside = np.abs(estimate.values[hidden] - truth) < 1.645 * estimate.sd[hidden]
+    assert 0.8 < inside.mean() < 0.97

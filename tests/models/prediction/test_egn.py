@@ -1,0 +1,138 @@
+"""_models/prediction/egn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers.networks import CPU, HOW, N_GENES, guided, make_spots, some_known
+from spared_sc._models.prediction.egn import Attention, Egn, mean_correlation
+from spared_sc._models.prediction.networks import Targets
+
+if TYPE_CHECKING:
+    from spared_sc._models.prediction.base import Spots
+
+
+@pytest.fixture
+def train() -> Spots:
+    return make_spots()
+
+
+@pytest.fixture
+def validation() -> Spots:
+    return replace(make_spots(10, seed=1), library=np.full(10, 3))
+
+
+def recorded_exemplars(monkeypatch) -> list[tuple[np.ndarray, np.ndarray]]:
+    calls, run = [], Egn._guided
+
+    def guided_and_recorded(self, network, images, feature, exemplars):
+        calls.append((feature.numpy(), exemplars.numpy()))
+        return run(self, network, images, feature, exemplars)
+
+    monkeypatch.setattr(Egn, "_guided", guided_and_recorded)
+    return calls
+
+
+def expected_exemplars(feature, own, reference, library) -> list[list[int]]:
+    order = [np.argsort([np.linalg.norm(one - other) for other in reference]) for one in feature]
+    return [[j for j in row if library[j] != code][:3] for row, code in zip(order, own, strict=True)]
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_exemplars_are_the_nearest_of_other_libraries(train, validation, embedded, monkeypatch):
+    if embedded:
+        rng = np.random.default_rng(0)
+        train = replace(train, embedding=rng.normal(size=(24, 4)))
+        validation = replace(validation, embedding=rng.normal(size=(10, 4)))
+    calls = recorded_exemplars(monkeypatch)
+    predictor = guided(n_steps=1, train_batch_size=24)
+    validation = replace(validation, library=np.arange(10) % 4)  # some are of libraries that are trained on
+    predictor.fit(train, validation, HOW)
+    (feature, found), (validation_feature, validation_found) = calls
+    reference = predictor.reference["feature"].numpy()
+    if embedded:
+        np.testing.assert_allclose(reference, train.embedding, rtol=1e-6)
+        assert predictor.frozen is None
+    rows = [int(np.argmin(((reference - one) ** 2).sum(axis=1))) for one in feature]  # of the only batch
+    assert sorted(rows) == list(range(24))
+    for row, exemplars in zip(rows, found, strict=True):
+        assert train.library[row] not in train.library[exemplars]
+    assert found.tolist() == expected_exemplars(feature, train.library[rows], reference, train.library)
+    expected = expected_exemplars(validation_feature, validation.library, reference, train.library)
+    assert validation_found.tolist() == expected
+    calls.clear()
+    predictor.predict(validation, HOW)
+    assert calls[0][1].tolist() == expected_exemplars(validation_feature, [-1] * 10, reference, train.library)
+    calls.clear()
+    predictor.predict(validation, HOW, own_library=validation.library)
+    assert calls[0][1].tolist() == expected
+
+
+def test_exemplars_need_two_libraries_and_the_same_embedding(train, validation):
+    with pytest.raises(ValueError, match="all training spots are of one library.*train EGN on two or more"):
+        guided().fit(replace(train, library=np.zeros(24, dtype=int)), None, HOW)
+    predictor = guided()
+    predictor.fit(replace(train, embedding=np.random.default_rng(0).normal(size=(24, 4))), None, HOW)
+    with pytest.raises(ValueError, match="give the same embedding here"):
+        predictor.predict(validation, HOW)
+
+
+@pytest.mark.parametrize("partly", [False, True])
+def test_mean_correlation_is_over_genes_that_vary(train, partly):
+    train = some_known(train) if partly else train
+    train.target[:, 3] = 2
+    estimate = np.random.default_rng(0).normal(size=train.target.shape).astype(np.float32) + train.target
+    known = np.ones(train.target.shape, dtype=bool) if train.known is None else train.known
+    expected = [np.corrcoef(train.target[known[:, g], g], estimate[known[:, g], g])[0, 1] for g in (0, 1, 2, 4)]
+    ours = mean_correlation(torch.from_numpy(estimate), Targets.of(train, CPU)).item()
+    assert ours == pytest.approx(np.mean(expected), rel=1e-4)
+    constant = Targets(torch.ones(4, 2), None)
+    assert mean_correlation(torch.rand(4, 2), constant).item() == 0
+
+
+def test_loss_of_egn_is_on_the_unit_scale(train):
+    predictor = guided(correlation_weight=0.7)
+    predictor.fit(train, None, HOW)
+    rows = torch.arange(12)
+    images = predictor._images(train.patches.pixels[:12], CPU)
+    with torch.no_grad():
+        loss = predictor._loss(predictor.network, images, rows, Targets.of(train, CPU).rows(rows)).item()
+    prediction = predictor.predict(train.rows(rows.numpy()), HOW, own_library=train.library[:12])
+    low, high = train.target.min(axis=0), train.target.max(axis=0)
+    estimate, target = (prediction - low) / (high - low), (train.target[:12] - low) / (high - low)
+    correlation = np.mean([np.corrcoef(estimate[:, g], target[:, g])[0, 1] for g in range(N_GENES)])
+    assert loss == pytest.approx(((estimate - target) ** 2).mean() + 0.7 * (1 - correlation), rel=1e-3)
+
+
+def test_egn_heeds_its_exemplars_and_not_their_order(train):
+    predictor = guided()
+    predictor.fit(train, None, HOW)
+    images, feature = predictor._images(train.patches.pixels[:4], CPU), predictor.reference["feature"][:4]
+    alike, expression = torch.rand(4, 3, feature.shape[1]), torch.rand(4, 3, N_GENES)
+    with torch.no_grad():
+        result = predictor.network(images, feature, alike, expression)
+        order = [2, 0, 1]
+        torch.testing.assert_close(predictor.network(images, feature, alike[:, order], expression[:, order]), result)
+        expression[1, 2] += 1
+        other = predictor.network(images, feature, alike, expression)
+    assert (other[1] - result[1]).abs().max() > 1e-4
+    torch.testing.assert_close(other[[0, 2, 3]], result[[0, 2, 3]])
+
+
+def test_attention_is_torchs():
+    torch.manual_seed(0)
+    ours, theirs = Attention(128, 2), nn.MultiheadAttention(128, 2, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.qkv.weight)
+        theirs.in_proj_bias.zero_()
+        theirs.out_proj.weight.copy_(ours.out.weight)
+        theirs.out_proj.bias.copy_(ours.out.bias)
+        tokens = torch.rand(3, 5, 128)
+        normed = nn.functional.layer_norm(tokens, (128,))
+        torch.testing.assert_close(ours(tokens), theirs(normed, normed, normed)[0], rtol=1e-4, atol=1e-5)

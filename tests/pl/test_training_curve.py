@@ -1,0 +1,89 @@
+"""pl.training_curve."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+import spared_sc as sp
+from helpers.figures import legend_texts
+from helpers.tissue_plots import collection, trained
+
+pytestmark = pytest.mark.usefixtures("no_traces")
+
+
+def lines(ax: Axes) -> dict:
+    return {line.get_label(): line for line in ax.get_lines()}
+
+
+def test_training_curve_draws_the_record():
+    adata = trained(collection(("A",)))
+    record = adata.uns["spared_sc"]["spackle"]["training"]
+    ax = sp.pl.training_curve(adata)
+    assert isinstance(ax, Axes)
+    drawn = lines(ax)
+    assert set(drawn) == {
+        "training",
+        "validation",
+        "best step (60)",
+        "adaptive median (3.5)",
+        "mean of the gene (2.75)",
+    }
+    np.testing.assert_array_equal(drawn["training"].get_xydata(), np.c_[record["step"], record["train_mse"]])
+    np.testing.assert_array_equal(drawn["validation"].get_xydata(), np.c_[record["step"], record["validation_mse"]])
+    np.testing.assert_array_equal(drawn["best step (60)"].get_xydata(), [[60, record["validation_mse"][5]]])
+    assert set(drawn["adaptive median (3.5)"].get_ydata()) == {3.5}
+    assert set(drawn["mean of the gene (2.75)"].get_ydata()) == {2.75}
+    assert legend_texts(ax.get_legend()) == list(drawn)
+    assert ax.get_yscale() == "linear"
+    ax.figure.canvas.draw()
+
+
+def test_training_curve_of_the_default_model():
+    adata = trained(collection(("A",)))
+    score = {"residual": 2.0, "stack": 2.25, "factor": 2.5, "additive": 3.0, "library_gene_mean": 3.5, "n_entries": 9}
+    adata.uns["spared_sc"]["spackle"]["score"] = score
+    drawn = lines(sp.pl.training_curve(adata))
+    assert set(drawn) == {
+        "training",
+        "validation",
+        "best step (60)",
+        "stack of simple estimates (2.25)",
+        "mean of the gene in the section (3.5)",
+    }
+    assert set(drawn["stack of simple estimates (2.25)"].get_ydata()) == {2.25}
+
+
+def test_training_curve_with_a_wide_range_is_logarithmic():
+    adata = trained(collection(("A",)), train_mse=np.geomspace(100, 1, 10))
+    assert sp.pl.training_curve(adata).get_yscale() == "log"
+
+
+def test_training_curve_with_rare_validation_and_without_score():
+    rare = np.where(np.arange(10) % 2, 3.0, np.nan)
+    adata = trained(collection(("A",)), validation_mse=rare, best_step=20)
+    del adata.uns["spared_sc"]["spackle"]["score"]
+    drawn = lines(sp.pl.training_curve(adata))
+    assert set(drawn) == {"training", "validation", "best step (20)"}
+    assert drawn["validation"].get_xdata().tolist() == [20, 40, 60, 80, 100]
+
+
+def test_training_curve_after_a_round_trip_through_a_file(tmp_path_factory):
+    import anndata
+
+    path = tmp_path_factory.mktemp("file") / "a.h5ad"
+    trained(collection(("A",))).write_h5ad(path)
+    _, ax = plt.subplots()
+    assert sp.pl.training_curve(anndata.read_h5ad(path), ax=ax) is ax
+    assert "best step (60)" in lines(ax)
+
+
+def test_training_curve_errors():
+    adata = collection(("A",))
+    with pytest.raises(KeyError, match="no record .*spackle.*sp.tl.spackle_complete"):
+        sp.pl.training_curve(adata)
+    with pytest.raises(KeyError, match="median.*no training curve.*spackle.*key="):
+        sp.pl.training_curve(trained(adata), key="median")
+    assert not plt.get_fignums()

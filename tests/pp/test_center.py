@@ -1,0 +1,33 @@
+"""pp.center."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import spared_sc as sp
+from helpers import KEY
+
+
+@pytest.fixture
+def collection():
+    adata = sp.datasets.synthetic(n_libraries=3, shape=(9, 9), n_genes=60, library_effect=0.5, image=False)
+    sp.pp.recipe_spared(adata, **KEY, n_genes=24)
+    return adata
+
+
+def test_center_and_back(collection):
+    collection.obs["split"] = np.where(collection.obs["library_id"] == "library_3", "val", "train")
+    sp.pp.center(collection, **KEY)
+    train = (collection.obs["split"] == "train").to_numpy()
+    selected = collection.var["spared_selected"].to_numpy()
+    values = collection.layers["log2tpm"].toarray()
+    expected = values.copy()
+    for gene in np.flatnonzero(selected):
+        expected[:, gene] = values[:, gene] - np.mean([values[spot, gene] for spot in np.flatnonzero(train)])
+    assert np.allclose(collection.layers["log2tpm_delta"].toarray(), expected, atol=1e-5)
+    assert (collection.var["log2tpm_mean"][~selected] == 0).all()
+    sp.pp.uncenter(collection)
+    assert np.allclose(collection.layers["log2tpm_delta_restored"].toarray(), values, atol=1e-5)
+    with pytest.raises(KeyError, match="name its means"):
+        sp.pp.uncenter(collection, layer="log2tpm")

@@ -1,0 +1,108 @@
+"""pp.extract_patches."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import spared_sc as sp
+from helpers import KEY
+from helpers.images import WRITERS, cut_short, pillow, resolve, smooth
+
+
+@pytest.fixture(scope="module")
+def made() -> ad.AnnData:
+    adata = sp.datasets.synthetic(n_libraries=2, n_genes=20, shape=(8, 8), lattice="hex")
+    return adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()  # rows of a library need not be together
+
+
+@pytest.fixture
+def adata(made) -> ad.AnnData:
+    return made.copy()
+
+
+def test_extract_patches_records_what_is_read_later(adata, tmp_path):
+    assert sp.pp.extract_patches(adata, size=2, output_size=48, **KEY) is None
+    record = adata.uns["spared_sc"]["patches"]
+    assert record["fingerprint"] == resolve(adata).fingerprint()
+    assert resolve(adata).recipe == resolve(adata, image="hires", size=2.0, output_size=48).recipe
+    assert resolve(adata, output_size=32).recipe["size"] == 2  # what is not asked for stays
+    path = tmp_path / "a.h5ad"
+    adata.write_h5ad(path)
+    assert resolve(ad.read_h5ad(path)).fingerprint() == record["fingerprint"]
+    result = sp.pp.extract_patches(adata, size=3, copy=True, **KEY)
+    assert resolve(adata).recipe["size"] == 2
+    assert resolve(result).recipe["size"] == 3
+    assert resolve(result, follow=False).recipe["size"] == 1
+
+
+def test_recorded_positions_are_the_ones_that_are_used(adata):
+    expected = resolve(adata, output_size=32).read(np.arange(adata.n_obs))
+    adata.obsm["good"] = adata.obsm["spatial"].copy()
+    adata.obsm["spatial"] = 0.7 * adata.obsm["spatial"][::-1]
+    sp.pp.extract_patches(adata, output_size=32, spatial_key="good", **KEY)
+    assert np.array_equal(resolve(adata).read(np.arange(adata.n_obs)), expected)
+    adata.obsm["moved"] = adata.obsm["good"] + 5
+    assert not np.array_equal(resolve(adata, spatial_key="moved").read(np.arange(adata.n_obs)), expected)
+    result = sp.tl.embed_patches(adata, copy=True, **KEY)
+    adata.obsm["spatial"] = adata.obsm["good"]
+    sp.tl.embed_patches(adata, **KEY)
+    assert np.array_equal(result.obsm["X_classical"], adata.obsm["X_classical"])
+
+
+def test_a_recorded_scale_is_that_of_the_recorded_image(adata, tmp_path):
+    path = WRITERS["png"](tmp_path, smooth(1400, 1400))
+    options = {"mpp": 0.5, "size": 60, "unit": "um", "output_size": 16}
+    sp.pp.extract_patches(adata, image={"library_1": path, "library_2": path}, **options, **KEY)
+    assert {one["um_per_px"] for one in resolve(adata).recipe["sources"].values()} == {0.5}
+    hires = resolve(adata, image="hires").recipe
+    assert hires == resolve(adata, image="hires", size=60, unit="um", output_size=16, follow=False).recipe
+    assert hires["sources"]["library_1"]["scale_from"] != "given"
+
+
+def test_libraries_that_are_gone_do_not_matter(adata):
+    full = smooth(1400, 1400)
+    sp.pp.extract_patches(adata, image={"library_1": full, "library_2": "hires"}, size=40, unit="pixel", **KEY)
+    rest = adata[adata.obs["library_id"] == "library_2"].copy()
+    assert resolve(rest).recipe["sources"]["library_2"]["source"] == "hires"
+    with pytest.raises(ValueError, match="pass it again"):
+        resolve(adata)
+
+
+@pytest.mark.filterwarnings("ignore")  # anndata's own, of names that future versions will not write
+def test_names_with_a_slash_survive_files(adata, tmp_path):
+    paths = {}
+    for name, slide in adata.uns["spatial"].items():
+        paths[name.replace("_", "/")] = tmp_path / f"{name}.png"
+        pillow(tmp_path / f"{name}.png", np.kron(slide["images"]["hires"], np.ones((3, 3, 1), np.uint8)))
+    adata.obs["library_id"] = adata.obs["library_id"].astype(str).str.replace("_", "/")
+    del adata.uns["spatial"]
+    sp.pp.extract_patches(adata, image=paths, size=2, output_size=32, **KEY)
+    sp.tl.embed_patches(adata, **KEY)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert resolve(back).recipe == resolve(adata).recipe
+    assert resolve(back).fingerprint() == adata.uns["spared_sc"]["patches"]["fingerprint"]
+    recipe = back.uns["spared_sc"]["X_classical"]["patches"]  # as predictors compare it
+    assert sp.tl._prediction.scale_of(recipe) == sp.tl._prediction.scale_of(resolve(adata).recipe)
+
+
+def test_the_recorded_image_is_the_one_that_is_used(adata, tmp_path):
+    full = smooth(1400, 1400)
+    path = WRITERS["tiled"](tmp_path, full)
+    sp.pp.extract_patches(adata, image={"library_1": path, "library_2": "hires"}, size=40, unit="pixel", **KEY)
+    assert [one["source"] for one in resolve(adata).recipe["sources"].values()] == ["file", "hires"]
+    sp.pp.extract_patches(adata, image={"library_1": full, "library_2": full}, size=40, unit="pixel", **KEY)
+    with pytest.raises(ValueError, match="pass it again"):
+        resolve(adata)
+    assert resolve(adata, image={"library_1": full, "library_2": full}).recipe["size"] == 40
+
+
+def test_a_broken_image_changes_nothing(adata, tmp_path):
+    path = cut_short(pillow(tmp_path / "a.jpg", smooth(1400, 1400)))
+    records = dict(adata.uns["spared_sc"])
+    with pytest.raises(ValueError, match="cut short"):
+        sp.pp.extract_patches(adata, image={"library_1": path, "library_2": path}, store=tmp_path / "p.zarr", **KEY)
+    assert adata.uns["spared_sc"] == records
+    assert not (tmp_path / "p.zarr").exists()

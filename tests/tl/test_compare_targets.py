@@ -1,0 +1,64 @@
+"""tl.compare_targets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import spared_sc as sp
+from helpers import KEY
+from helpers.prediction import with_split
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Four sections with an embedding of which one column follows expression."""
+    adata = sp.datasets.synthetic(n_libraries=4, shape=(9, 9), n_genes=60, depth=500, image=False)
+    sp.pp.recipe_spared(adata, **KEY, n_genes=12, gene_lengths=None)
+    level = adata[:, adata.var["spared_selected"]].layers["log2tpm"].toarray()
+    # As on real slides, no two sections have their spots at the same pixels.
+    adata.obsm["spatial"] = adata.obsm["spatial"] + 13.7 * adata.obs["library_id"].cat.codes.to_numpy()[:, None]
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(adata.n_obs, 8))
+    adata.obsm["X_test"] = np.column_stack([level[:, :4] + rng.normal(size=(adata.n_obs, 4)), noise]).astype(np.float32)
+    return adata
+
+
+@pytest.fixture
+def adata(made):
+    return made.copy()
+
+
+def test_compare_targets_has_four_arms(adata):
+    with_split(adata, l1="train", l2="train", l3="val", l4="test")
+    sp.tl.median_complete(adata, **KEY)
+    before = adata.copy()
+    scores = sp.tl.compare_targets(adata, completed="median", use_rep="X_test", **KEY)
+    arms = ["raw, all", "raw, detected", "completed, all", "completed, detected"]
+    assert list(scores["prediction"].unique()[:4]) == arms
+    assert set(adata.obsm) == set(before.obsm)
+    value = scores[(scores["library"] == "all") & (scores["gene"] == "all") & (scores["metric"] == "mse")]
+    value = value.set_index("prediction")["value"]
+    # Completion changes no detected value, so these two arms are the same; zeros in the target cost much.
+    assert value["raw, detected"] == pytest.approx(value["completed, detected"])
+    assert value["raw, all"] > value["raw, detected"]
+
+
+def test_compare_targets_refuses_leaks(adata):
+    with pytest.raises(KeyError, match="split_libraries"):
+        sp.tl.compare_targets(adata, completed="median", use_rep="X_test", **KEY)
+    sp.tl.additive_complete(adata, **KEY, key_added="filled")
+    with_split(adata, l1="train", l2="train", l3="val", l4="test")
+    with pytest.raises(ValueError, match="has learned from all sections: train values may have been filled"):
+        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+    adata.uns["spared_sc"]["filled"]["params"]["split_key"] = "other"  # made with another split
+    with pytest.raises(ValueError, match="has learned from all sections: train values may have been filled"):
+        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+    del adata.uns["spared_sc"]["filled"]
+    with pytest.raises(ValueError, match="not known to be made with the split 'split'"):
+        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+    for name in ("copy", "key_added", "loss"):
+        with pytest.raises(TypeError, match=f"sets '{name}' itself"):
+            sp.tl.compare_targets(adata, completed="log2tpm", use_rep="X_test", **{name: "all"}, **KEY)
+    with pytest.raises(KeyError, match="no predictor 'path/to/saved' to fit"):
+        sp.tl.compare_targets(adata, model="path/to/saved", completed="filled", use_rep="X_test", **KEY)

@@ -1,0 +1,139 @@
+"""tl.fit_predictor."""
+
+from __future__ import annotations
+
+import json
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import spared_sc as sp
+from helpers import KEY
+from helpers.prediction import refused
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Four sections with an embedding of which one column follows expression."""
+    adata = sp.datasets.synthetic(n_libraries=4, shape=(9, 9), n_genes=60, depth=500, image=False)
+    sp.pp.recipe_spared(adata, **KEY, n_genes=12, gene_lengths=None)
+    level = adata[:, adata.var["spared_selected"]].layers["log2tpm"].toarray()
+    # As on real slides, no two sections have their spots at the same pixels.
+    adata.obsm["spatial"] = adata.obsm["spatial"] + 13.7 * adata.obs["library_id"].cat.codes.to_numpy()[:, None]
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(adata.n_obs, 8))
+    adata.obsm["X_test"] = np.column_stack([level[:, :4] + rng.normal(size=(adata.n_obs, 4)), noise]).astype(np.float32)
+    return adata
+
+
+@pytest.fixture
+def adata(made):
+    return made.copy()
+
+
+def test_the_gene_mean_of_a_saved_model_is_that_of_detected_entries(adata):
+    """Scores are on detected entries: a mean with zeros in it would be a straw man, and every skill too high."""
+    train = adata[adata.obs["library_id"] != "library_4"].copy()
+    new = adata[adata.obs["library_id"] == "library_4"].copy()
+    for loss in ("all", "detected"):
+        fitted = sp.tl.fit_predictor(train, use_rep="X_test", loss=loss, **KEY)
+        genes = train[:, fitted.genes]
+        known = genes.layers["detected"].toarray()
+        expected = [genes.layers["log2tpm"].toarray()[known[:, i], i].mean() for i in range(12)]
+        np.testing.assert_allclose(fitted.gene_mean, expected, rtol=1e-5)
+        sp.tl.predict_expression(new, model=fitted, key_added=loss)
+    scores = sp.tl.score_prediction(new)
+    assert {"all", "detected", "gene_mean"} <= set(scores["prediction"])
+    # Another model's training is another mean to beat.
+    fewer = sp.tl.fit_predictor(train[train.obs["library_id"] != "library_1"].copy(), use_rep="X_test", **KEY)
+    sp.tl.predict_expression(new, model=fewer, key_added="fewer")
+    with pytest.raises(ValueError, match="fitted to different data"):
+        sp.tl.score_prediction(new)
+    # Where the train sections are at hand only in part, the recorded mean still counts.
+    some = adata[adata.obs["library_id"].isin(["library_1", "library_4"])].copy()
+    sp.tl.predict_expression(some, model=fitted, key_added="detected", **KEY)
+    again = sp.tl.score_prediction(some, "detected", **KEY)
+    mse = [
+        t[(t["prediction"] == "gene_mean") & (t["metric"] == "mse") & (t["library"] == "all")] for t in (scores, again)
+    ]
+    np.testing.assert_allclose(mse[0]["value"], mse[1]["value"], rtol=1e-5)
+
+
+def test_a_saved_model_gives_the_same(adata, tmp_path):
+    train, new = (
+        adata[adata.obs["library_id"].isin(names)].copy() for names in (["library_1", "library_2"], ["library_3"])
+    )
+    fitted = sp.tl.fit_predictor(train, use_rep="X_test", **KEY)
+    fitted.save(tmp_path / "model")
+    for model, key in ((fitted, "before"), (tmp_path / "model", "path"), (str(tmp_path / "model"), "text")):
+        sp.tl.predict_expression(new, model=model, key_added=key)
+    assert new.obsm["before"].equals(new.obsm["path"])
+    assert new.obsm["before"].equals(new.obsm["text"])
+    card = json.loads((tmp_path / "model" / "card.json").read_text())
+    assert card["genes"] == fitted.genes
+    assert card["layer"] == "log2tpm"
+    assert card["libraries"]["train"].keys() == {"library_1", "library_2"}
+    # Only the mean of training is at hand as an anchor, and it is that of the train sections.
+    scores = sp.tl.score_prediction(new, "path")
+    assert {"path", "gene_mean"} <= set(scores["prediction"])
+    assert "depth_only" not in set(scores["prediction"])
+
+
+def test_a_slide_without_expression(adata, tmp_path):
+    fitted = sp.tl.fit_predictor(adata, use_rep="X_test", **KEY)
+    new = ad.AnnData(obs=adata.obs[["library_id"]].copy(), obsm={n: adata.obsm[n] for n in ("spatial", "X_test")})
+    sp.tl.predict_expression(new, model=fitted, **KEY)
+    expression = sp.get.predicted(new)
+    assert expression.var_names.tolist() == fitted.genes
+    expression.write_h5ad(tmp_path / "a.h5ad")
+    new.write_h5ad(tmp_path / "b.h5ad")
+    back = ad.read_h5ad(tmp_path / "b.h5ad")
+    assert np.array_equal(back.obsm["predicted_ridge"], new.obsm["predicted_ridge"])
+
+
+def test_spots_unlike_training_are_flagged(adata):
+    fitted = sp.tl.fit_predictor(adata[adata.obs["library_id"] != "library_4"].copy(), use_rep="X_test", **KEY)
+    new = adata[adata.obs["library_id"] == "library_4"].copy()
+    new.obsm["X_test"][:10] += 100  # more than the section's own spread takes in
+    sp.tl.predict_expression(new, model=fitted)
+    flag = new.obs["predicted_ridge_unlike"].to_numpy()
+    assert flag[:10].all()
+    assert flag[10:].mean() < 0.1
+
+
+def test_embeddings_of_another_width_are_refused(adata):
+    fitted = sp.tl.fit_predictor(adata, use_rep="X_test", **KEY)
+    adata.obsm["X_test"] = adata.obsm["X_test"][:, :5]
+    refused(
+        lambda adata: sp.tl.predict_expression(adata, model=fitted, **KEY),
+        adata,
+        ValueError,
+        "has 5 features.*fitted on 12",
+    )
+
+
+@pytest.mark.parametrize("what", ["cut", "pickled", "another kind", "card", "nothing"])
+def test_broken_models(adata, tmp_path, what):
+    folder = tmp_path / "model"
+    sp.tl.fit_predictor(adata, use_rep="X_test", **KEY).save(folder)
+    weights = next(folder.glob("weights-*.safetensors"))
+    if what == "cut":
+        weights.write_bytes(weights.read_bytes()[:-10])
+        match = "damaged or cut short"
+    elif what == "pickled":
+        weights.write_bytes(b"\x80\x04\x95whatever.")
+        match = "damaged or cut short"
+    elif what == "another kind":
+        card = json.loads((folder / "card.json").read_text())
+        (folder / "card.json").write_text(json.dumps({**card, "kind": "spackle"}))
+        match = "kind 'spackle', expected 'predictor'"
+    elif what == "card":
+        card = json.loads((folder / "card.json").read_text())
+        (folder / "card.json").write_text(json.dumps({**card, "model": "oracle"}))
+        match = "is damaged: weights and card do not fit"
+    else:
+        (folder / "card.json").unlink()
+        match = "no saved model"
+    error = FileNotFoundError if what == "nothing" else ValueError
+    refused(lambda adata: sp.tl.predict_expression(adata, model=folder, **KEY), adata, error, match)

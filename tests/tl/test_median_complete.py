@@ -1,0 +1,58 @@
+"""tl.median_complete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import scipy.sparse as sps
+
+import spared_sc as sp
+from helpers.spackle import complete
+from spared_sc._kernels import lattice as lattices
+from spared_sc._kernels.median import adaptive_median
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@pytest.fixture(scope="module")
+def finished() -> AnnData:
+    adata = sp.datasets.synthetic(n_libraries=3, n_genes=40, shape=(7, 6), depth=100, missing_spots=0.15, image=False)
+    sp.pp.recipe_spared(adata, library_key="library_id", n_genes=12, real_data_share=0.5)
+    return adata
+
+
+@pytest.fixture
+def ready(finished) -> AnnData:
+    """Three libraries after the recipe."""
+    return finished.copy()
+
+
+@pytest.mark.parametrize("n_rings", [1, 4])
+def test_median_complete_is_the_kernel_on_every_library(ready, n_rings):
+    rng = np.random.default_rng(0)
+    ready = ready[rng.permutation(ready.n_obs)].copy()
+    result = complete(ready, "median", n_rings=n_rings)
+    selected = ready.var["spared_selected"].to_numpy()
+    for name in ready.obs["library_id"].unique():
+        part = ready[ready.obs["library_id"] == name, selected]
+        alone = np.zeros(part.n_obs, dtype=int)
+        lattice = lattices.from_array(part.obs[["array_row", "array_col"]].to_numpy(), alone, kind="hex")
+        expected = adaptive_median(
+            part.layers["log2tpm"].toarray(), part.X.toarray() > 0, lattice, alone, n_rings=n_rings, n_threads=1
+        )
+        ours = result[result.obs["library_id"] == name, selected].layers["median"].toarray()
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_median_complete_of_integers_is_not_rounded(ready):
+    ready.layers["integers"] = sps.csr_matrix(ready.X, dtype=np.int64)
+    ready.layers["floats"] = sps.csr_matrix(ready.X, dtype=np.float64)
+    ours, expected = (
+        complete(ready, "median", layer=name, key_added="filled").layers["filled"].toarray()
+        for name in ("integers", "floats")
+    )
+    np.testing.assert_array_equal(ours, expected)
+    assert (expected % 1 == 0.5).any()

@@ -1,0 +1,141 @@
+"""tl.predict_expression from images."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import spared_sc as sp
+from helpers import KEY
+from helpers.image_prediction import of_libraries
+
+TINY = {  # a network that is trained in a second
+    "weights": "random",
+    "backbone": "timm:resnet10t",
+    "n_steps": 4,
+    "train_batch_size": 8,
+    "validate_every": 2,
+    "learning_rate": 1e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    adata = sp.datasets.synthetic(n_libraries=4, shape=(8, 8), n_genes=50, depth=400)
+    adata.obsm["spatial"] = adata.obsm["spatial"] + 3.1 * adata.obs["library_id"].cat.codes.to_numpy()[:, None]
+    sp.pp.recipe_spared(adata, **KEY, n_genes=12, gene_lengths=None)
+    sp.pp.extract_patches(adata, size=2, output_size=32, **KEY)
+    sp.tl.embed_patches(adata, encoder="classical", **KEY)
+    return adata
+
+
+@pytest.fixture
+def adata(made):
+    return made.copy()
+
+
+def test_a_network_is_fitted_and_selected_on_its_own_libraries(adata):
+    adata.obs["split"] = (
+        adata.obs["library_id"]
+        .astype(str)
+        .map({"library_1": "train", "library_2": "train", "library_3": "val", "library_4": "test"})
+    )
+    sp.tl.predict_expression(adata, model="shufflenet", model_params=TINY, **KEY)
+    record = adata.uns["spared_sc"]["predicted_shufflenet"]
+    assert record["fits"]["fit_0"]["n_parameters"] > 1e6
+    table = adata.obsm["predicted_shufflenet"]
+    assert np.isfinite(table.to_numpy()).all()
+    changed = adata.copy()
+    rows = np.flatnonzero(adata.obs["split"] == "test")
+    values = changed.layers["log2tpm"].tolil()
+    values[rows] = values[rows][::-1]
+    changed.layers["log2tpm"] = values.tocsr()
+    sp.tl.predict_expression(changed, model="shufflenet", model_params=TINY, **KEY)
+    assert changed.obsm["predicted_shufflenet"].equals(table)  # measured test values have no part
+
+
+@pytest.mark.parametrize("model", ["shufflenet", "bleep", "egn"])
+def test_saved_networks_predict_the_same(adata, tmp_path, model):
+    params = dict(TINY)
+    if model == "bleep":
+        params |= {"n_neighbours": 5}
+    if model == "egn":
+        del params["backbone"]
+        params |= {"encoder": "timm:resnet10t", "width": 32, "depth": 2, "n_heads": 2, "feedforward": 32}
+        params |= {"token_size": 4, "image_size": 32}
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2), model=model, model_params=params, **KEY)
+    fitted.save(tmp_path / "model")
+    new = of_libraries(adata, 3)
+    sp.tl.predict_expression(new, model=fitted, key_added="one")
+    sp.tl.predict_expression(new, model=tmp_path / "model", key_added="other", batch_size=5)
+    np.testing.assert_allclose(new.obsm["one"], new.obsm["other"], rtol=1e-4, atol=1e-5)
+    assert set(new.uns["spared_sc"]["one"]["roles"].values()) == {"test"}
+
+
+def test_retrieval_from_one_train_section(adata):
+    """All exemplars are of it, for the other section as for its own."""
+    two = of_libraries(adata, 1, 2)
+    two.obs["split"] = np.where(two.obs["library_id"] == "library_1", "train", "val")
+    sp.tl.predict_expression(two, model="bleep", model_params={**TINY, "n_neighbours": 5}, loss="all", **KEY)
+    table = two.obsm["predicted_bleep"]
+    values = two[two.obs["split"] == "train", table.columns].layers["log2tpm"].toarray()
+    assert (table.min() >= values.min(axis=0) - 1e-4).all()
+    assert (table.max() <= values.max(axis=0) + 1e-4).all()
+
+
+def test_retrieval_leaves_out_the_section_itself(adata):
+    """Predicting a train section, no spot may find itself among the exemplars."""
+    params = {**TINY, "n_neighbours": 1}
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2), model="bleep", model_params=params, **KEY)
+    again = of_libraries(adata, 1)
+    sp.tl.predict_expression(again, model=fitted)
+    genes = again.obsm["predicted_bleep"].columns
+    other = of_libraries(adata, 2)[:, genes].layers["log2tpm"].toarray()
+    own = again[:, genes].layers["log2tpm"].toarray()
+
+    def contained(row, rows):
+        return np.isclose(rows, row, atol=1e-3).all(axis=1).any()
+
+    found = again.obsm["predicted_bleep"].to_numpy()
+    # With every entry known, a prediction from one exemplar would be a row of the train sections.
+    whole = [row for row in found if contained(row, own) or contained(row, other)]
+    assert not [row for row in whole if contained(row, own) and not contained(row, other)]
+
+
+def test_a_new_slide_is_embedded_as_the_train_sections_were(adata):
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), **KEY)
+    expected = of_libraries(adata, 4)
+    sp.tl.predict_expression(expected, model=fitted)
+    bare = ad.AnnData(obs=expected.obs[["array_row", "array_col"]].copy(), obsm={"spatial": expected.obsm["spatial"]})
+    bare.uns["spatial"] = {"library_4": expected.uns["spatial"]["library_4"]}
+    sp.tl.predict_expression(bare, model=fitted)
+    assert "X_classical" not in bare.obsm
+    np.testing.assert_allclose(bare.obsm["predicted_ridge"], expected.obsm["predicted_ridge"], atol=1e-4)
+
+
+def test_embeddings_by_another_encoder_are_refused(adata):
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), **KEY)
+    new = of_libraries(adata, 4)
+    new.uns["spared_sc"]["X_classical"]["encoder"]["name"] = "resnet18"
+    with pytest.raises(ValueError, match="name is 'resnet18' instead of 'classical'"):
+        sp.tl.predict_expression(new, model=fitted)
+    del new.uns["spared_sc"]["X_classical"]
+    with pytest.raises(ValueError, match="nothing is recorded about it"):
+        sp.tl.predict_expression(new, model=fitted)
+
+
+def test_networks_refuse_a_split_without_validation(adata):
+    adata.obs["split"] = np.where(adata.obs["library_id"] == "library_4", "test", "train")
+    before = adata.copy()
+    for function in (sp.tl.predict_expression, sp.tl.fit_predictor):
+        with pytest.raises(ValueError, match="'shufflenet' chooses its best step on validation libraries.*has none"):
+            function(adata, model="shufflenet", model_params=TINY, **KEY)
+    assert set(adata.obsm) == set(before.obsm)
+    sp.tl.predict_expression(adata, model="ridge", **KEY)  # has no use for one
+    two = of_libraries(adata, 1, 2)  # nothing is left to validate on: the last step
+    sp.tl.predict_expression(two, model="shufflenet", model_params=TINY, split_key=None, **KEY)
+    assert np.isfinite(two.obsm["predicted_shufflenet"].to_numpy()).all()
+    params = {**TINY, "learning_rate": "search"}
+    with pytest.raises(ValueError, match="learning_rate='search' compares rates on validation spots"):
+        sp.tl.predict_expression(two, model="shufflenet", model_params=params, split_key=None, **KEY)
