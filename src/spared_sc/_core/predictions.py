@@ -38,7 +38,7 @@ def prediction_key(adata: AnnData, key: str | None) -> str:
 
 def by_library(entries: Mapping[str, Any]) -> dict[str, str]:
     """A recorded table library -> text; files give back the parts of a name with "/" one inside of the other."""
-    result = {}
+    result: dict[str, str] = {}
     for name, value in entries.items():
         if isinstance(value, dict):
             result |= {f"{name}/{rest}": text for rest, text in by_library(value).items()}

@@ -1,4 +1,4 @@
-"""Comparison of completers over masks, libraries and subjects."""
+"""Comparison of completion methods over masks, libraries and subjects."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_number, listing
-from spared_sc._kernels.bootstrap import library_weights
+from spared_sc._kernels import comparison
 from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
 _COMPARED = ("mse", "mae", "deviance", "crps", "correlation_error", "pcc", "r2")
 _COLUMNS = ("regime", "share", "mask", "method", "library", "subject", "genes", "metric", "value")
-_QUANTITIES = ("ratio", "difference", "excess_removed_floor_low", "excess_removed_floor_high")
+_CELL = ["set", "regime", "share"]  # what a row of the result is about
 _EVERY_SET = "all"
 
 
+@docs.fill()
 def compare_completions(
     scores: pd.DataFrame,
     *,
@@ -31,38 +33,36 @@ def compare_completions(
     n_bootstrap: int = 2000,
     random_state: int = 0,
 ) -> pd.DataFrame:
-    """Compare one completer with the best baseline, with intervals over libraries.
+    """Compare a completion method with the best baseline, with intervals over libraries.
 
-    Masks are averaged first, since those of one library are no independent observations. The best baseline is the one
-    with the best mean over the libraries. Libraries are then resampled within subjects.
+    Masks are averaged first, since masks of one library are not independent. The best baseline is the one with the best
+    mean over the libraries. Libraries are then resampled within subjects.
 
     Parameters
     ----------
     scores
-        Table from `sp.tl.evaluate_completion`. Tables of several data sets can be put one below the other with a column
-        `set` that tells them apart.
+        Table from :func:`spared_sc.tl.evaluate_completion`. Tables of several data sets can be concatenated, with a
+        column `set` that names the data set.
     method
         Method to compare.
     baselines
-        Methods to compare with; by default all in the table apart from `method`, the noise floor and the models of this
-        package.
+        Methods to compare with; by default all in the table except `method`, the noise floor and the fitted models of
+        this package.
     metric
-        `"mse"`, `"mae"`, `"deviance"`, `"crps"`, `"correlation_error"`, `"pcc"` or `"r2"`; of the last two more is
-        better.
-    n_bootstrap
-        Resamples of the libraries.
-    random_state
-        Seed of the resampling.
+        `"mse"`, `"mae"`, `"deviance"`, `"crps"`, `"correlation_error"`, `"pcc"` or `"r2"`; higher is better for the last
+        two.
+    {n_bootstrap}
+    {random_state}
 
     Returns
     -------
-    A table with one row per set (where there is the column), regime and share, and the columns
+    A table with one row per set (if there is the column), regime and share, and the columns
 
     - `method`, `baseline` (the best one), `method_value`, `baseline_value`: means over libraries
     - `ratio`: method / baseline, and `difference`: method - baseline
     - `excess_removed_floor_low`, `excess_removed_floor_high`: (baseline - method) / (baseline - floor) at both ends of
-      the noise floor, the share of the baseline's excess over the floor that the method removes; NaN where there is no
-      floor of the metric, or the baseline is at or below it
+      the noise floor, the share of the baseline's excess over the floor that the method removes; NaN if the metric has
+      no floor, or the baseline is at or below it
     - `_lower` and `_upper` after each of these four: 95 % interval
     - `n_libraries`, and `descriptive`: there is only one library, and so no interval
 
@@ -79,8 +79,8 @@ def compare_completions(
     Notes
     -----
     Subjects with several libraries are strata of the bootstrap: their libraries are drawn with replacement from their
-    own, so each subject weighs what it weighs in the data. The libraries of all subjects with one library make one
-    stratum together. The interval is the percentile interval, and the baseline is not chosen anew in the resamples.
+    own, so each subject keeps its weight in the data. The libraries of all subjects with one library form one stratum.
+    The interval is the percentile interval, and the baseline is not chosen again in the resamples.
 
     Examples
     --------
@@ -101,27 +101,42 @@ def compare_completions(
     """
     import pandas as pd
 
-    values, sets = _averaged(scores, method, baselines, metric)
     check_number("n_bootstrap", n_bootstrap, 1, whole=True)
     check_number("random_state", random_state, 0, whole=True)
+    means, has_sets = _averaged(scores, method, baselines, metric)
     rng = np.random.default_rng(random_state)
-    rows, samples = [], {}
-    for key, part in values.groupby(level=["set", "regime", "share"], sort=True):
-        found = _compare(part.droplevel(["set", "regime", "share"]), method, metric, n_bootstrap, rng)
-        if found is not None:
-            rows.append({**dict(zip(("set", "regime", "share"), key, strict=True)), "metric": metric, **found[0]})
-            samples[key] = found[1]
-    if not rows:
+    compared = {}
+    for cell, part in means.groupby(level=_CELL, sort=True):
+        result = comparison.compare(
+            part.drop(columns=list(FLOORS)).to_numpy(dtype=float),
+            part[list(FLOORS)].to_numpy(dtype=float),
+            part.index.get_level_values("subject").tolist(),
+            higher_is_better=metric in HIGHER_IS_BETTER,
+            n_bootstrap=n_bootstrap,
+            rng=rng,
+        )
+        if result is not None:
+            compared[cell] = result
+    if not compared:
         raise ValueError(f"no set and regime has {metric!r} of {method!r} and of a baseline in the same libraries.")
+    rows = [_row(cell, one, metric, means.columns) for cell, one in compared.items()]
+    if len({name for name, _, _ in compared}) > 1:
+        for regime, share in sorted({cell[1:] for cell in compared}):
+            together = comparison.combine([one for cell, one in compared.items() if cell[1:] == (regime, share)])
+            rows.append(_row((_EVERY_SET, regime, share), together, metric, means.columns))
     table = pd.DataFrame(rows)
-    if not sets:
-        return table.drop(columns="set")
-    together = [
-        _over_sets(part, [samples[key, regime, share] for key in part["set"]])
-        for (regime, share), part in table.groupby(["regime", "share"], sort=True)
-        if table["set"].nunique() > 1
-    ]
-    return pd.concat([table, pd.DataFrame(together)], ignore_index=True) if together else table
+    return table if has_sets else table.drop(columns="set")
+
+
+def _row(cell: tuple[Any, ...], compared: comparison.Comparison, metric: str, methods: Sequence[str]) -> dict[str, Any]:
+    """One row of the table."""
+    best = "best of each set" if compared.baseline is None else methods[1 + compared.baseline]
+    row = dict(zip(_CELL, cell, strict=True)) | {"metric": metric, "method": methods[0], "baseline": best}
+    row |= {"method_value": compared.method_value, "baseline_value": compared.baseline_value}
+    for name in comparison.QUANTITIES:
+        low, high = compared.interval(name)
+        row |= {name: compared.estimates[name], f"{name}_lower": low, f"{name}_upper": high}
+    return {**row, "n_libraries": compared.n_libraries, "descriptive": compared.descriptive}
 
 
 def _averaged(
@@ -156,67 +171,3 @@ def _averaged(
     by = ["set", "regime", "share", "subject", "library", "method"]
     means = table.groupby(by, observed=True)["value"].mean().unstack("method")
     return means.reindex(columns=[method, *baselines, *FLOORS]), sets
-
-
-def _compare(
-    part: pd.DataFrame, method: str, metric: str, n_bootstrap: int, rng: np.random.Generator
-) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """One row of the table, and the resampled quantities; `None` where there is nothing to compare."""
-    part = part[part[method].notna()]
-    means = part.drop(columns=[method, *FLOORS]).dropna(axis=1).mean()
-    if part.empty or means.empty:
-        return None
-    best = means.idxmax() if metric in HIGHER_IS_BETTER else means.idxmin()
-    values = part[[method, best, *FLOORS]].to_numpy(dtype=float)
-    samples = _quantities(library_weights(part.index.get_level_values("subject"), n_bootstrap, rng) @ values)
-    row = {"method": method, "baseline": best, "method_value": part[method].mean(), "baseline_value": means[best]}
-    estimates = _quantities(values.mean(axis=0))
-    n = len(part)
-    row |= _with_intervals(estimates, samples, descriptive=n == 1)
-    return {**row, "n_libraries": n, "descriptive": n == 1}, samples
-
-
-def _over_sets(part: pd.DataFrame, samples: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """The row of all sets of a regime and share."""
-
-    def combined(values: dict[str, Any]) -> dict[str, Any]:
-        # Of the ratio the geometric mean, so that sets with large errors do not decide it.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.exp(np.mean(np.log(values["ratio"]), axis=0))
-        return {name: ratio if name == "ratio" else np.mean(value, axis=0) for name, value in values.items()}
-
-    descriptive = bool(part["descriptive"].all())
-    estimates = combined({name: part[name].to_numpy() for name in _QUANTITIES})
-    resampled = combined({name: np.array([sample[name] for sample in samples]) for name in _QUANTITIES})
-    same = part[["regime", "share", "metric", "method"]].iloc[0].to_dict()
-    return {
-        "set": _EVERY_SET,
-        **same,
-        "baseline": "best of each set",
-        **part[["method_value", "baseline_value"]].mean().to_dict(),
-        **_with_intervals(estimates, resampled, descriptive=descriptive),
-        "n_libraries": int(part["n_libraries"].sum()),
-        "descriptive": descriptive,
-    }
-
-
-def _quantities(means: np.ndarray) -> dict[str, np.ndarray]:
-    """What is reported, from means (..., 4) of method, baseline and the two ends of the floor."""
-    method, baseline = means[..., 0], means[..., 1]
-    result = {"ratio": method / baseline, "difference": method - baseline}
-    for end, name in enumerate(FLOORS):
-        excess = baseline - means[..., 2 + end]
-        removed = np.divide(baseline - method, excess, out=np.full_like(excess, np.nan), where=excess > 0)
-        result[f"excess_removed_{name}"] = removed
-    return result
-
-
-def _with_intervals(
-    estimates: dict[str, Any], samples: dict[str, np.ndarray], *, descriptive: bool
-) -> dict[str, float]:
-    """Every quantity, followed by the ends of its interval."""
-    row = {}
-    for name in _QUANTITIES:
-        low, high = (np.nan, np.nan) if descriptive else np.quantile(samples[name], (0.025, 0.975))
-        row |= {name: float(estimates[name]), f"{name}_lower": float(low), f"{name}_upper": float(high)}
-    return row

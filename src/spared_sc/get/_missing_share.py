@@ -1,17 +1,19 @@
+"""Share of undetected entries."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from spared_sc._core import docs
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import check_adata, gene_mask, get_detected, get_libraries
+from spared_sc._core.missing import missing_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 
+@docs.fill()
 def missing_share(
     adata: AnnData, *, mask_var: str | None = Key.var.selected, library_key: str | None = None
 ) -> pd.DataFrame:
@@ -23,11 +25,8 @@ def missing_share(
     ----------
     adata
         Spots x genes, with `layers["detected"]` or raw counts.
-    mask_var
-        Boolean column of `adata.var` with the genes to report. The default column is used where it exists; `None` means
-        all genes.
-    library_key
-        Column of `adata.obs` that tells the libraries apart; `None` only where there is one library.
+    {mask_var}
+    {library_key}
 
     Returns
     -------
@@ -50,13 +49,4 @@ def missing_share(
     >>> share.shape
     (200, 3)
     """
-    import pandas as pd
-
-    check_adata(adata)
-    genes = gene_mask(adata, mask_var, optional=Key.var.selected)
-    libraries = get_libraries(adata, library_key)
-    detected = get_detected(adata)[:, genes]
-    share = [1 - np.asarray(detected[rows].sum(axis=0)).ravel() / rows.size for rows in libraries.rows()]
-    return pd.DataFrame(
-        np.column_stack(share), index=adata.var_names[genes], columns=pd.Index(libraries.names, name="library")
-    )
+    return missing_table(adata, mask_var, library_key)

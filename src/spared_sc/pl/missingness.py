@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc.get._missing_share import missing_share
+from spared_sc._core.missing import missing_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -75,7 +75,7 @@ def missing(
         raise ValueError(
             f"n_genes_labelled={n_genes_labelled} cannot be used: give 0 or more, or None for all that fit."
         )
-    share = missing_share(adata, mask_var=mask_var, library_key=library_key)
+    share = missing_table(adata, mask_var, library_key)
     share = share.loc[share.mean(axis=1).sort_values(kind="stable").index]
     n_genes, n_libraries = share.shape
     if ax is None:

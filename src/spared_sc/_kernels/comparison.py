@@ -1,0 +1,121 @@
+"""A method beside the best of several baselines, with bootstrap intervals over libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc._kernels.bootstrap import library_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+QUANTITIES = ("ratio", "difference", "excess_removed_floor_low", "excess_removed_floor_high")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Means over libraries, and the quantities that are made of them."""
+
+    baseline: int | None  # number of the best baseline; `None` over several data sets
+    method_value: float
+    baseline_value: float
+    estimates: dict[str, float]  # of every quantity
+    samples: dict[str, np.ndarray]  # (n_bootstrap,) of every quantity
+    n_libraries: int
+    descriptive: bool  # there is one library, and so no interval
+
+    def interval(self, quantity: str) -> tuple[float, float]:
+        """Ends of the 95 % interval."""
+        if self.descriptive:
+            return np.nan, np.nan
+        low, high = np.quantile(self.samples[quantity], (0.025, 0.975))
+        return float(low), float(high)
+
+
+def compare(
+    values: np.ndarray,
+    floors: np.ndarray,
+    subjects: Sequence[str],
+    *,
+    higher_is_better: bool,
+    n_bootstrap: int,
+    rng: np.random.Generator,
+) -> Comparison | None:
+    """Compare a method with the baseline of the best mean over the libraries.
+
+    Libraries without a value of the method are left out, and so are baselines without a value in some library.
+
+    Parameters
+    ----------
+    values
+        (n_libraries, 1 + n_baselines) scores of the method and of the baselines; NaN where there is none.
+    floors
+        (n_libraries, 2) both ends of the noise floor; NaN where there is none.
+    subjects
+        (n_libraries,) donor of each library.
+    higher_is_better
+        Whether the best baseline is the one with the largest mean.
+    n_bootstrap
+        Resamples of the libraries.
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    The comparison, or `None` if there is nothing to compare.
+    """
+    scored = ~np.isnan(values[:, 0])
+    values, floors = values[scored], floors[scored]
+    complete = np.flatnonzero(~np.isnan(values[:, 1:]).any(axis=0))
+    if not len(values) or not complete.size:
+        return None
+    means = values[:, 1 + complete].mean(axis=0)
+    best = complete[means.argmax() if higher_is_better else means.argmin()]
+    columns = np.column_stack([values[:, 0], values[:, 1 + best], floors])
+    weights = library_weights(np.asarray(subjects)[scored].tolist(), n_bootstrap, rng)
+    mean = columns.mean(axis=0)
+    return Comparison(
+        baseline=int(best),
+        method_value=float(mean[0]),
+        baseline_value=float(mean[1]),
+        estimates={name: float(value) for name, value in _quantities(mean).items()},
+        samples=_quantities(weights @ columns),
+        n_libraries=len(values),
+        descriptive=len(values) == 1,
+    )
+
+
+def combine(comparisons: Sequence[Comparison]) -> Comparison:
+    """One comparison over several data sets, each of which counts the same."""
+    return Comparison(
+        baseline=None,
+        method_value=float(np.mean([one.method_value for one in comparisons])),
+        baseline_value=float(np.mean([one.baseline_value for one in comparisons])),
+        estimates={
+            name: float(_over_sets(name, np.array([one.estimates[name] for one in comparisons]))) for name in QUANTITIES
+        },
+        samples={name: _over_sets(name, np.array([one.samples[name] for one in comparisons])) for name in QUANTITIES},
+        n_libraries=sum(one.n_libraries for one in comparisons),
+        descriptive=all(one.descriptive for one in comparisons),
+    )
+
+
+def _over_sets(quantity: str, values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis; of ratios the geometric mean, so that sets with large errors do not dominate."""
+    if quantity != "ratio":
+        return np.mean(values, axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.exp(np.mean(np.log(values), axis=0))
+
+
+def _quantities(means: np.ndarray) -> dict[str, np.ndarray]:
+    """Every quantity, from means (..., 4) of the method, the baseline and both ends of the floor."""
+    method, baseline = means[..., 0], means[..., 1]
+    result = {"ratio": method / baseline, "difference": method - baseline}
+    for end, name in enumerate(QUANTITIES[2:]):
+        excess = baseline - means[..., 2 + end]
+        result[name] = np.divide(baseline - method, excess, out=np.full_like(excess, np.nan), where=excess > 0)
+    return result
