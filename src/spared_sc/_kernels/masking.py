@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from spared_sc._kernels.lattice import Lattice
 
 _MOST = 0.9  # of a gene's detected entries, so that something stays visible of sparse genes
-_PATCH_HOPS = 2  # the centre of a patch has no visible spot within the paper's neighbourhood
+_BLOCK_HOPS = 2  # the centre of a patch has no visible spot within the paper's neighbourhood
 
 
 def hide_detected(detected: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -55,12 +55,12 @@ def hide_spots(detected: np.ndarray, library: np.ndarray, share: float, rng: np.
 def hide_blocks(
     detected: np.ndarray, library: np.ndarray, lattice: Lattice, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Hide all detected entries of contiguous patches that make up a share of the spots of every library.
+    """Hide all detected entries of contiguous blocks that make up a share of the spots of every library.
 
-    A patch is a random spot and the spots within two hops of it, 19 on a full hexagonal array; the last patch of a
-    library stops where the share is reached.
+    A block is a random spot and the spots within two hops of it, 19 on a full hexagonal array; the last block of a
+    library ends where the share is reached.
     """
-    indptr, indices, _ = lattice.hops(_PATCH_HOPS)  # nearest first, so that a part of a patch is contiguous too
+    indptr, indices, _ = lattice.hops(_BLOCK_HOPS)  # nearest first, so that a part of a block is contiguous too
     chosen = np.zeros(library.size, dtype=bool)
     for code in np.unique(library):
         rows = np.flatnonzero(library == code)
@@ -70,10 +70,10 @@ def hide_blocks(
                 break
             if chosen[seed]:
                 continue
-            patch = np.concatenate([[seed], indices[indptr[seed] : indptr[seed + 1]]])
-            patch = patch[~chosen[patch]][:left]
-            chosen[patch] = True
-            left -= patch.size
+            block = np.concatenate([[seed], indices[indptr[seed] : indptr[seed + 1]]])
+            block = block[~chosen[block]][:left]
+            chosen[block] = True
+            left -= block.size
     return detected & chosen[:, None]
 
 
