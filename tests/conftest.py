@@ -35,26 +35,24 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def _collections() -> dict[str, AnnData]:
-    return {}
-
-
-@pytest.fixture(scope="session")
-def collection(_collections: dict[str, AnnData]) -> Callable[..., AnnData]:
+def collection() -> Callable[..., AnnData]:
     """A factory of synthetic collections: each is made once in a session, and every call gets a copy.
 
-    Options are those of `datasets.synthetic`. `recipe` holds options of `pp.recipe_spared`, which then follows.
+    Options are those of `datasets.synthetic`. `recipe` holds options of `pp.recipe_spared`, which follows; `then` is a
+    function that does the rest and returns the collection.
     """
     import spared_sc as sp
 
-    def make(*, recipe: dict | None = None, **options) -> AnnData:
-        key = repr((sorted(options.items()), recipe))
-        if key not in _collections:
+    finished: dict[str, AnnData] = {}
+
+    def make(*, recipe: dict | None = None, then: Callable[[AnnData], AnnData] | None = None, **options) -> AnnData:
+        key = repr((sorted(options.items()), recipe, then))
+        if key not in finished:
             adata = sp.datasets.synthetic(**options)
             if recipe is not None:
                 sp.pp.recipe_spared(adata, library_key="library_id", **recipe)
-            _collections[key] = adata
-        return _collections[key].copy()
+            finished[key] = adata if then is None else then(adata)
+        return finished[key].copy()
 
     return make
 

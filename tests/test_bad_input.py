@@ -13,24 +13,23 @@ from anndata import AnnData
 
 import spared_sc as sp
 
+SMALL = {"n_genes": 40, "shape": (6, 6), "depth": 300, "image": False}
+
 
 def synthetic(n_libraries=2, **options) -> AnnData:
-    options = {"n_genes": 40, "shape": (6, 6), "depth": 300, "image": False, **options}
-    return sp.datasets.synthetic(n_libraries, **options)
+    return sp.datasets.synthetic(n_libraries, **{**SMALL, **options})
 
 
 @pytest.fixture
-def adata() -> AnnData:
+def adata(collection) -> AnnData:
     """Two libraries of raw counts."""
-    return synthetic()
+    return collection(n_libraries=2, **SMALL)
 
 
 @pytest.fixture
-def ready() -> AnnData:
+def ready(collection) -> AnnData:
     """Two libraries after the recipe."""
-    adata = synthetic()
-    sp.pp.recipe_spared(adata, library_key="library_id", n_genes=8)
-    return adata
+    return collection(n_libraries=2, **SMALL, recipe={"n_genes": 8})
 
 
 def frozen(value):

@@ -68,8 +68,8 @@ def public_names(*modules: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def raw() -> ad.AnnData:
-    return sp.datasets.synthetic(n_libraries=2, shape=(9, 9), n_genes=60, depth=400, missing_spots=0.1)
+def raw(collection) -> ad.AnnData:
+    return collection(n_libraries=2, shape=(9, 9), n_genes=60, depth=400, missing_spots=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,8 @@ def as_spatialdata(adata: ad.AnnData, *, image: str = "small", positions: bool =
 
 
 @pytest.fixture
-def adata():
-    return sp.datasets.synthetic(n_libraries=2, shape=(8, 8), n_genes=40, depth=300)
+def adata(collection):
+    return collection(n_libraries=2, shape=(8, 8), n_genes=40, depth=300)
 
 
 @pytest.mark.parametrize("image", ["small", "pyramid"])

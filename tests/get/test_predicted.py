@@ -10,27 +10,12 @@ import pandas as pd
 import pytest
 
 import spared_sc as sp
-from helpers import KEY
-from helpers.prediction import predict
-
-
-@pytest.fixture(scope="module")
-def made():
-    """Four sections with an embedding of which one column follows expression."""
-    adata = sp.datasets.synthetic(n_libraries=4, shape=(9, 9), n_genes=60, depth=500, image=False)
-    sp.pp.recipe_spared(adata, **KEY, n_genes=12, gene_lengths=None)
-    level = adata[:, adata.var["spared_selected"]].layers["log2tpm"].toarray()
-    # As on real slides, no two sections have their spots at the same pixels.
-    adata.obsm["spatial"] = adata.obsm["spatial"] + 13.7 * adata.obs["library_id"].cat.codes.to_numpy()[:, None]
-    rng = np.random.default_rng(1)
-    noise = rng.normal(size=(adata.n_obs, 8))
-    adata.obsm["X_test"] = np.column_stack([level[:, :4] + rng.normal(size=(adata.n_obs, 4)), noise]).astype(np.float32)
-    return adata
+from helpers.prediction import SECTIONS, embed, predict
 
 
 @pytest.fixture
-def adata(made):
-    return made.copy()
+def adata(collection):
+    return collection(**SECTIONS, then=embed)
 
 
 def test_genes_with_a_slash_are_told_of(adata, tmp_path):

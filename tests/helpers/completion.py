@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from helpers import KEY
+from spared_sc.tl._sections import resolve
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from spared_sc._kernels.sections import Sections
+
 WITH_RATE = {
     "gene_mean", "library_gene_mean", "depth_only", "additive", "neighbor_mean", "kernel", "soft_impute",
     "soft_impute_kernel", "stack",
 }  # fmt: skip
+
+
+SECTIONS = {
+    "n_libraries": 2,
+    "n_genes": 60,
+    "shape": (9, 8),
+    "depth": 150,
+    "missing_spots": 0.1,
+    "image": False,
+    "recipe": {"n_genes": 14, "real_data_share": 0.4},
+}
+
+
+def sections_of(adata: AnnData) -> Sections:
+    found = resolve(
+        adata, layer="log2tpm", mask_var="spared_selected", spatial_key="spatial", use_rep="programs", **KEY
+    ).sections
+    assert 0.3 < found.known.mean() < 0.95
+    return found
+
+
+def residual_of(sections: Sections) -> np.ndarray:
+    """Known values around each gene's mean, zero elsewhere."""
+    mean = sections.values.sum(axis=0) / sections.known.sum(axis=0)
+    return np.where(sections.known, sections.values - mean, 0).astype(np.float32)

@@ -59,3 +59,14 @@ def correlation_within_genes(log_rate, true_rate, library) -> float:
 
     one, other = centred(log_rate), centred(np.log(true_rate))
     return float(np.mean((one * other).sum(axis=0) / np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))))
+
+
+def with_silent_spots() -> tuple[Sections, np.ndarray, Sections]:
+    """Sections, whole spots of them hidden, and what is left."""
+    adata = synthetic(2, 60, shape=(12, 12), depth=400)
+    adata.var["few"] = np.arange(adata.n_vars) < 20  # the others tell the depth of a spot
+    sections = sections_of(adata, mask_var="few")
+    spots = np.random.default_rng(0).choice(len(sections.known), size=30, replace=False)
+    hidden = np.zeros_like(sections.known)
+    hidden[spots] = sections.known[spots]
+    return sections, hidden, sections.without(hidden)

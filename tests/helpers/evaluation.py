@@ -44,3 +44,14 @@ def crps_by_quadrature(error: float, sd: float) -> float:
 
     far = abs(error) + 10 * sd
     return integrate.quad(below, -far, 0)[0] + integrate.quad(above, 0, far)[0]
+
+
+SECTIONS = {
+    "n_libraries": 2,
+    "n_genes": 30,
+    "shape": (10, 10),
+    "depth": 120,
+    "missing_spots": 0.1,
+    "image": False,
+    "recipe": {"n_genes": 12, "real_data_share": 0.4},
+}

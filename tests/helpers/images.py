@@ -132,3 +132,6 @@ def section(library="A", seed=0, pitch=20.0) -> ad.AnnData:
     scale = {"tissue_hires_scalef": 0.25, "tissue_lowres_scalef": 0.075, "spot_diameter_fullres": 4 * 0.65 * pitch}
     adata.uns["spatial"] = {library: {"images": {"hires": image}, "scalefactors": scale, "metadata": {}}}
     return adata
+
+
+SECTIONS = {"n_libraries": 2, "n_genes": 20, "shape": (8, 8), "lattice": "hex"}

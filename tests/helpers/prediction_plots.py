@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from anndata import AnnData
 
 import spared_sc as sp
+from helpers import shuffled
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,3 +36,12 @@ def a_gene(adata: AnnData) -> str:
     genes = adata.obsm[KEY].columns
     share = (adata[:, genes].X.toarray() > 0).mean(axis=0)
     return genes[np.argmin(np.abs(share - 0.5))]
+
+
+SECTIONS = {"n_libraries": 4, "shape": (9, 8), "n_genes": 40, "depth": 400, "recipe": {"n_genes": 12}}
+
+
+def predict(adata: AnnData) -> AnnData:
+    adata = shuffled(adata)
+    sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
+    return adata

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import spared_sc as sp
-from helpers.images import WRITERS, factors, patches_of, resolve, smooth
+from helpers import shuffled
+from helpers.images import SECTIONS, WRITERS, factors, patches_of, resolve, smooth
 from spared_sc._core.validate import get_libraries
 from spared_sc._images.resolve import resolve_patches, spot_pitch
 from spared_sc._images.source import open_image
@@ -20,15 +21,9 @@ def image() -> np.ndarray:
     return smooth()
 
 
-@pytest.fixture(scope="module")
-def made() -> ad.AnnData:
-    adata = sp.datasets.synthetic(n_libraries=2, n_genes=20, shape=(8, 8), lattice="hex")
-    return adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()  # rows of a library need not be together
-
-
 @pytest.fixture
-def adata(made) -> ad.AnnData:
-    return made.copy()
+def adata(collection) -> ad.AnnData:
+    return collection(**SECTIONS, then=shuffled)
 
 
 def test_patches_are_the_squares_around_the_spots(adata):

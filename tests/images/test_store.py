@@ -11,8 +11,8 @@ import pytest
 import zarr
 
 import spared_sc as sp
-from helpers import KEY
-from helpers.images import resolve, smooth
+from helpers import KEY, shuffled
+from helpers.images import SECTIONS, resolve, smooth
 from spared_sc._images.patches import Patches
 from spared_sc._images.store import StoredPatches
 
@@ -22,15 +22,9 @@ def image() -> np.ndarray:
     return smooth()
 
 
-@pytest.fixture(scope="module")
-def made() -> ad.AnnData:
-    adata = sp.datasets.synthetic(n_libraries=2, n_genes=20, shape=(8, 8), lattice="hex")
-    return adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()  # rows of a library need not be together
-
-
 @pytest.fixture
-def adata(made) -> ad.AnnData:
-    return made.copy()
+def adata(collection) -> ad.AnnData:
+    return collection(**SECTIONS, then=shuffled)
 
 
 def test_store_holds_the_same_patches(adata, tmp_path):

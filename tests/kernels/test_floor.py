@@ -8,23 +8,15 @@ import scipy.sparse as sps
 from scipy import optimize, stats
 
 import spared_sc as sp
-from helpers import KEY
-from helpers.evaluation import QUICK, resolved_of, sections_of
+from helpers.evaluation import QUICK, SECTIONS, resolved_of, sections_of
 from spared_sc._kernels import baselines, floor
 from spared_sc._kernels.sections import Estimate, Sections
 
 
-@pytest.fixture(scope="module")
-def finished():
-    adata = sp.datasets.synthetic(n_libraries=2, n_genes=30, shape=(10, 10), depth=120, missing_spots=0.1, image=False)
-    sp.pp.recipe_spared(adata, n_genes=12, real_data_share=0.4, **KEY)
-    return adata
-
-
 @pytest.fixture
-def ready(finished):
+def ready(collection):
     """Two libraries after the recipe, with 12 of the genes to complete."""
-    return finished.copy()
+    return collection(**SECTIONS)
 
 
 @pytest.fixture

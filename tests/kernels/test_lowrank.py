@@ -7,40 +7,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-import spared_sc as sp
-from helpers import KEY
+from helpers.completion import SECTIONS, residual_of, sections_of
 from spared_sc._kernels import baselines, lowrank
 from spared_sc._kernels.baselines import BASELINES
 from spared_sc._kernels.lattice import from_array
 from spared_sc._kernels.sections import Sections
-from spared_sc.tl._sections import resolve
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
 @pytest.fixture(scope="module")
-def ready() -> AnnData:
+def ready(collection) -> AnnData:
     """Two libraries after the recipe."""
-    adata = sp.datasets.synthetic(n_libraries=2, n_genes=60, shape=(9, 8), depth=150, missing_spots=0.1, image=False)
-    sp.pp.recipe_spared(adata, n_genes=14, real_data_share=0.4, **KEY)
-    return adata
+    return collection(**SECTIONS)
 
 
 @pytest.fixture(scope="module")
 def sections(ready) -> Sections:
-    found = resolve(
-        ready, layer="log2tpm", mask_var="spared_selected", spatial_key="spatial", use_rep="programs", **KEY
-    ).sections
-    assert 0.3 < found.known.mean() < 0.95
-    return found
+    return sections_of(ready)
 
 
 @pytest.fixture(scope="module")
 def residual(sections) -> np.ndarray:
-    """Known values around each gene's mean, zero elsewhere."""
-    mean = sections.values.sum(axis=0) / sections.known.sum(axis=0)
-    return np.where(sections.known, sections.values - mean, 0).astype(np.float32)
+    return residual_of(sections)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])

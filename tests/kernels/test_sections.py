@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from helpers.counts_model import resolved, sections_of, synthetic, with_counts
+from helpers.counts_model import resolved, sections_of, synthetic, with_counts, with_silent_spots
 from spared_sc._kernels.masking import hide_detected
-from spared_sc.tl._sections import resolve
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -149,14 +148,7 @@ def test_thinned_halves(adata, small):
 
 @pytest.fixture(scope="module")
 def silenced():
-    """Sections, whole spots of them hidden, and what is left."""
-    adata = synthetic(2, 60, shape=(12, 12), depth=400)
-    adata.var["few"] = np.arange(adata.n_vars) < 20  # the others tell the depth of a spot
-    sections = resolve(adata, layer="log2tpm", mask_var="few", library_key="library_id", spatial_key="spatial").sections
-    spots = np.random.default_rng(0).choice(len(sections.known), size=30, replace=False)
-    hidden = np.zeros_like(sections.known)
-    hidden[spots] = sections.known[spots]
-    return sections, hidden, sections.without(hidden)
+    return with_silent_spots()
 
 
 def test_silent_spots_are_those_without_known_entries(silenced):

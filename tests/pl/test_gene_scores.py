@@ -12,7 +12,7 @@ from anndata import AnnData
 
 import spared_sc as sp
 from helpers.figures import assert_nothing_is_cut_off
-from helpers.prediction_plots import KEY
+from helpers.prediction_plots import KEY, SECTIONS, predict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,19 +22,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_traces")
 
 
-@pytest.fixture(scope="module")
-def _made() -> AnnData:
-    adata = sp.datasets.synthetic(n_libraries=4, shape=(9, 8), n_genes=40, depth=400)
-    sp.pp.recipe_spared(adata, library_key="library_id", n_genes=12)
-    order = np.random.default_rng(0).permutation(adata.n_obs)  # rows of a library need not be together
-    adata = adata[order].copy()
-    sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
-    return adata
-
-
 @pytest.fixture
-def adata(_made) -> AnnData:
-    return _made.copy()
+def adata(collection) -> AnnData:
+    return collection(**SECTIONS, then=predict)
 
 
 LEVELS = {"knn": 0.3, "ridge": 0.4, "gene_mean": np.nan, "depth_only": 0.25, "position_only": 0.2}

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import spared_sc as sp
 from helpers import KEY
 from helpers.figures import panels
-from helpers.structure_plots import labelled
+from helpers.structure_plots import SECTIONS, correct, labelled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,18 +24,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_traces")
 
 
-@pytest.fixture(scope="module")
-def made() -> AnnData:
-    adata = sp.datasets.synthetic(n_libraries=3, shape=(10, 10), n_genes=60, library_effect=1.0, missing_spots=0.3)
-    adata = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()  # rows of a library need not be together
-    sp.pp.recipe_spared(adata, n_genes=20, **KEY)
-    sp.pp.combat(adata, **KEY)
-    return adata
-
-
 @pytest.fixture
-def adata(made) -> AnnData:
-    return made.copy()
+def adata(collection) -> AnnData:
+    return collection(**SECTIONS, then=correct)
 
 
 def edges(ax: Axes) -> list[frozenset]:

@@ -10,23 +10,17 @@ import numpy as np
 import pytest
 
 import spared_sc as sp
-from helpers import KEY
-from helpers.images import resolve
+from helpers import KEY, shuffled
+from helpers.images import SECTIONS, resolve
 from spared_sc._images.source import ArraySource
 
 if TYPE_CHECKING:
     import anndata as ad
 
 
-@pytest.fixture(scope="module")
-def made() -> ad.AnnData:
-    adata = sp.datasets.synthetic(n_libraries=2, n_genes=20, shape=(8, 8), lattice="hex")
-    return adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()  # rows of a library need not be together
-
-
 @pytest.fixture
-def adata(made) -> ad.AnnData:
-    return made.copy()
+def adata(collection) -> ad.AnnData:
+    return collection(**SECTIONS, then=shuffled)
 
 
 @pytest.fixture

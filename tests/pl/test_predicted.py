@@ -15,7 +15,7 @@ from scipy.stats import pearsonr
 
 import spared_sc as sp
 from helpers.figures import assert_nothing_is_cut_off, circles, colour_bars, panels
-from helpers.prediction_plots import KEY, a_gene, column, with_split
+from helpers.prediction_plots import KEY, SECTIONS, a_gene, column, predict, with_split
 
 VERMILION = "#d55e00"
 
@@ -26,19 +26,9 @@ PART = {"train": "fitted to this section", "val": "fit chosen on this section"}
 pytestmark = pytest.mark.usefixtures("no_traces")
 
 
-@pytest.fixture(scope="module")
-def _made() -> AnnData:
-    adata = sp.datasets.synthetic(n_libraries=4, shape=(9, 8), n_genes=40, depth=400)
-    sp.pp.recipe_spared(adata, library_key="library_id", n_genes=12)
-    order = np.random.default_rng(0).permutation(adata.n_obs)  # rows of a library need not be together
-    adata = adata[order].copy()
-    sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
-    return adata
-
-
 @pytest.fixture
-def adata(_made) -> AnnData:
-    return _made.copy()
+def adata(collection) -> AnnData:
+    return collection(**SECTIONS, then=predict)
 
 
 def test_every_spot_is_at_its_place_in_its_colour(adata):

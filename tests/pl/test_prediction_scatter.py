@@ -12,7 +12,7 @@ from scipy.stats import pearsonr
 
 import spared_sc as sp
 from helpers.figures import assert_nothing_is_cut_off, panels
-from helpers.prediction_plots import KEY, a_gene, column, with_split
+from helpers.prediction_plots import KEY, SECTIONS, a_gene, column, predict, with_split
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,19 +20,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("no_traces")
 
 
-@pytest.fixture(scope="module")
-def _made() -> AnnData:
-    adata = sp.datasets.synthetic(n_libraries=4, shape=(9, 8), n_genes=40, depth=400)
-    sp.pp.recipe_spared(adata, library_key="library_id", n_genes=12)
-    order = np.random.default_rng(0).permutation(adata.n_obs)  # rows of a library need not be together
-    adata = adata[order].copy()
-    sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
-    return adata
-
-
 @pytest.fixture
-def adata(_made) -> AnnData:
-    return _made.copy()
+def adata(collection) -> AnnData:
+    return collection(**SECTIONS, then=predict)
 
 
 def test_scatter_counts_every_detected_entry_of_the_held_out_sections_once(adata):

@@ -26,10 +26,8 @@ def batches():
 
 
 @pytest.fixture
-def collection():
-    adata = sp.datasets.synthetic(n_libraries=3, shape=(9, 9), n_genes=60, library_effect=0.5, image=False)
-    sp.pp.recipe_spared(adata, **KEY, n_genes=24)
-    return adata
+def collection(collection):
+    return collection(n_libraries=3, shape=(9, 9), n_genes=60, library_effect=0.5, image=False, recipe={"n_genes": 24})
 
 
 def test_combat_learns_from_train_libraries_only(collection):

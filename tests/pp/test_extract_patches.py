@@ -7,19 +7,13 @@ import numpy as np
 import pytest
 
 import spared_sc as sp
-from helpers import KEY
-from helpers.images import WRITERS, cut_short, pillow, resolve, smooth
-
-
-@pytest.fixture(scope="module")
-def made() -> ad.AnnData:
-    adata = sp.datasets.synthetic(n_libraries=2, n_genes=20, shape=(8, 8), lattice="hex")
-    return adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()  # rows of a library need not be together
+from helpers import KEY, shuffled
+from helpers.images import SECTIONS, WRITERS, cut_short, pillow, resolve, smooth
 
 
 @pytest.fixture
-def adata(made) -> ad.AnnData:
-    return made.copy()
+def adata(collection) -> ad.AnnData:
+    return collection(**SECTIONS, then=shuffled)
 
 
 def test_extract_patches_records_what_is_read_later(adata, tmp_path):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sps
 
 import spared_sc as sp
+from helpers.pp import SECTIONS, with_holes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,15 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is not a valid key!:SyntaxWarn
 
 
 @pytest.fixture
-def collection() -> AnnData:
+def collection(collection) -> AnnData:
     """Three libraries with sparse and dense genes, holes, and spots of too few counts."""
-    adata = sp.datasets.synthetic(n_libraries=3, n_genes=80, shape=(9, 8), depth=150, missing_spots=0.2, image=False)
-    counts = adata.X.toarray()
-    rng = np.random.default_rng(0)
-    counts[rng.random(adata.n_obs) < 0.05] = 0
-    counts[:, 7] = 0
-    adata.X = sps.csr_matrix(counts)
-    return adata[rng.permutation(adata.n_obs)].copy()
+    return collection(**SECTIONS, then=with_holes)
 
 
 def squidpys_moran(adata: AnnData, layer: str) -> pd.Series:

@@ -29,8 +29,8 @@ def log2tpm(counts, lengths=None, mask=None, target_sum=1e6) -> np.ndarray:
 
 
 @pytest.fixture
-def counts() -> AnnData:
-    adata = sp.datasets.synthetic(n_libraries=1, n_genes=40, shape=(6, 6), depth=300, image=False)
+def counts(collection) -> AnnData:
+    adata = collection(n_libraries=1, n_genes=40, shape=(6, 6), depth=300, image=False)
     del adata.var["gene_length"]
     return adata
 

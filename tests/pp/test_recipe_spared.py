@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sps
 
 import spared_sc as sp
 from helpers import dense
+from helpers.pp import SECTIONS, with_holes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,15 +32,9 @@ def same(first: AnnData, second: AnnData) -> None:
 
 
 @pytest.fixture
-def collection() -> AnnData:
+def collection(collection) -> AnnData:
     """Three libraries with sparse and dense genes, holes, and spots of too few counts."""
-    adata = sp.datasets.synthetic(n_libraries=3, n_genes=80, shape=(9, 8), depth=150, missing_spots=0.2, image=False)
-    counts = adata.X.toarray()
-    rng = np.random.default_rng(0)
-    counts[rng.random(adata.n_obs) < 0.05] = 0
-    counts[:, 7] = 0
-    adata.X = sps.csr_matrix(counts)
-    return adata[rng.permutation(adata.n_obs)].copy()
+    return collection(**SECTIONS, then=with_holes)
 
 
 @pytest.mark.parametrize("moran_layer", ["median", "log2tpm"])
@@ -78,7 +72,7 @@ def test_recipe_subsets_genes_only_when_told(collection):
 def test_recipe_changes_nothing_when_a_step_fails(collection, monkeypatch, step):
     import importlib
 
-    recipe = importlib.import_module("spared_sc.pp.recipe")
+    recipe = importlib.import_module("spared_sc.pp._recipe_spared")
     run = getattr(recipe, step)
 
     def run_and_fail(*args, **kwargs):

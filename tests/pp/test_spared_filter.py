@@ -12,7 +12,7 @@ import scipy.sparse as sps
 
 import spared_sc as sp
 from helpers import dense
-from helpers.pp import small
+from helpers.pp import SECTIONS, small, with_holes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,15 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is not a valid key!:SyntaxWarn
 
 
 @pytest.fixture
-def collection() -> AnnData:
+def collection(collection) -> AnnData:
     """Three libraries with sparse and dense genes, holes, and spots of too few counts."""
-    adata = sp.datasets.synthetic(n_libraries=3, n_genes=80, shape=(9, 8), depth=150, missing_spots=0.2, image=False)
-    counts = adata.X.toarray()
-    rng = np.random.default_rng(0)
-    counts[rng.random(adata.n_obs) < 0.05] = 0
-    counts[:, 7] = 0
-    adata.X = sps.csr_matrix(counts)
-    return adata[rng.permutation(adata.n_obs)].copy()
+    return collection(**SECTIONS, then=with_holes)
 
 
 def filter_by_hand(
@@ -247,7 +241,7 @@ def test_filter_warns_of_a_library_that_is_lost(collection):
 
 
 @pytest.fixture
-def counts() -> AnnData:
-    adata = sp.datasets.synthetic(n_libraries=1, n_genes=40, shape=(6, 6), depth=300, image=False)
+def counts(collection) -> AnnData:
+    adata = collection(n_libraries=1, n_genes=40, shape=(6, 6), depth=300, image=False)
     del adata.var["gene_length"]
     return adata

@@ -10,9 +10,9 @@ from helpers import KEY
 
 
 @pytest.fixture
-def sections():
+def sections(collection):
     """Twelve libraries of five donors."""
-    adata = sp.datasets.synthetic(n_libraries=12, shape=(5, 5), n_genes=30, image=False)
+    adata = collection(n_libraries=12, shape=(5, 5), n_genes=30, image=False)
     donor = {f"library_{i + 1}": "ABCDEEEEAABC"[i] for i in range(12)}
     adata.obs["donor"] = adata.obs["library_id"].map(donor)
     return adata

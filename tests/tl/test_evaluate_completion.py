@@ -9,8 +9,8 @@ import scipy.sparse as sps
 from scipy import stats
 
 import spared_sc as sp
-from helpers import KEY, dense
-from helpers.evaluation import QUICK, block, crps_by_quadrature, fill, resolved_of, sections_of
+from helpers import dense
+from helpers.evaluation import QUICK, SECTIONS, block, crps_by_quadrature, fill, resolved_of, sections_of
 from spared_sc._kernels import baselines, metrics
 from spared_sc._kernels.moran import lattice_weights, morans_i
 from spared_sc._kernels.sections import Estimate, Sections
@@ -18,17 +18,10 @@ from spared_sc._kernels.sections import Estimate, Sections
 HIDING = ("paper", "released", "spots", "blocks")
 
 
-@pytest.fixture(scope="module")
-def finished():
-    adata = sp.datasets.synthetic(n_libraries=2, n_genes=30, shape=(10, 10), depth=120, missing_spots=0.1, image=False)
-    sp.pp.recipe_spared(adata, n_genes=12, real_data_share=0.4, **KEY)
-    return adata
-
-
 @pytest.fixture
-def ready(finished):
+def ready(collection):
     """Two libraries after the recipe, with 12 of the genes to complete."""
-    return finished.copy()
+    return collection(**SECTIONS)
 
 
 def tpm_of_what_is_left(adata, resolved, hidden: np.ndarray) -> np.ndarray:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sps
 
-import spared_sc as sp
-from helpers.spackle import complete
+from helpers.spackle import SECTIONS, complete
 from spared_sc._kernels import lattice as lattices
 from spared_sc._kernels.median import adaptive_median
 
@@ -17,17 +16,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-@pytest.fixture(scope="module")
-def finished() -> AnnData:
-    adata = sp.datasets.synthetic(n_libraries=3, n_genes=40, shape=(7, 6), depth=100, missing_spots=0.15, image=False)
-    sp.pp.recipe_spared(adata, library_key="library_id", n_genes=12, real_data_share=0.5)
-    return adata
-
-
 @pytest.fixture
-def ready(finished) -> AnnData:
+def ready(collection) -> AnnData:
     """Three libraries after the recipe."""
-    return finished.copy()
+    return collection(**SECTIONS)
 
 
 @pytest.mark.parametrize("n_rings", [1, 4])

@@ -8,7 +8,7 @@ import pytest
 
 import spared_sc as sp
 from helpers import KEY
-from helpers.image_prediction import of_libraries
+from helpers.image_prediction import SECTIONS, embed, of_libraries
 
 TINY = {  # a network that is trained in a second
     "weights": "random",
@@ -20,19 +20,9 @@ TINY = {  # a network that is trained in a second
 }
 
 
-@pytest.fixture(scope="module")
-def made():
-    adata = sp.datasets.synthetic(n_libraries=4, shape=(8, 8), n_genes=50, depth=400)
-    adata.obsm["spatial"] = adata.obsm["spatial"] + 3.1 * adata.obs["library_id"].cat.codes.to_numpy()[:, None]
-    sp.pp.recipe_spared(adata, **KEY, n_genes=12, gene_lengths=None)
-    sp.pp.extract_patches(adata, size=2, output_size=32, **KEY)
-    sp.tl.embed_patches(adata, encoder="classical", **KEY)
-    return adata
-
-
 @pytest.fixture
-def adata(made):
-    return made.copy()
+def adata(collection):
+    return collection(**SECTIONS, then=embed)
 
 
 def test_a_network_is_fitted_and_selected_on_its_own_libraries(adata):

@@ -7,6 +7,7 @@ import pytest
 
 import spared_sc as sp
 from helpers import KEY
+from helpers.image_prediction import cut
 from spared_sc._models.prediction.networks import NetworkPredictor
 from spared_sc.tl import _prediction as prediction
 
@@ -23,18 +24,11 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def made():
-    adata = sp.datasets.synthetic(n_libraries=4, shape=(6, 6), n_genes=40, depth=400)
-    adata.obsm["spatial"] = adata.obsm["spatial"] + 3.1 * adata.obs["library_id"].cat.codes.to_numpy()[:, None]
-    sp.pp.recipe_spared(adata, **KEY, n_genes=8, gene_lengths=None)
-    sp.pp.extract_patches(adata, size=2, output_size=32, **KEY)
-    return adata
-
-
 @pytest.fixture
-def adata(made):
-    return made.copy()
+def adata(collection):
+    return collection(
+        n_libraries=4, shape=(6, 6), n_genes=40, depth=400, recipe={"n_genes": 8, "gene_lengths": None}, then=cut
+    )
 
 
 def predict(adata, model, **options):

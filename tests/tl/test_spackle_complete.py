@@ -10,7 +10,7 @@ from anndata import AnnData
 
 import spared_sc as sp
 from helpers import dense
-from helpers.spackle import QUICK, complete
+from helpers.spackle import QUICK, SECTIONS, complete
 
 LIBRARIES = ["library_1", "library_2", "library_3"]
 
@@ -18,17 +18,10 @@ LIBRARIES = ["library_1", "library_2", "library_3"]
 METHODS = {"median": "median", "paper": "spackle", "residual": "spackle"}  # and the name of their layer
 
 
-@pytest.fixture(scope="module")
-def finished() -> AnnData:
-    adata = sp.datasets.synthetic(n_libraries=3, n_genes=40, shape=(7, 6), depth=100, missing_spots=0.15, image=False)
-    sp.pp.recipe_spared(adata, library_key="library_id", n_genes=12, real_data_share=0.5)
-    return adata
-
-
 @pytest.fixture
-def ready(finished) -> AnnData:
+def ready(collection) -> AnnData:
     """Three libraries after the recipe."""
-    return finished.copy()
+    return collection(**SECTIONS)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

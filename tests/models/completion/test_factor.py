@@ -11,12 +11,20 @@ import torch
 from scipy import integrate, stats
 from scipy.sparse.csgraph import shortest_path
 
-from helpers.counts_model import CPU, HOW, correlation_within_genes, resolved, sections_of, synthetic, with_counts
+from helpers.counts_model import (
+    CPU,
+    HOW,
+    correlation_within_genes,
+    resolved,
+    sections_of,
+    synthetic,
+    with_counts,
+    with_silent_spots,
+)
 from spared_sc._kernels import lattice as lattices
 from spared_sc._models.completion import factor, residual
 from spared_sc._models.completion.factor import FactorFit, FactorParams, fit_factor
 from spared_sc.tl import _completers
-from spared_sc.tl._sections import resolve
 
 if TYPE_CHECKING:
     from spared_sc._kernels.sections import Sections
@@ -231,14 +239,7 @@ def test_posterior_rate_is_an_expectation_over_a_gamma_variable():
 
 @pytest.fixture(scope="module")
 def silenced():
-    """Sections, whole spots of them hidden, and what is left."""
-    adata = synthetic(2, 60, shape=(12, 12), depth=400)
-    adata.var["few"] = np.arange(adata.n_vars) < 20  # the others tell the depth of a spot
-    sections = resolve(adata, layer="log2tpm", mask_var="few", library_key="library_id", spatial_key="spatial").sections
-    spots = np.random.default_rng(0).choice(len(sections.known), size=30, replace=False)
-    hidden = np.zeros_like(sections.known)
-    hidden[spots] = sections.known[spots]
-    return sections, hidden, sections.without(hidden)
+    return with_silent_spots()
 
 
 def test_silent_spots_do_not_pull_the_count_model_to_zero(silenced):

@@ -10,7 +10,7 @@ import pytest
 
 import spared_sc as sp
 from helpers import KEY, dense
-from helpers.completion import WITH_RATE
+from helpers.completion import SECTIONS, WITH_RATE, sections_of
 from spared_sc._kernels import baselines
 from spared_sc._kernels.baselines import BASELINES
 from spared_sc._kernels.lattice import from_array
@@ -24,20 +24,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def ready() -> AnnData:
+def ready(collection) -> AnnData:
     """Two libraries after the recipe."""
-    adata = sp.datasets.synthetic(n_libraries=2, n_genes=60, shape=(9, 8), depth=150, missing_spots=0.1, image=False)
-    sp.pp.recipe_spared(adata, n_genes=14, real_data_share=0.4, **KEY)
-    return adata
+    return collection(**SECTIONS)
 
 
 @pytest.fixture(scope="module")
 def sections(ready) -> Sections:
-    found = resolve(
-        ready, layer="log2tpm", mask_var="spared_selected", spatial_key="spatial", use_rep="programs", **KEY
-    ).sections
-    assert 0.3 < found.known.mean() < 0.95
-    return found
+    return sections_of(ready)
 
 
 def spoiled(sections: Sections) -> dict[str, Sections]:

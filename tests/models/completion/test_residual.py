@@ -16,14 +16,22 @@ import torch
 
 import spared_sc as sp
 from helpers import KEY, dense
-from helpers.counts_model import CPU, HOW, correlation_within_genes, resolved, sections_of, synthetic, with_counts
+from helpers.counts_model import (
+    CPU,
+    HOW,
+    correlation_within_genes,
+    resolved,
+    sections_of,
+    synthetic,
+    with_counts,
+    with_silent_spots,
+)
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.truncated import truncated_moments
 from spared_sc._models import checkpoint, training
 from spared_sc._models.completion import residual
 from spared_sc._models.completion.factor import FactorParams
 from spared_sc.tl import _completers
-from spared_sc.tl._sections import resolve
 
 if TYPE_CHECKING:
     from spared_sc._kernels.sections import Sections
@@ -635,14 +643,7 @@ def test_on_a_gpu(adata):
 
 @pytest.fixture(scope="module")
 def silenced():
-    """Sections, whole spots of them hidden, and what is left."""
-    adata = synthetic(2, 60, shape=(12, 12), depth=400)
-    adata.var["few"] = np.arange(adata.n_vars) < 20  # the others tell the depth of a spot
-    sections = resolve(adata, layer="log2tpm", mask_var="few", library_key="library_id", spatial_key="spatial").sections
-    spots = np.random.default_rng(0).choice(len(sections.known), size=30, replace=False)
-    hidden = np.zeros_like(sections.known)
-    hidden[spots] = sections.known[spots]
-    return sections, hidden, sections.without(hidden)
+    return with_silent_spots()
 
 
 def test_whole_spots_are_completed_better_than_by_the_mean(silenced):

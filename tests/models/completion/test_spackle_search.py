@@ -7,17 +7,14 @@ import pytest
 import torch
 
 import spared_sc as sp
-from helpers import KEY
 from helpers.saved import QUICK, layer
 from spared_sc._core import validate
 from spared_sc._models.completion import spackle
 
 
 @pytest.fixture(scope="module")
-def sections():
-    adata = sp.datasets.synthetic(n_libraries=3, shape=(8, 8), n_genes=50, depth=500, image=False)
-    sp.pp.recipe_spared(adata, **KEY, n_genes=20)
-    return adata
+def sections(collection):
+    return collection(n_libraries=3, shape=(8, 8), n_genes=50, depth=500, image=False, recipe={"n_genes": 20})
 
 
 @pytest.mark.filterwarnings("ignore:training diverged:UserWarning")

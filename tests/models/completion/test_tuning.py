@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-import spared_sc as sp
-from helpers import KEY
+from helpers.completion import SECTIONS, sections_of
 from spared_sc._kernels import baselines
 from spared_sc._kernels.baselines import BASELINES
 from spared_sc._kernels.masking import hide_detected
-from spared_sc.tl._sections import resolve
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,20 +19,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def ready() -> AnnData:
+def ready(collection) -> AnnData:
     """Two libraries after the recipe."""
-    adata = sp.datasets.synthetic(n_libraries=2, n_genes=60, shape=(9, 8), depth=150, missing_spots=0.1, image=False)
-    sp.pp.recipe_spared(adata, n_genes=14, real_data_share=0.4, **KEY)
-    return adata
+    return collection(**SECTIONS)
 
 
 @pytest.fixture(scope="module")
 def sections(ready) -> Sections:
-    found = resolve(
-        ready, layer="log2tpm", mask_var="spared_selected", spatial_key="spatial", use_rep="programs", **KEY
-    ).sections
-    assert 0.3 < found.known.mean() < 0.95
-    return found
+    return sections_of(ready)
 
 
 @pytest.mark.parametrize(
