@@ -45,6 +45,12 @@ PARAMETERS = {
     "show": "Call `plt.show()` and return `None`.",
 }
 
+COUNTS_LAYER = """
+layer
+    Layer with the raw counts. By default the layer that an earlier call named, else `layers["counts"]`, else `X`, else
+    `adata.raw`.
+"""
+
 
 def fill(**texts: str) -> Callable[[F], F]:
     """Replace the lines `{name}` of a function's docstring, keeping their indentation.

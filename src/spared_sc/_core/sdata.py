@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +13,42 @@ from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Concatenate, ParamSpec, TypeGuard, TypeVar
 
     from anndata import AnnData
     from spatialdata import SpatialData
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 _ATTRS = "spatialdata_attrs"  # spatialdata's own name for what links a table to its regions
 _TABLE = "table"
 # Images of the object, lent as they are, the name of the one to take, and where all of them lie.
 _ELEMENTS = ("source_images", "source_image", "coordinate_system")
 _LONGEST = 2000  # pixels of the longer side of an image that is drawn
+
+
+def accepts_spatialdata(
+    function: Callable[Concatenate[AnnData, P], R],
+) -> Callable[Concatenate[AnnData | SpatialData, P], R]:
+    """Let a public function take a SpatialData object as `adata`, and work on its table."""
+
+    @wraps(function)
+    def accepting(adata: AnnData | SpatialData, *args: P.args, **kwargs: P.kwargs) -> R:
+        if not _is_spatialdata(adata):
+            return function(adata, *args, **kwargs)
+        with as_anndata(adata) as table:
+            return without_elements(function(table, *args, **kwargs))
+
+    return accepting
+
+
+def _is_spatialdata(thing: Any) -> TypeGuard[SpatialData]:
+    """Without importing spatialdata, which takes seconds."""
+    return any(
+        cls.__name__ == "SpatialData" and cls.__module__.startswith("spatialdata") for cls in type(thing).__mro__
+    )
 
 
 @contextmanager

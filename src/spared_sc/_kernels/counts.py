@@ -9,7 +9,7 @@ import scipy.sparse as sps
 
 def row_sums(matrix: np.ndarray | sps.csr_matrix, weights: np.ndarray | None = None) -> np.ndarray:
     """Sum of every row, (n_spots,), in double precision without a copy; each column counts with its weight, if given."""
-    if not sps.issparse(matrix):
+    if isinstance(matrix, np.ndarray):
         return matrix.sum(axis=1, dtype=np.float64) if weights is None else matrix @ weights
     if weights is None:
         weights = np.ones(matrix.shape[1])
@@ -42,9 +42,22 @@ def column_statistics(indptr, indices, data, group, n_groups, n_genes):
     return total, n_detected
 
 
+def log2_scaled(
+    counts: np.ndarray | sps.csr_matrix, row_scale: np.ndarray, column_scale: np.ndarray
+) -> np.ndarray | sps.csr_matrix:
+    """log2(1 + count * scale of the spot * scale of the gene), float32, sparse or dense as the counts are."""
+    if isinstance(counts, np.ndarray):
+        return np.log2(1 + counts * row_scale[:, None] * column_scale).astype(np.float32)
+    data = _log2_scaled(counts.indptr, counts.indices, counts.data, row_scale, column_scale)
+    # Own indices: shared ones would be corrupted by any in-place change of the counts.
+    values = sps.csr_matrix((data, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)
+    values.eliminate_zeros()
+    return values
+
+
 @numba.njit(cache=True, parallel=True)
-def log2_scaled(indptr, indices, data, row_scale, column_scale):
-    """log2(1 + count * scale of the spot * scale of the gene) of the stored counts, float32."""
+def _log2_scaled(indptr, indices, data, row_scale, column_scale):
+    """Of the stored counts."""
     result = np.empty(data.size, dtype=np.float32)
     for row in numba.prange(indptr.size - 1):
         for k in range(indptr[row], indptr[row + 1]):

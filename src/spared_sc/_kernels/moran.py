@@ -9,13 +9,55 @@ import numpy as np
 import scipy.sparse as sps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from spared_sc._kernels.lattice import Lattice
+
+_BLOCK = 1 << 26  # values held as a dense array at once, so that memory does not grow with the number of genes
 
 
 def lattice_weights(lattice: Lattice) -> sps.csr_matrix:
     """The lattice as weights of one, not yet row-standardised."""
     n = lattice.n_spots
     return sps.csr_matrix((np.ones(lattice.indices.size), lattice.indices, lattice.indptr), shape=(n, n))
+
+
+def mean_morans_i(
+    read: Callable[[np.ndarray], np.ndarray | sps.csr_matrix],
+    genes: np.ndarray,
+    weights: sps.csr_matrix,
+    libraries: list[np.ndarray],
+    *,
+    n_threads: int,
+) -> np.ndarray:
+    """Mean over the libraries of Moran's I per gene, read in blocks of genes.
+
+    Parameters
+    ----------
+    read
+        Gives the values (n_spots, k) of k genes.
+    genes
+        (n_genes,) what is passed to `read`, block by block.
+    weights
+        (n_spots, n_spots) non-negative.
+    libraries
+        Spots of every library.
+    n_threads
+        Threads to use; the result does not depend on it.
+
+    Returns
+    -------
+    (n_genes,) float64; a library in which the gene is constant does not count, NaN where it is constant in all.
+    """
+    library_weights = [weights[spots][:, spots] for spots in libraries]
+    scores = np.full((len(libraries), genes.size), np.nan)
+    step = max(1, _BLOCK // weights.shape[0])
+    for start in range(0, genes.size, step):
+        block = read(genes[start : start + step])
+        for i, (spots, within) in enumerate(zip(libraries, library_weights, strict=True)):
+            scores[i, start : start + step] = morans_i(within, block[spots], n_threads=n_threads)
+    n = np.isfinite(scores).sum(axis=0)
+    return np.divide(np.nansum(scores, axis=0), n, out=np.full(n.size, np.nan), where=n > 0)
 
 
 def morans_i(weights: sps.csr_matrix, values: np.ndarray | sps.spmatrix, *, n_threads: int) -> np.ndarray:

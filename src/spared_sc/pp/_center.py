@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, write_columns
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
+@docs.fill()
 def center(
     adata: AnnData,
     *,
@@ -28,21 +31,19 @@ def center(
 
     Parameters
     ----------
-    adata
-        Spots x genes.
+    {adata}
     layer
-        Layer to center. All of its entries count, undetected ones as the zeros that they are there.
+        Layer to center. Undetected entries count with the value that the layer holds, zero unless it is completed.
     mask_var
-        Boolean column of `var`: the genes to center; the others stay as they are. `"spared_selected"` is used when
-        present, all genes otherwise.
+        Boolean column of `var` with the genes to center; the others stay as they are. `"spared_selected"` is used
+        where it exists, all genes otherwise.
     split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, the mean is over the train libraries.
+        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, the mean is taken over the train libraries.
     library_key
         Column of `obs` that names the library of each spot; needed with several libraries and a split.
     key_added
         Name of the new layer; `"<layer>_delta"` by default.
-    copy
-        Return a changed copy instead of changing `adata`.
+    {copy}
 
     Returns
     -------
@@ -60,7 +61,7 @@ def center(
     KeyError
         If a named layer or column does not exist.
     ValueError
-        If the split is no split by library.
+        If a library is in several splits.
 
     Notes
     -----

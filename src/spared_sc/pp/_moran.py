@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sps
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
 
-_BLOCK = 1 << 26  # values held as a dense array at once, so that memory does not grow with the number of genes
 
-
+@accepts_spatialdata
+@docs.fill()
 def moran(
     adata: AnnData,
     *,
@@ -40,31 +44,27 @@ def moran(
 
     Parameters
     ----------
-    adata
-        Spots x genes.
+    {adata}
     layer
         Layer with the values.
     median_completed
-        Fill undetected entries with the adaptive median (:func:`spared_sc.tl.median_complete`) before
-        measuring. The filled values are not kept. On sparsely detected genes the filling itself makes
-        neighbours alike, which raises their rank.
+        Fill undetected entries with the adaptive median (:func:`spared_sc.tl.median_complete`) first; the filled
+        values are not kept. In sparsely detected genes the filling itself makes neighbours alike, which raises their
+        rank.
     mask_var
         Boolean column of `var`: the genes to measure; the others get NaN. `"spared_keep"` is used when present.
-    library_key
-        Column of `obs` that names the library of each spot; needed with several libraries.
+    {library_key}
     spatial_key
-        Name in `obsm` of the positions that stand in where there are no array coordinates.
+        Key in `obsm` of the positions, used where there are no array coordinates.
     connectivity_key
-        Name in `obsp` of another graph to use. By default the exact lattice (:func:`lattice_neighbors`),
-        whether or not it was written before.
+        Key in `obsp` of another graph. The default is the exact lattice (:func:`lattice_neighbors`), which need not
+        be written first.
     split_key
         Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, only train libraries are averaged.
     key_added
         Name of the new column.
-    n_jobs
-        Threads. `None` asks `sp.settings`.
-    copy
-        Return a changed copy instead of changing `adata`.
+    {n_jobs}
+    {copy}
 
     Returns
     -------
@@ -96,7 +96,7 @@ def moran(
     >>> bool(adata.var["moran_i"].max() > 0.1)
     True
     """
-    from spared_sc._kernels import median, moran
+    from spared_sc._kernels.moran import mean_morans_i
 
     validate.check_adata(adata)
     values = validate.get_layer(adata, layer)
@@ -104,39 +104,15 @@ def moran(
     libraries = validate.get_libraries(adata, library_key)
     train = validate.train_libraries(adata, split_key, libraries)
     threads = validate.n_threads(n_jobs)
-    lattice = None
-    if connectivity_key is None or median_completed:
-        lattice = validate.get_lattice(adata, libraries, spatial_key)
-    if connectivity_key is None:
-        weights = moran.lattice_weights(lattice)
-    elif connectivity_key in adata.obsp:
-        weights = sps.csr_matrix(adata.obsp[connectivity_key], dtype=np.float64)
-        if not (np.isfinite(weights.data).all() and (weights.data >= 0).all()):
-            raise ValueError(
-                f"the graph obsp[{connectivity_key!r}] holds NaN, infinite or negative weights: repair it, or leave "
-                "`connectivity_key` out to use the lattice."
-            )
+    graph, weights = _graph(adata, libraries, spatial_key, connectivity_key)
+    if median_completed:
+        read = _completed(adata, values, libraries, spatial_key, threads)
     else:
-        raise KeyError(
-            f"there is no graph {connectivity_key!r} in adata.obsp (graphs: {validate.listing(adata.obsp)}): "
-            "leave `connectivity_key` out to use the lattice."
-        )
-    detected = validate.get_detected(adata) if median_completed else None
+        read = partial(_columns, values)
 
-    rows = [rows for rows, use in zip(libraries.rows(), train, strict=True) if use]
-    library_weights = [weights[r][:, r] for r in rows]
-    genes = np.flatnonzero(mask)
-    scores = np.full((len(rows), adata.n_vars), np.nan)
-    step = max(1, _BLOCK // adata.n_obs)
-    for start in range(0, genes.size, step):
-        part = genes[start : start + step]
-        block = values[:, part]
-        if median_completed:
-            block = median.adaptive_median(
-                validate.dense(block), validate.dense(detected[:, part]), lattice, libraries.codes, n_threads=threads
-            )
-        for i, (r, w) in enumerate(zip(rows, library_weights, strict=True)):
-            scores[i, part] = moran.morans_i(w, block[r], n_threads=threads)
+    spots = [rows for rows, use in zip(libraries.rows(), train, strict=True) if use]
+    scores = np.full(adata.n_vars, np.nan)
+    scores[mask] = mean_morans_i(read, np.flatnonzero(mask), weights, spots, n_threads=threads)
 
     adata = adata.copy() if copy else adata
     record(
@@ -147,15 +123,53 @@ def moran(
             "layer": layer,
             "median_completed": median_completed,
             "mask_var": mask_var if mask_var in adata.var else None,
-            "library_key": library_key,
-            "graph": connectivity_key or lattice.kind,
+            "library_key": libraries.key,
+            "graph": graph,
             "split_key": split_key,
         },
-        slots={"var": {key_added: _mean_over_libraries(scores)}},
+        slots={"var": {key_added: scores}},
     )
     return adata if copy else None
 
 
-def _mean_over_libraries(scores: np.ndarray) -> np.ndarray:
-    n = np.isfinite(scores).sum(axis=0)
-    return np.divide(np.nansum(scores, axis=0), n, out=np.full(n.size, np.nan), where=n > 0)
+def _columns(values: np.ndarray | sps.csr_matrix, genes: np.ndarray) -> np.ndarray | sps.csr_matrix:
+    return values[:, genes]
+
+
+def _graph(
+    adata: AnnData, libraries: validate.Libraries, spatial_key: str, connectivity_key: str | None
+) -> tuple[str, sps.csr_matrix]:
+    """Name and weights of the graph to use."""
+    from spared_sc._kernels.moran import lattice_weights
+
+    if connectivity_key is None:
+        lattice = validate.get_lattice(adata, libraries, spatial_key)
+        return lattice.kind, lattice_weights(lattice)
+    if connectivity_key not in adata.obsp:
+        raise KeyError(
+            f"there is no graph {connectivity_key!r} in adata.obsp (graphs: {validate.listing(adata.obsp)}): "
+            "leave `connectivity_key` out to use the lattice."
+        )
+    weights = sps.csr_matrix(adata.obsp[connectivity_key], dtype=np.float64)
+    if not (np.isfinite(weights.data).all() and (weights.data >= 0).all()):
+        raise ValueError(
+            f"the graph obsp[{connectivity_key!r}] holds NaN, infinite or negative weights: repair it, or leave "
+            "`connectivity_key` out to use the lattice."
+        )
+    return connectivity_key, weights
+
+
+def _completed(
+    adata: AnnData, values: np.ndarray | sps.csr_matrix, libraries: validate.Libraries, spatial_key: str, n_threads: int
+) -> Callable[[np.ndarray], np.ndarray | sps.csr_matrix]:
+    """A reader of genes whose undetected entries are filled with the adaptive median."""
+    from spared_sc._kernels.median import adaptive_median
+
+    lattice = validate.get_lattice(adata, libraries, spatial_key)
+    detected = validate.get_detected(adata)
+
+    def read(genes: np.ndarray) -> np.ndarray:
+        block, known = validate.dense(values[:, genes]), validate.dense(detected[:, genes])
+        return adaptive_median(block, known, lattice, libraries.codes, n_threads=n_threads)
+
+    return read

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sps
 
-from spared_sc._core import genes, validate
+from spared_sc._core import docs, genes, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record
 from spared_sc._core.report import logger, warn
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from spared_sc._core.genes import GeneMatch
 
+
+@accepts_spatialdata
+@docs.fill(counts_layer=docs.COUNTS_LAYER)
 def normalize_tpm(
     adata: AnnData,
     *,
@@ -32,51 +36,49 @@ def normalize_tpm(
 ) -> AnnData | None:
     """Normalise raw counts to log2(TPM + 1).
 
-    A count is divided by the gene's length; in every spot the values of the genes in `mask_var` are scaled to
-    add up to `target_sum`, then log2(x + 1) is taken. Sparse counts stay sparse.
+    Each count is divided by the gene's length. In every spot the values of the genes in `mask_var` are then scaled to
+    add up to `target_sum`, and log2(x + 1) is taken. Sparse counts stay sparse.
 
-    With `gene_lengths=None` the lengths are left out, which gives log2 of counts per million (CPM). UMI
-    counts from poly-A or probe-based kits count molecules, whatever their length, so that CPM is the better
-    choice for comparing genes there. TPM is the default because SpaRED's data sets are defined with it. For
-    one gene across spots the two differ only through the spot's total.
+    `gene_lengths=None` leaves out the lengths, which gives log2 of counts per million (CPM). UMI counts from poly-A or
+    probe-based kits count molecules whatever their length, so CPM is the better choice for comparing genes there. TPM
+    is the default because SpaRED's data sets are defined with it. For one gene across spots the two differ only through
+    the spot's total.
 
     Parameters
     ----------
     adata
-        Spots x genes with raw counts in `X` or `layers["counts"]`.
+        Spots x genes with raw counts.
     gene_lengths
-        Lengths in bp. `"auto"`: `var["gene_length"]` where it exists, else GENCODE for the organism that the
-        gene names tell; `"human"` (GENCODE v43), `"mouse"` (GENCODE vM33), the path of a GTF file or of a
-        prepared table; a Series or mapping from gene name or Ensembl id to length; or `None` for CPM. Symbols,
-        Ensembl ids with and without version, and names with a genome prefix all match.
-    layer
-        Layer with the raw counts; by default `layers["counts"]` where it exists, `X` otherwise.
+        Lengths in bp. `"auto"` uses `var["gene_length"]` where it exists, and GENCODE for the organism that the gene
+        names suggest otherwise. Or `"human"` (GENCODE v43), `"mouse"` (GENCODE vM33), the path of a GTF file or of a
+        prepared table, a Series or mapping from gene name or Ensembl id to length, or `None` for CPM. Symbols, Ensembl
+        ids with and without version, and names with a genome prefix all match.
+    {counts_layer}
     mask_var
-        Boolean column of `var`: the genes whose sum is scaled. `"spared_keep"` is used when present. All other
-        genes are scaled by the same factors.
+        Boolean column of `var` with the genes whose sum is scaled; all others are scaled by the same factors.
+        `"spared_keep"` is used where it exists, all genes otherwise.
     target_sum
         Sum of the scaled genes in every spot, one million by default.
     key_added
         Name of the new layer.
-    copy
-        Return a changed copy instead of changing `adata`.
+    {copy}
 
     Returns
     -------
     `None`, or the changed copy with `copy=True`. Slots written:
 
     `layers["log2tpm"]`
-        log2(TPM + 1), float32, in the container (sparse or dense) of the counts; named by `key_added`.
-        A gene without a known length has no value (zero), and takes no part in the sum.
+        log2(TPM + 1), float32, sparse or dense as the counts are; named by `key_added`. A gene without a known length
+        is zero and takes no part in the sum.
     `var["gene_length"]`
         Length used, in bp; NaN where unknown. Not written for CPM.
     `uns["spared_sc"]["log2tpm"]`
-        Parameters and the report of the name matching.
+        Parameters, and how the gene names were matched.
 
     Raises
     ------
     ValueError
-        If the counts are no raw counts, or no gene has a length.
+        If there are no raw counts, or no gene has a length.
     FileNotFoundError
         If a table of lengths cannot be found.
 
@@ -87,8 +89,8 @@ def normalize_tpm(
 
     Notes
     -----
-    Source: SpaRED (Ruiz et al. 2025), section 3.1; union of exon lengths as in its library. There the
-    denominator is summed over the kept genes, hence `mask_var`.
+    Source: SpaRED (Ruiz et al. 2025), section 3.1, with the union of exon lengths as in its library. SpaRED sums the
+    denominator over the kept genes, hence `mask_var`.
 
     Examples
     --------
@@ -99,7 +101,7 @@ def normalize_tpm(
     >>> bool((abs(sums / 1e6 - 1) < 1e-3).all())
     True
     """
-    from spared_sc._kernels.counts import row_sums
+    from spared_sc._kernels.counts import log2_scaled, row_sums
 
     validate.check_adata(adata)
     check_key(adata, key_added, source=layer or Key.layers.counts)
@@ -109,34 +111,12 @@ def normalize_tpm(
     scaled_genes = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
     match = genes.resolve_lengths(adata, gene_lengths)
     per_length = np.ones(adata.n_vars)
-    slots: dict[str, dict[str, object]] = {}
     if match is not None:
-        logger.info(match.summary())
-        known = np.isfinite(match.lengths)
-        if not (known & scaled_genes).any():
-            raise ValueError(
-                f"no gene has a length ({match.summary()}): check the organism in `gene_lengths`, give lengths for "
-                f"names such as {validate.listing(adata.var_names[:3])}, or pass gene_lengths=None for CPM."
-            )
-        lost = adata.var_names[scaled_genes & ~known]
-        if len(lost):
-            warn(
-                f"{len(lost)} of {int(scaled_genes.sum())} genes have no length and get no value in "
-                f"layers[{key_added!r}] ({validate.listing(lost, 5)}): pass their lengths in `gene_lengths`, "
-                "or gene_lengths=None for CPM.",
-            )
-        per_length = np.divide(1.0, match.lengths, out=np.zeros(adata.n_vars), where=known)
-        slots["var"] = {Key.var.gene_length: match.lengths}
+        _check_match(adata, match, scaled_genes, key_added)
+        per_length = np.divide(1.0, match.lengths, out=np.zeros(adata.n_vars), where=np.isfinite(match.lengths))
 
-    total = row_sums(counts, per_length * scaled_genes)
-    empty = total == 0
-    if empty.any():
-        warn(
-            f"{int(empty.sum())} spots have no count in the genes to scale and get no values: "
-            "run `sp.pp.spared_filter(adata)` first, which drops such spots.",
-        )
-    scale = np.divide(target_sum, total, out=np.zeros_like(total), where=~empty)
-    values = _log2_scaled(counts, scale, per_length)
+    scale = _scale_of_spots(row_sums(counts, per_length * scaled_genes), target_sum)
+    values = log2_scaled(counts, scale, per_length)
 
     adata = adata.copy() if copy else adata
     record(
@@ -149,23 +129,42 @@ def normalize_tpm(
             "mask_var": mask_var if mask_var in adata.var else None,
             "target_sum": target_sum,
         },
-        slots={"layers": {key_added: values}, **slots},
+        slots={
+            "layers": {key_added: values},
+            "var": {} if match is None else {Key.var.gene_length: match.lengths},
+        },
         match="CPM, without lengths" if match is None else match.summary(),
     )
     return adata if copy else None
 
 
-def _log2_scaled(counts: np.ndarray | sps.csr_matrix, scale: np.ndarray, per_length: np.ndarray):
-    """log2(1 + count * scale of the spot / length of the gene), as float32."""
-    from spared_sc._kernels.counts import log2_scaled
+def _check_match(adata: AnnData, match: GeneMatch, scaled_genes: np.ndarray, key_added: str) -> None:
+    """Refuse lengths that fit no gene, and warn of genes without one."""
+    logger.info(match.summary())
+    known = np.isfinite(match.lengths)
+    if not (known & scaled_genes).any():
+        raise ValueError(
+            f"no gene has a length ({match.summary()}): check the organism in `gene_lengths`, give lengths for "
+            f"names such as {validate.listing(adata.var_names[:3])}, or pass gene_lengths=None for CPM."
+        )
+    lost = adata.var_names[scaled_genes & ~known]
+    if len(lost):
+        warn(
+            f"{len(lost)} of {int(scaled_genes.sum())} genes have no length and get no value in "
+            f"layers[{key_added!r}] ({validate.listing(lost, 5)}): pass their lengths in `gene_lengths`, "
+            "or gene_lengths=None for CPM.",
+        )
 
-    if not sps.issparse(counts):
-        return np.log2(1 + counts * scale[:, None] * per_length).astype(np.float32)
-    data = log2_scaled(counts.indptr, counts.indices, counts.data, scale, per_length)
-    # Own indices: shared ones would be corrupted by any in-place change of the counts.
-    values = sps.csr_matrix((data, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)
-    values.eliminate_zeros()
-    return values
+
+def _scale_of_spots(total: np.ndarray, target_sum: float) -> np.ndarray:
+    """Factor of every spot, zero where there is nothing to scale."""
+    empty = total == 0
+    if empty.any():
+        warn(
+            f"{int(empty.sum())} spots have no count in the genes to scale and get no values: "
+            "run `sp.pp.spared_filter(adata)` first, which drops such spots.",
+        )
+    return np.divide(target_sum, total, out=np.zeros_like(total), where=~empty)
 
 
 def _describe(gene_lengths: object) -> str:

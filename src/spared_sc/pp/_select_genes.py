@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import actualise, record
 from spared_sc._core.report import logger, warn
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _FEW_GENES = 320
 
 
+@accepts_spatialdata
+@docs.fill()
 def select_genes(
     adata: AnnData,
     *,
@@ -35,25 +38,24 @@ def select_genes(
     adata
         Spots x genes, with scores in `var`.
     n_genes
-        How many. `None` takes SpaRED's rule: 128, or 32 when 320 or fewer genes are left to choose from.
+        Number of genes. `None` follows SpaRED: 128, or 32 when there are 320 or fewer to choose from.
     score
         Column of `var` to rank by, highest first. Genes without a score are never selected.
     mask_var
-        Boolean column of `var`: the genes to choose from. `"spared_keep"` is used when present.
+        Boolean column of `var` with the genes to choose from. `"spared_keep"` is used where it exists, all genes
+        otherwise.
     key_added
         Name of the new column.
     subset_genes
         Drop all other genes.
-    copy
-        Return a changed copy instead of changing `adata`.
+    {copy}
 
     Returns
     -------
     `None`, or the changed copy with `copy=True`. Slots written:
 
     `var["spared_selected"]`
-        Whether the gene is selected; read by every function that models genes, as scanpy's functions read
-        `highly_variable`.
+        Whether the gene is selected. Every function that models genes reads it, as scanpy's read `highly_variable`.
     `uns["spared_sc"]["spared_selected"]`
         Parameters and the number of genes.
 
@@ -67,7 +69,7 @@ def select_genes(
     Warns
     -----
     UserWarning
-        If fewer genes have a score than are asked for; all of those are selected then.
+        If fewer genes have a score than `n_genes`; all of them are selected then.
 
     Examples
     --------

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sps
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import actualise, check_key, record
 from spared_sc._core.report import logger, warn
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
+@docs.fill(counts_layer=docs.COUNTS_LAYER)
 def spared_filter(
     adata: AnnData,
     *,
@@ -36,19 +39,16 @@ def spared_filter(
 ) -> AnnData | None:
     """Find the spots and the genes worth modelling (SpaRED's filter).
 
-    Spots and genes with too few or too many counts are left out. Of the rest, genes are ranked by the
-    smallest share of spots, over the libraries, in which they are detected, and kept as long as the kept
-    genes together are detected in at least `real_data_share` of all entries. Spots in which no kept gene is
-    detected are left out as well.
+    Spots and genes with too few or too many counts are left out. The remaining genes are ranked by the share of spots
+    in which they are detected, in the library where it is smallest, and kept as long as the kept genes together are
+    detected in at least `real_data_share` of all entries. Spots in which no kept gene is detected are left out too.
 
     Parameters
     ----------
     adata
-        Spots x genes with raw counts in `X` or `layers["counts"]`.
-    library_key
-        Column of `obs` that names the library (section) of each spot; needed with several libraries.
-    layer
-        Layer with the raw counts; by default `layers["counts"]` where it exists, `X` otherwise.
+        Spots x genes with raw counts.
+    {library_key}
+    {counts_layer}
     spot_counts
         A spot is kept when its total count lies strictly between these two.
     gene_counts
@@ -62,14 +62,13 @@ def spared_filter(
     genes
         Keep these genes instead of applying any gene criterion.
     split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, genes are judged on the train
-        libraries only. `None` judges on all libraries.
+        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, genes are judged by the train libraries
+        only. `None` judges by all libraries.
     subset_spots
         Drop the spots that fail, as scanpy's filters do. Otherwise they are only marked.
     subset_genes
         Drop the genes that fail. By default they are only marked.
-    copy
-        Return a changed copy instead of changing `adata`.
+    {copy}
 
     Returns
     -------
@@ -109,93 +108,56 @@ def spared_filter(
     >>> bool(adata.var["expressed_fraction"][adata.var["spared_keep"]].mean() >= 0.7)
     True
     """
-    from spared_sc._kernels.counts import column_statistics, row_sums
+    from spared_sc._kernels.counts import row_sums
+    from spared_sc._kernels.detection import count_detections, well_detected
 
     validate.check_adata(adata)
     check_key(adata, Key.layers.detected)
-    for name, bounds in (("spot_counts", spot_counts), ("gene_counts", gene_counts)):
-        if len(bounds) != 2 or not bounds[0] < bounds[1]:
-            raise ValueError(f"{name}={bounds!r} leaves nothing: give a lower and a higher bound.")
-    if not 0 <= real_data_share <= 1:
-        raise ValueError(f"real_data_share={real_data_share} must lie between 0 and 1.")
+    _check_bounds(spot_counts, gene_counts, real_data_share)
     libraries = validate.get_libraries(adata, library_key)
     train = validate.train_libraries(adata, split_key, libraries)
-    counts, counts_slot = validate.get_counts(adata, layer=layer)
-    sparse = sps.csr_matrix(counts)
-    stored = sparse.indptr, sparse.indices, sparse.data
+    counts, slot = validate.get_counts(adata, layer=layer)
     own_genes = None if genes is None else _own_genes(adata, genes)
 
-    total = row_sums(sparse)
-    keep_spot = (total > spot_counts[0]) & (total < spot_counts[1])
-    if not keep_spot.any():
-        raise ValueError(
-            f"no spot has between {spot_counts[0]:g} and {spot_counts[1]:g} counts "
-            f"(found {total.min():g} to {total.max():g}): change `spot_counts`, or check that {counts_slot} holds counts."
-        )
-
+    matrix = sps.csr_matrix(counts)
+    keep_spot = _spots_between(row_sums(matrix), spot_counts, slot)
     judged = keep_spot & train[libraries.codes]
     if not judged.any():
         raise ValueError("no spot of a train library passes `spot_counts`: change it, or pass split_key=None.")
-    library = np.where(judged, libraries.codes, -1)
-    gene_total, n_detected = column_statistics(*stored, library, len(libraries.names), adata.n_vars)
-    n_spots = np.bincount(library[judged], minlength=len(libraries.names))
-    present = n_spots > 0
-    expressed = n_detected.sum(axis=0) / n_spots.sum()
-    min_expressed = (n_detected[present] / n_spots[present, None]).min(axis=0)
-
+    detection = count_detections(matrix, np.where(judged, libraries.codes, -1), len(libraries.names))
     if own_genes is not None:
         keep_gene = own_genes
     else:
-        candidate = (
-            (gene_total > gene_counts[0])
-            & (gene_total < gene_counts[1])
-            & (expressed >= min_expressed_fraction)
-            & (min_expressed >= min_library_expressed_fraction)
+        keep_gene = well_detected(
+            detection,
+            adata.var_names.to_numpy(dtype=str),
+            counts=gene_counts,
+            min_fraction=min_expressed_fraction,
+            min_library_fraction=min_library_expressed_fraction,
+            real_data_share=real_data_share,
         )
-        # ties go to the name, so that the order of the genes does not matter
-        ranked = np.lexsort((adata.var_names.to_numpy(dtype=str), -expressed, -min_expressed))
-        ranked = ranked[candidate[ranked]]
-        keep_gene = np.zeros(adata.n_vars, dtype=bool)
-        keep_gene[_real_data_rule(ranked, n_detected.sum(axis=0), n_spots.sum(), real_data_share)] = True
     if not keep_gene.any():
         raise ValueError(
             "no gene passes the filter: lower `real_data_share` "
-            f"(the best detected gene is found in {expressed.max():.0%} of the spots), widen `gene_counts`, "
+            f"(the best detected gene is found in {detection.fraction.max():.0%} of the spots), widen `gene_counts`, "
             "or name your own `genes`."
         )
-    keep_spot &= row_sums(sparse, keep_gene.astype(float)) > 0
+    keep_spot &= row_sums(matrix, keep_gene.astype(float)) > 0
     if not keep_spot.any():
         raise ValueError("none of the kept genes is detected in a spot that passes `spot_counts`: name other `genes`.")
-    lost = [name for name, rows in zip(libraries.names, libraries.rows(), strict=True) if not keep_spot[rows].any()]
-    if lost:
-        warn(
-            f"no spot is left of {validate.listing(lost)}: check these libraries' counts, or change `spot_counts`.",
-        )
+    _warn_of_empty_libraries(libraries, keep_spot)
 
-    summary = {
-        "n_spots_before": adata.n_obs,
-        "n_spots": int(keep_spot.sum()),
-        "n_genes_before": adata.n_vars,
-        "n_genes": int(keep_gene.sum()),
-        "missing_share_before": float(1 - expressed[expressed > 0].mean()) if expressed.any() else 1.0,
-    }
+    summary = _summary(keep_spot, keep_gene, detection.fraction)
     adata = adata.copy() if copy else adata
-    actualise(adata)
     # First drop what is not kept, so that the detections of a large collection need no memory for it.
-    spots = np.flatnonzero(keep_spot) if subset_spots else np.arange(adata.n_obs)
-    genes_left = np.flatnonzero(keep_gene) if subset_genes else np.arange(adata.n_vars)
-    if spots.size < adata.n_obs:
-        adata._inplace_subset_obs(spots)
-    if genes_left.size < adata.n_vars:
-        adata._inplace_subset_var(genes_left)
-    counts, _ = validate.get_counts(adata, layer=layer)
+    spots, columns = _subset(adata, keep_spot, keep_gene, subset_spots=subset_spots, subset_genes=subset_genes)
     record(
         adata,
         key="spared_filter",
         function="pp.spared_filter",
         params={
-            "library_key": library_key,
-            "counts": counts_slot,
+            "library_key": libraries.key,
+            "counts": slot,
             "spot_counts": spot_counts,
             "gene_counts": gene_counts,
             "min_expressed_fraction": min_expressed_fraction,
@@ -209,22 +171,25 @@ def spared_filter(
         slots={
             "obs": {Key.obs.keep: keep_spot[spots]},
             "var": {
-                Key.var.keep: keep_gene[genes_left],
-                Key.var.expressed_fraction: expressed[genes_left],
-                Key.var.min_expressed_fraction: min_expressed[genes_left],
+                Key.var.keep: keep_gene[columns],
+                Key.var.expressed_fraction: detection.fraction[columns],
+                Key.var.min_expressed_fraction: detection.min_fraction[columns],
             },
-            "layers": {Key.layers.detected: validate.detected_from_counts(counts)},
+            "layers": {Key.layers.detected: validate.detected_from_counts(validate.get_counts(adata, layer=layer)[0])},
         },
         summary=summary,
     )
-    logger.info(
-        "spared_filter keeps %d of %d spots and %d of %d genes",
-        keep_spot.sum(),
-        keep_spot.size,
-        keep_gene.sum(),
-        keep_gene.size,
-    )
+    kept = (summary["n_spots"], summary["n_spots_before"], summary["n_genes"], summary["n_genes_before"])
+    logger.info("spared_filter keeps %d of %d spots and %d of %d genes", *kept)
     return adata if copy else None
+
+
+def _check_bounds(spot_counts: tuple[float, float], gene_counts: tuple[float, float], real_data_share: float) -> None:
+    for name, bounds in (("spot_counts", spot_counts), ("gene_counts", gene_counts)):
+        if len(bounds) != 2 or not bounds[0] < bounds[1]:
+            raise ValueError(f"{name}={bounds!r} leaves nothing: give a lower and a higher bound.")
+    if not 0 <= real_data_share <= 1:
+        raise ValueError(f"real_data_share={real_data_share} must lie between 0 and 1.")
 
 
 def _own_genes(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
@@ -239,9 +204,43 @@ def _own_genes(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
     return adata.var_names.isin(list(genes))
 
 
-def _real_data_rule(ranked: np.ndarray, n_detected: np.ndarray, n_spots: float, real_data_share: float) -> np.ndarray:
-    """The genes up to the last place where the share of detected entries among them reaches `real_data_share`."""
-    # Sums of counts, not of shares: these are exact, so that a share just reached is seen as reached.
-    running = np.cumsum(n_detected[ranked]) / (n_spots * np.arange(1, ranked.size + 1))
-    enough = np.flatnonzero(running >= real_data_share)
-    return ranked[: enough[-1] + 1] if enough.size else ranked[:0]
+def _spots_between(total: np.ndarray, bounds: tuple[float, float], slot: str) -> np.ndarray:
+    """Mask of the spots whose total count lies strictly between the bounds."""
+    keep = (total > bounds[0]) & (total < bounds[1])
+    if not keep.any():
+        raise ValueError(
+            f"no spot has between {bounds[0]:g} and {bounds[1]:g} counts (found {total.min():g} to {total.max():g}): "
+            f"change `spot_counts`, or check that {slot} holds counts."
+        )
+    return keep
+
+
+def _warn_of_empty_libraries(libraries: validate.Libraries, keep_spot: np.ndarray) -> None:
+    n_kept = np.bincount(libraries.codes[keep_spot], minlength=len(libraries.names))
+    empty = [name for name, n in zip(libraries.names, n_kept, strict=True) if n == 0]
+    if empty:
+        warn(f"no spot is left of {validate.listing(empty)}: check these libraries' counts, or change `spot_counts`.")
+
+
+def _summary(keep_spot: np.ndarray, keep_gene: np.ndarray, fraction: np.ndarray) -> dict[str, float]:
+    return {
+        "n_spots_before": keep_spot.size,
+        "n_spots": int(keep_spot.sum()),
+        "n_genes_before": keep_gene.size,
+        "n_genes": int(keep_gene.sum()),
+        "missing_share_before": float(1 - fraction[fraction > 0].mean()) if fraction.any() else 1.0,
+    }
+
+
+def _subset(
+    adata: AnnData, keep_spot: np.ndarray, keep_gene: np.ndarray, *, subset_spots: bool, subset_genes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Drop what was asked to be dropped; rows and columns of what is left."""
+    actualise(adata)
+    spots = np.flatnonzero(keep_spot | (not subset_spots))
+    genes = np.flatnonzero(keep_gene | (not subset_genes))
+    if spots.size < adata.n_obs:
+        adata._inplace_subset_obs(spots)
+    if genes.size < adata.n_vars:
+        adata._inplace_subset_var(genes)
+    return spots, genes

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, write_columns
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
+@docs.fill()
 def uncenter(
     adata: AnnData,
     *,
@@ -32,13 +35,13 @@ def uncenter(
     layer
         Layer with deviations.
     mean
-        Column of `var` with the means; by default that of the layer that :func:`center` made `layer` from.
+        Column of `var` with the means. By default the one that :func:`center` wrote together with `layer`.
     mask_var
-        Boolean column of `var`: the genes that were centered. `"spared_selected"` is used when present.
+        Boolean column of `var` with the genes that were centered. `"spared_selected"` is used where it exists, all
+        genes otherwise.
     key_added
         Name of the new layer; `"<layer>_restored"` by default.
-    copy
-        Return a changed copy instead of changing `adata`.
+    {copy}
 
     Returns
     -------
