@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,69 @@ from spared_sc._core.validate import listing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
 _SCORED = {"held-out": ("test", "held out"), "validation": ("val",)}  # the first kind that exists is scored
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of the same genes by fits to the same libraries."""
+
+    tables: dict[str, pd.DataFrame]
+    units: dict[str, str]  # of every table, the layer in whose unit it is
+    genes: pd.Index
+    roles: dict[str, str]  # of every library: its part in the fits
+    groups: dict[str, str]  # of every library: those of one group were held out together
+    gene_mean: np.ndarray | None  # (n_genes,) float32, of a saved model; NaN for genes that it never saw detected
+
+
+def get_predictions(adata: AnnData, keys: str | Sequence[str] | None, libraries: Sequence[str]) -> Predictions:
+    """The predictions that are asked for, all by default, once they can be compared.
+
+    Raises
+    ------
+    KeyError
+        If there is no such prediction.
+    ValueError
+        If one was made with other libraries than these, or they differ in genes or in what they were fitted to.
+    """
+    chosen = prediction_keys(adata) if keys is None else [keys] if isinstance(keys, str) else list(keys)
+    names = [prediction_key(adata, name) for name in chosen] or [prediction_key(adata, None)]
+    records = {name: adata.uns[Key.uns.records][name] for name in names}
+    tables = {name: adata.obsm[name] for name in names}
+    roles, groups = ({name: by_library(records[name][what]) for name in names} for what in ("roles", "groups"))
+    means = {name: records[name].get("gene_mean") for name in names}
+    first = names[0]
+    for name in names:
+        if set(roles[name]) != set(libraries):
+            remedy = "pass the same `library_key`"
+            if set(libraries) < set(roles[name]):
+                remedy = "score the whole AnnData, anchors need its train libraries, and choose rows of the result"
+            raise ValueError(
+                f"{name!r} was made with the libraries {listing(roles[name])}, here are {listing(libraries)}: {remedy}."
+            )
+        if not tables[name].columns.equals(tables[first].columns):
+            raise ValueError(f"{name!r} and {first!r} predict different genes: score them one by one.")
+        if (roles[name], groups[name]) != (roles[first], groups[first]):
+            raise ValueError(f"{name!r} and {first!r} were fitted to different libraries: score them one by one.")
+        if not _same_means(means[name], means[first]):
+            raise ValueError(f"{name!r} and {first!r} were fitted to different data: score them one by one.")
+    return Predictions(
+        tables=tables,
+        units={name: str(records[name]["card"]["unit"]) for name in names},
+        genes=tables[first].columns,
+        roles=roles[first],
+        groups=groups[first],
+        gene_mean=None if means[first] is None else np.asarray(means[first], dtype=np.float32),
+    )
+
+
+def _same_means(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.allclose(one, other, rtol=1e-4, equal_nan=True)
 
 
 def prediction_keys(adata: AnnData) -> list[str]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from spared_sc._kernels.lattice import Lattice
 
 _MOST = 0.9  # of a gene's detected entries, so that something stays visible of sparse genes
-_BLOCK_HOPS = 2  # the centre of a patch has no visible spot within the paper's neighbourhood
+_BLOCK_HOPS = 2  # the centre of a block has no visible spot within the paper's neighbourhood
 
 
 def hide_detected(detected: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

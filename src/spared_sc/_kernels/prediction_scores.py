@@ -1,10 +1,82 @@
-"""How well predictions agree with measurements, per gene, spot and library."""
+"""Agreement of predictions with measurements, per gene, spot and library."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from spared_sc._kernels.metrics import grouped_pearson
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurements of the scored libraries."""
+
+    truth: np.ndarray  # (n_spots, n_genes)
+    known: np.ndarray  # (n_spots, n_genes) booleans, entries to score
+    library: np.ndarray  # (n_spots,) library as 0, 1, ...
+    n_libraries: int
+
+    def scores(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores per library, (n_libraries, 1 + n_genes): over all genes, then of each gene.
+
+        `pcc_spot` has the first column only, and `pcc_pooled` is one value over all libraries.
+        """
+        genes = by_gene(self.truth, self.known, prediction, self.library, self.n_libraries)
+        total = by_library(self.truth, self.known, prediction, self.library, self.n_libraries)
+        total["pcc"] = _mean_over_genes(genes["pcc"])
+        scores = {name: np.column_stack([total[name], genes[name]]) for name in ("mse", "mae", "r2", "pcc")}
+        scores["pcc_spot"] = total["pcc_spot"][:, None]
+        pooled = by_gene(self.truth, self.known, prediction, np.zeros_like(self.library), 1)["pcc"]
+        scores["pcc_pooled"] = _mean_over_genes(pooled)
+        return scores
+
+    def limits(self, variance: np.ndarray) -> dict[str, np.ndarray]:
+        """Scores of a prediction without error, from the sampling variance of every entry, (n_spots, n_genes)."""
+        entries = [self.known & (self.library == code)[:, None] for code in range(self.n_libraries)]
+        mse = [variance[here].mean() if here.any() else np.nan for here in entries]
+        highest = ceiling(self.truth, self.known, variance, self.library, self.n_libraries)
+        return {"mse": np.array(mse)[:, None], "pcc": np.column_stack([_mean_over_genes(highest), highest])}
+
+
+def _mean_over_genes(values: np.ndarray) -> np.ndarray:
+    """Mean over the genes that have a value, (n_libraries,)."""
+    return _mean(values.T)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the rows that have a value, NaN where none has."""
+    defined = np.isfinite(values)
+    n = defined.sum(axis=0).astype(float)
+    n[n == 0] = np.nan
+    return np.where(defined, values, 0).sum(axis=0) / n
+
+
+def summarise(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over the libraries, and both ends of its 95 % interval.
+
+    Parameters
+    ----------
+    values
+        (n_libraries, n_columns); libraries without a value do not count, nor in a resample.
+    weights
+        (n_bootstrap, n_libraries) of the libraries in every resample.
+
+    Returns
+    -------
+    Three arrays (n_columns,). The ends are NaN where fewer than two libraries have a value.
+    """
+    defined = np.isfinite(values)
+    resampled = weights @ np.where(defined, values, 0)
+    share = weights @ defined.astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        resampled = resampled / share
+    ends = np.full((2, values.shape[1]), np.nan)
+    several = defined.sum(axis=0) > 1
+    if several.any():
+        ends[:, several] = np.nanquantile(resampled[:, several], (0.025, 0.975), axis=0)
+    return _mean(values), ends[0], ends[1]
 
 
 def by_gene(
