@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import anndata as ad
@@ -16,9 +13,7 @@ import pytest
 import scipy.sparse as sps
 
 import spared_sc as sp
-from helpers import KEY
-
-SOURCE = Path(sp.__file__).parent
+from helpers import KEY, dense
 
 # function -> (what runs before it, its arguments)
 RUNS = {
@@ -82,10 +77,6 @@ def ready(raw):
             function(step)(adata, **RUNS[step][1])
         made[name] = adata
     return made
-
-
-def dense(value):
-    return value.toarray() if sps.issparse(value) else np.asarray(value)
 
 
 def snapshot(adata: ad.AnnData) -> dict[str, object]:
@@ -253,77 +244,6 @@ def test_every_public_name_is_tested():
     text = "".join(p.read_text() for p in Path(__file__).parent.rglob("test_*.py") if p.name != Path(__file__).name)
     untested = [name for name in public_names("pp", "tl", "pl", "get", "datasets") if f"sp.{name}(" not in text]
     assert not untested
-
-
-def modules_after(code: str) -> set[str]:
-    """Top-level modules that are loaded after `code` ran in a fresh interpreter."""
-    script = f"{code}\nimport sys\nprint(*{{m.partition('.')[0] for m in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
-
-
-HEAVY = {"anndata", "matplotlib", "numba", "numpy", "pandas", "scanpy", "scipy", "spatialdata", "squidpy", "torch"}
-
-
-def test_import_is_lazy():
-    assert not modules_after("import spared_sc") & HEAVY
-    assert not modules_after("import spared_sc as sp; sp.pp, sp.tl, sp.pl, sp.get, sp.datasets, sp.settings") & HEAVY
-
-
-def test_preprocessing_needs_no_torch():
-    every = "; ".join(f"sp.{name}" for name in public_names("pp", "tl", "pl", "get", "datasets"))
-    loaded = modules_after(f"import spared_sc as sp; {every}")
-    assert not loaded & {"matplotlib", "scanpy", "squidpy", "torch"}
-
-
-@pytest.mark.parametrize("package", ["pp", "tl", "pl", "get", "datasets"])
-def test_no_module_hides_a_function(package):
-    # `import spared_sc.pl.lattice` would make sp.pl.lattice that module
-    modules = {path.stem for path in (SOURCE / package).glob("*.py")}
-    assert not modules & set(getattr(sp, package).__all__)
-
-
-def test_public_names_can_be_listed():
-    assert {"pp", "tl", "pl", "get", "datasets", "settings"} <= set(dir(sp))
-    for module in ("pp", "tl", "pl", "get", "datasets"):
-        assert set(getattr(sp, module).__all__) <= set(dir(getattr(sp, module)))
-
-
-LAYERS = {  # package -> what of ours it may import
-    "_kernels": set(),
-    "_core": {"_kernels"},
-    "_models": {"_kernels", "_core", "_images"},
-    "_images": {"_kernels", "_core"},
-    "datasets": {"_kernels", "_core", "_models", "_images"},
-    "pp": {"_kernels", "_core", "_models", "_images"},
-    "tl": {"_kernels", "_core", "_models", "_images", "get"},
-    "pl": {"_kernels", "_core", "_models", "_images", "get"},
-    "get": {"_kernels", "_core", "_models", "_images"},
-}
-
-
-def test_dependency_direction():
-    for path in SOURCE.rglob("*.py"):
-        package = path.relative_to(SOURCE).parts[0]
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imported = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                imported = [f"{node.module}.{alias.name}" for alias in node.names]
-            else:
-                continue
-            if package in LAYERS:
-                ours = {name.split(".")[1] for name in imported if name.startswith("spared_sc.")}
-                assert ours - {"__version__"} <= LAYERS[package] | {package}, path
-            if any(name.partition(".")[0] in {"torch", "timm", "torch_geometric"} for name in imported):
-                assert package in {"_models", "cli.py"}, path
-
-
-def test_no_assert_and_no_pickle_in_the_package():
-    for path in SOURCE.rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], path
-        assert "pickle" not in path.read_text(), path
 
 
 def test_warnings_point_at_the_users_line(raw):

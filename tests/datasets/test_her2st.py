@@ -42,7 +42,7 @@ def collection(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     from PIL import Image
 
-    module = importlib.import_module("spared_sc.datasets.her2_breast")
+    module = importlib.import_module("spared_sc.datasets._her2st")
     for name in ("E1", "E2"):
         counts = f"\tA\t{name}\tC\n" + "".join(f"{x}x{y}\t{x}\t0\t{y}\n" for x in (1, 2, 3) for y in (1, 2))
         spots = "x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected\n" + "".join(
@@ -281,7 +281,7 @@ def test_registry_is_that_of_the_files(data_dir: Path):
     import hashlib
     import importlib
 
-    registry = importlib.import_module("spared_sc.datasets.her2_breast")._registry()
+    registry = importlib.import_module("spared_sc.datasets._her2st")._registry()
     assert len(registry) == 24 + 24 + 4 + 5
     for relative, known in registry.items():
         digest = hashlib.sha256((data_dir / "her2st" / relative).read_bytes()).hexdigest()
