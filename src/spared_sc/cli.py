@@ -133,7 +133,7 @@ def _demo(output: Path, steps: int | None) -> int:
 
     sp.tl.median_complete(adata, library_key=_LIBRARY_KEY)
     began = time.perf_counter()
-    sp.tl.spackle_complete(adata, library_key=_LIBRARY_KEY, **({} if steps is None else {"n_steps": steps}))
+    sp.tl.spackle_complete(adata, library_key=_LIBRARY_KEY, model_params={} if steps is None else {"n_steps": steps})
     record = adata.uns["spared_sc"]["spackle"]
     n_filled = int(selected.n_obs * selected.n_vars - selected.layers["detected"].sum())
     tell(f"completed  {n_filled:,} entries filled, in {time.perf_counter() - began:.0f} s on {record['device']}")
@@ -163,7 +163,7 @@ def _demo(output: Path, steps: int | None) -> int:
 
 
 _SCORED = {
-    "residual": "the default model",
+    "counts": "the count model",
     "stack": "linear stack of its estimates",
     "factor": "its count model alone",
     "soft_impute_kernel": "low rank and neighbours",
@@ -201,7 +201,7 @@ def _tell_score(tell, score: dict[str, float]) -> None:
     for name, label in _SCORED.items():
         if name in score:
             tell(f"  {label:<38} {score[name]:.3f}")
-    if score["residual"] >= score["library_gene_mean"]:
+    if score["counts"] >= score["library_gene_mean"]:
         tell(
             "The model does not beat the plain mean of each gene here: do not read spatial detail into what it filled."
         )

@@ -51,7 +51,7 @@ class Key:
         "batch",
     )
     splits = ("train", "val", "test")
-    models = ("residual", "factor", "paper")  # completers that are fitted, beside the baselines
+    models = ("counts", "factor", "paper")  # completion methods that are no baselines
 
     @staticmethod
     def connectivities(key_added: str) -> str:

@@ -62,15 +62,15 @@ def parameter(
 
 def check_params(thing: Any) -> None:
     """Refuse parameters of a dataclass instance that are out of range; for its `__post_init__`."""
-    for one in fields(thing):
-        value = getattr(thing, one.name)
-        if _ALLOWED in one.metadata and not (value is None and one.default is None):
-            one.metadata[_ALLOWED].check(one.name, value)
+    for field_ in fields(thing):
+        value = getattr(thing, field_.name)
+        if _ALLOWED in field_.metadata and not (value is None and field_.default is None):
+            field_.metadata[_ALLOWED].check(field_.name, value)
 
 
-def grid_of(cls: type, name: str) -> tuple[Any, ...]:
-    """Values that tuning tries for a parameter of a dataclass."""
-    return next(one.metadata[_ALLOWED].grid for one in fields(cls) if one.name == name)
+def allowed_of(cls: type) -> dict[str, Allowed]:
+    """Values that the parameters of a dataclass can take."""
+    return {one.name: one.metadata[_ALLOWED] for one in fields(cls) if _ALLOWED in one.metadata}
 
 
 def check_names(cls: type, name: str, params: Any) -> None:

@@ -136,7 +136,7 @@ def soft_impute(
         left, scale, right = start.left, start.scale, start.right
         # A direction that fell out may come back: it starts small, not at zero.
         half = np.sqrt(np.maximum(scale, 1e-3 * max(penalty, 1e-6)))
-    penalty = np.float32(penalty)
+    single = np.float32(penalty)  # of the matrices' type
 
     def filled() -> np.ndarray:
         matrix = (left * scale) @ right.T
@@ -146,10 +146,10 @@ def soft_impute(
     for _ in range(most_steps):
         before = Factors(left, scale, right)
         # given left * half, ridge regressions for the genes; the same with sides changed for the spots
-        ridge = (filled().T @ left) * (half / np.maximum(half**2 + penalty, 1e-12))
+        ridge = (filled().T @ left) * (half / np.maximum(half**2 + single, 1e-12))
         right, scale, turn = _thin_svd(ridge * half)
         left, half = left @ turn, np.sqrt(scale)
-        ridge = (filled() @ right) * (half / np.maximum(half**2 + penalty, 1e-12))
+        ridge = (filled() @ right) * (half / np.maximum(half**2 + single, 1e-12))
         left, scale, turn = _thin_svd(ridge * half)
         right, half = right @ turn, np.sqrt(scale)
         after = Factors(left, scale, right)
@@ -157,7 +157,7 @@ def soft_impute(
             break
     # one exact step, which makes small singular values zero
     left, scale, turn = _thin_svd(filled() @ right)
-    return Factors(left, np.maximum(scale - penalty, 0), right @ turn)
+    return Factors(left, np.maximum(scale - single, 0), right @ turn)
 
 
 def _thin_svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,10 +187,10 @@ def poisson_nmf(
     share = counts.sum(axis=0) / max(float(exposure.sum()), 1e-12) + 1e-9
     left = rng.gamma(5, 0.2, (n, rank)).astype(np.float32)
     right = (rng.gamma(2, 0.5, (rank, n_genes)) * share / rank).astype(np.float32)
-    prior = np.float32(prior)
+    single = np.float32(prior)  # of the matrices' type
     for _ in range(n_steps):
         ratio = counts / np.maximum(left @ right, 1e-9)
-        left *= (ratio @ right.T + prior) / (exposure * right.sum(axis=1) + prior)
+        left *= (ratio @ right.T + single) / (exposure * right.sum(axis=1) + single)
         ratio = counts / np.maximum(left @ right, 1e-9)
         right *= (left.T @ ratio) / np.maximum((left * exposure).sum(axis=0)[:, None], 1e-9)
     return left, right

@@ -50,7 +50,7 @@ class Sections:
     @property
     def silent(self) -> np.ndarray:
         """(n_spots,) whether nothing is known of a spot: it says nothing, not that there is nothing."""
-        return ~self.known.any(axis=1)
+        return np.asarray(~self.known.any(axis=1))
 
     def need_counts(self) -> Counts:
         """The raw counts.
@@ -63,6 +63,18 @@ class Sections:
         if self.counts is None:
             raise ValueError('there are no raw counts: put them into adata.X or adata.layers["counts"].')
         return self.counts
+
+    def need_embedding(self) -> np.ndarray:
+        """The embedding.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if self.embedding is None:
+            raise ValueError("there is no embedding of the spots: name a table of obsm as `use_rep=`.")
+        return self.embedding
 
     def whole_depth(self) -> np.ndarray:
         """(n_spots,) float64 depth, with what the genes to complete would add to it in silent spots.

@@ -88,13 +88,13 @@ def diffuse(
         Steps after which the iteration ends in any case.
     """
     weight = known.astype(np.float32)
-    strength = np.float32(strength)
+    single = np.float32(strength)  # of the values' type
     graph = rings(lattice, 1)
     degree = np.diff(graph.indptr).astype(np.float32)[:, None]
-    diagonal = weight + strength * degree
+    diagonal = weight + single * degree
 
     def product(x: np.ndarray) -> np.ndarray:
-        return diagonal * x - strength * (graph @ x)
+        return diagonal * x - single * (graph @ x)
 
     scale = np.divide(1, diagonal, out=np.ones_like(diagonal), where=diagonal > 0)
     x = np.zeros_like(residual) if start is None else start.copy()

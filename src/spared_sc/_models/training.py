@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,6 +18,10 @@ from spared_sc._models import checkpoint as files
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from spared_sc._core.compute import Compute
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 SEARCH = "search"  # in place of a learning rate
 LEARNING_RATES = [float(rate) for rate in np.geomspace(1e-5, 1e-2, 10)]  # those that SpaRED searches
@@ -45,6 +49,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
             f"device {str(device)!r} cannot be used here: choose one of {', '.join(present)}, or None."
         ) from error
     return device
+
+
+def on_device(compute: Compute) -> Compute:
+    """The same with the name of the device that the networks take."""
+    return replace(compute, device=str(resolve_device(compute.device)))
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
@@ -228,15 +237,34 @@ def fit(
     return progress
 
 
+def n_weights(network: torch.nn.Module) -> int:
+    """Number of weights that training changes."""
+    return sum(weights.numel() for weights in network.parameters())
+
+
+def network_from(network: Network, arrays: Mapping[str, np.ndarray]) -> Network:
+    """The network with these weights, in evaluation mode."""
+    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+    return network.eval()
+
+
+def curve(fit: Fit) -> dict[str, Any]:
+    """Training curve for the record."""
+    return {
+        "step": np.asarray(fit.step),
+        "train_mse": np.asarray(fit.train_mse),
+        "validation_mse": np.asarray(fit.validation_mse),
+        "best_step": fit.best_step,
+        "stopped": fit.stopped,
+    }
+
+
 def warm_cosine(step: int, n_steps: int, learning_rate: float, warmup_steps: int) -> float:
     """Rate at a step from 1 to `n_steps`: a linear rise to `learning_rate`, then half a cosine towards zero."""
     if step <= warmup_steps:
         return learning_rate * step / warmup_steps
     share = (step - 1 - warmup_steps) / (n_steps - warmup_steps)
     return learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-
-Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def search_learning_rate(

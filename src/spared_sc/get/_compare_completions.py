@@ -27,7 +27,7 @@ _EVERY_SET = "all"
 def compare_completions(
     scores: pd.DataFrame,
     *,
-    method: str = "residual",
+    method: str = "counts",
     baselines: Sequence[str] | None = None,
     metric: str = "mse",
     n_bootstrap: int = 2000,
@@ -86,7 +86,7 @@ def compare_completions(
     --------
     >>> import pandas as pd
     >>> import spared_sc as sp
-    >>> values = {"additive": (0.9, 1.1), "residual": (0.7, 0.9), "floor_low": (0.4, 0.4), "floor_high": (0.6, 0.6)}
+    >>> values = {"additive": (0.9, 1.1), "counts": (0.7, 0.9), "floor_low": (0.4, 0.4), "floor_high": (0.6, 0.6)}
     >>> scores = pd.DataFrame(
     ...     [
     ...         ("paper", 0.3, 0, method, library, library, "all", "mse", value)

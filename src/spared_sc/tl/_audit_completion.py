@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core import docs, validate
+from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record
 from spared_sc._core.report import logger, progress_bar
-from spared_sc.tl._completers import complete, make_run, names
-from spared_sc.tl._sections import resolve
+from spared_sc.tl._resolve import resolve
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def audit_completion(
     adata: AnnData,
     *,
-    method: str = "residual",
+    method: str = "counts",
     layer: str = Key.layers.log2tpm,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
@@ -51,7 +51,7 @@ def audit_completion(
     adata
         Spots x genes, with raw counts.
     method
-        Completion method to audit: `"residual"`, `"paper"` or a simple one, such as `"soft_impute_kernel"`.
+        Completion method to audit: `"counts"`, `"paper"` or a simple one, such as `"soft_impute_kernel"`.
     layer
         Layer to complete.
     {mask_var}
@@ -124,20 +124,22 @@ def audit_completion(
     ['complete', 'not audited']
     """
     from spared_sc._kernels.audit import AS_IS, COMPLETE, DROP, NOT_AUDITED, REFERENCES, audit
+    from spared_sc._models.completion.registry import COMPLETERS
 
     validate.check_adata(adata)
     check_key(adata, key_added, attr="var")
     validate.check_number("n_masks", n_masks, 1, whole=True)
-    if method not in names():
-        raise KeyError(f"there is no method {method!r}: choose among {validate.listing(names(), 30)}.")
-    run = make_run(random_state, device=device, batch_size=batch_size, n_jobs=n_jobs, show_progress_bar=False)
+    method = COMPLETERS[method].name
+    compute = make_compute(
+        random_state=random_state, device=device, batch_size=batch_size, n_jobs=n_jobs, show_progress_bar=False
+    )
     resolved = resolve(adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key)
     sections = resolved.sections
     if sections.counts is None:
         raise ValueError("the audit splits molecules, and needs raw counts: put them into adata.X or layers['counts'].")
 
     def completer(name: str) -> CompletionFunction:
-        return lambda visible: complete(name, visible, run)
+        return lambda visible: COMPLETERS.make(name, {}).complete(visible, compute)
 
     references = {name: completer(name) for name in REFERENCES}
     with progress_bar(total=n_masks + 1, desc="audit", show=show_progress_bar, unit="fit") as bar:

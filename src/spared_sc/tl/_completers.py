@@ -1,68 +1,40 @@
-"""Every completer by its name, over plain arrays: what the public functions, the evaluation and the audit run."""
+"""Tables of the completion methods and of their parameters."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from spared_sc._core import validate
-from spared_sc._core.keys import Key
-from spared_sc._core.settings import settings
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spared_sc._kernels.sections import Estimate, Sections
+    import pandas as pd
 
 
-@dataclass(frozen=True)
-class Run:
-    """How to compute, as resolved from arguments and settings."""
+def completers(method: str | None = None) -> pd.DataFrame:
+    """Completion methods that :func:`spared_sc.tl.complete` knows, or the parameters of one of them.
 
-    seed: int = 0
-    device: Any = None  # a torch device; only models need one
-    batch_size: int = 2048
-    n_threads: int = 1
-    show_progress_bar: bool | None = None
+    Parameters
+    ----------
+    method
+        Name of a method, for the table of its parameters.
 
+    Returns
+    -------
+    Without `method`, a table with one row per method: `summary`, `needs` (what it takes besides the layer) and `paper`.
+    With `method`, one row per parameter: `default`, `range`, `tuned over` (values that are tried where it is `None`) and
+    `meaning`.
 
-def make_run(
-    random_state: int,
-    *,
-    device: str | None = None,
-    batch_size: int | None = None,
-    n_jobs: int | None = None,
-    show_progress_bar: bool | None = None,
-) -> Run:
-    """Check the arguments that say how to compute."""
-    from spared_sc._models.training import resolve_device
+    Raises
+    ------
+    KeyError
+        If there is no such method.
 
-    validate.check_number("random_state", random_state, 0, whole=True)
-    if batch_size is not None:
-        validate.check_number("batch_size", batch_size, 1, whole=True)
-    return Run(
-        seed=random_state,
-        device=resolve_device(device),
-        batch_size=batch_size or settings.batch_size or 2048,
-        n_threads=validate.n_threads(n_jobs),
-        show_progress_bar=show_progress_bar,
-    )
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> sp.tl.completers().loc["magic", "needs"]
+    'counts'
+    >>> sp.tl.completers("kernel").loc["bandwidth", "tuned over"]
+    '0.7, 1.0, 1.5, 2.0, 2.7'
+    """
+    from spared_sc._models.completion.registry import COMPLETERS
 
-
-def names() -> list[str]:
-    """Names of all completers."""
-    from spared_sc._kernels.baselines import BASELINES
-
-    return [*BASELINES, *Key.models]
-
-
-def complete(name: str, sections: Sections, run: Run, **params: Any) -> Estimate:
-    """Run a completer by name."""
-    from spared_sc._kernels.baselines import BASELINES
-
-    if name in BASELINES:
-        return BASELINES[name](sections, seed=run.seed, n_threads=run.n_threads, **params)
-    from spared_sc._models.completion.completers import MODELS
-
-    how = {"device": run.device, "seed": run.seed, "show_progress_bar": run.show_progress_bar}
-    if name == "paper":
-        how |= {"batch_size": run.batch_size, "n_threads": run.n_threads}
-    return MODELS[name](sections, **how, **params)
+    return COMPLETERS.table("summary", "needs", "paper") if method is None else COMPLETERS.params_table(method)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spared_sc._core import docs, validate
+from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.report import progress_bar, warn
-from spared_sc.tl._completers import complete, make_run, names
-from spared_sc.tl._sections import resolve, warn_of_no_floor
+from spared_sc.tl._resolve import resolve, warn_of_no_floor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from spared_sc._kernels.evaluation import MethodScore
     from spared_sc._kernels.hidden_entries import Truth
     from spared_sc._kernels.sections import CompletionFunction
+    from spared_sc._models.completion.base import Completer
 
 COLUMNS = ("regime", "share", "mask", "method", "library", "subject", "genes", "metric", "value", "n", "flag")
 BELOW_FLOOR = "below floor"
-_NOT_BY_DEFAULT = ("sme", "magic", "alra")  # need an embedding or another library
+_NOT_BY_DEFAULT = ("sme", "magic", "alra", "factor", "paper")  # need more, or take long
 _TOGETHER = "all"  # in place of a library and its subject
 
 
@@ -58,8 +59,9 @@ def evaluate_completion(
     ----------
     {adata}
     methods
-        Names of completion methods, functions of your own, or both in a list; or a mapping of names to functions. The
-        default is every simple method that needs the expression only, and `"residual"`. A function gets a new AnnData
+        Names of completion methods, `Completer` objects, functions of your own, or all of these in a list; or a mapping
+        of names to functions or objects. The default is every simple method that needs the expression only, and
+        `"counts"`. A function gets a new AnnData
         without the hidden entries in any slot: counts in `X`, the layer, the layer of detections, the places on the
         array, the libraries, `obsm[spatial_key]` and `obsm[use_rep]`, and the genes to complete as the column `mask_var`
         (or `"spared_selected"`) of `var`. It returns the completed values as an array, spots x genes to complete or
@@ -164,13 +166,16 @@ def evaluate_completion(
     """
     from spared_sc._kernels.evaluation import evaluate, list_masks
     from spared_sc._kernels.hidden_entries import REGIMES, Truth
+    from spared_sc._models.completion.base import Completer
     from spared_sc.tl._user_functions import UserFunctions
 
     chosen = _methods(methods)
     regimes, shares = _regimes(regimes, shares)
     validate.check_number("n_masks", n_masks, 1, whole=True)
     # One bar is enough: the methods' own would flicker below it.
-    run = make_run(random_state, device=device, batch_size=batch_size, n_jobs=n_jobs, show_progress_bar=False)
+    compute = make_compute(
+        random_state=random_state, device=device, batch_size=batch_size, n_jobs=n_jobs, show_progress_bar=False
+    )
     resolved = resolve(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep
     )
@@ -188,10 +193,10 @@ def evaluate_completion(
     )
 
     def completer(name: str) -> CompletionFunction:
-        function = chosen[name]
-        if function is None:
-            return lambda visible: complete(name, visible, run)
-        return lambda visible: functions.complete(function, visible)
+        method = chosen[name]
+        if isinstance(method, Completer):
+            return lambda visible: method.complete(visible, compute)
+        return lambda visible: functions.complete(method, visible)
 
     scores: list[MethodScore] = []
     masks = list_masks(regimes, shares, n_masks)
@@ -201,7 +206,7 @@ def evaluate_completion(
                 truth,
                 masks,
                 {name: completer(name) for name in chosen},
-                without_rate=[name for name, function in chosen.items() if function is not None],
+                without_rate=[name for name, method in chosen.items() if not isinstance(method, Completer)],
                 seed=random_state,
                 on_fit=lambda: bar.update(),
             ):
@@ -239,26 +244,31 @@ def _warn_below_floor(table: pd.DataFrame) -> None:
         )
 
 
-def _methods(methods: Any) -> dict[str, Callable[[AnnData], Any] | None]:
-    """Every method by its name: a function, or `None` for one of the package."""
-    from spared_sc._kernels.baselines import BASELINES
+def _methods(methods: Any) -> dict[str, Callable[[AnnData], Any] | Completer]:
+    """Every method by its name: a function of the user, or a completer."""
     from spared_sc._kernels.metrics import FLOORS
+    from spared_sc._models.completion.base import Completer
+    from spared_sc._models.completion.registry import COMPLETERS
 
-    known = names()
     if methods is None:
-        methods = [*(name for name in BASELINES if name not in _NOT_BY_DEFAULT), "residual"]
-    if isinstance(methods, str) or callable(methods):
+        methods = [name for name in COMPLETERS if name not in _NOT_BY_DEFAULT]
+    if isinstance(methods, str | Completer) or callable(methods):
         methods = [methods]
     pairs = methods.items() if isinstance(methods, Mapping) else [(_name(method), method) for method in methods]
-    chosen: dict[str, Callable[[AnnData], Any] | None] = {}
+    chosen: dict[str, Callable[[AnnData], Any] | Completer] = {}
     for name, method in pairs:
-        if not isinstance(method, str) and not callable(method):
-            raise TypeError(f"the method {name!r} is a {type(method).__name__}: give a name or a function.")
-        if isinstance(method, str) and method not in known:
-            raise KeyError(f"there is no method {method!r}: choose among {validate.listing(known, len(known))}.")
         if name in chosen or name in FLOORS or (isinstance(method, str) and name != method):
             raise ValueError(f"a method cannot be called {name!r} here: give every function a name of its own.")
-        chosen[name] = None if isinstance(method, str) else method
+        if isinstance(method, str):
+            chosen[name] = COMPLETERS.make(method, {})
+        elif getattr(method, "fitted", False):
+            raise ValueError(f"the method {name!r} is fitted and may have seen hidden entries: pass it unfitted.")
+        elif isinstance(method, Completer) or callable(method):
+            chosen[name] = method
+        else:
+            raise TypeError(
+                f"the method {name!r} is a {type(method).__name__}: give a name, a Completer or a function."
+            )
     if not chosen:
         raise ValueError("there is no method to evaluate: give at least one.")
     return chosen
@@ -267,7 +277,7 @@ def _methods(methods: Any) -> dict[str, Callable[[AnnData], Any] | None]:
 def _name(method: Any) -> str:
     if isinstance(method, str):
         return method
-    name = getattr(method, "__name__", None)
+    name = getattr(method, "name", None) or getattr(method, "__name__", None)
     if name is None:
         raise TypeError(
             f"a {type(method).__name__} among the methods has no name: pass names and functions as a mapping."

@@ -13,7 +13,6 @@ from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import as_given, slots_of
 from spared_sc._core.report import logger, warn
-from spared_sc._core.settings import settings
 from spared_sc._images.resolve import sources_by_library
 
 if TYPE_CHECKING:
@@ -333,11 +332,12 @@ def make_how(
     show_progress_bar: bool | None,
 ) -> How:
     """Check the arguments that say how to compute."""
+    from spared_sc._core.compute import make_compute
     from spared_sc._models.prediction.base import How
-    from spared_sc.tl._completers import make_run
+    from spared_sc._models.training import resolve_device
 
-    run = make_run(random_state, device=device, batch_size=batch_size, n_jobs=n_jobs)
-    return How(run.device, run.seed, batch_size or settings.batch_size or 256, run.n_threads, show_progress_bar)
+    run = make_compute(random_state=random_state, device=device, batch_size=batch_size, n_jobs=n_jobs)
+    return How(resolve_device(run.device), run.seed, run.batch_size or 256, run.n_threads, show_progress_bar)
 
 
 def checkpoint_of(folder: str | Path | None, fold: int, n_folds: int) -> Path | None:

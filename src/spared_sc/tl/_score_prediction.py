@@ -207,7 +207,7 @@ def _noise_variances(
 ) -> list[np.ndarray]:
     """Two estimates of the sampling variance of every entry, (n_spots, n_genes); none if it cannot be computed."""
     from spared_sc._kernels.floor import noise_variances
-    from spared_sc.tl._sections import resolve, warn_of_no_floor
+    from spared_sc.tl._resolve import resolve, warn_of_no_floor
 
     try:
         resolved = resolve(

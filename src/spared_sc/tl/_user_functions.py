@@ -10,7 +10,7 @@ from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import write_columns
 from spared_sc._kernels.sections import Estimate
-from spared_sc.tl._sections import rescaled_rows
+from spared_sc.tl._resolve import rescaled_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spared_sc._kernels.sections import Sections
-    from spared_sc.tl._sections import Resolved
+    from spared_sc.tl._resolve import Resolved
 
     UserFunction = Callable[[AnnData], Any]
 

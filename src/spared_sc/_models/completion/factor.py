@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import scipy.sparse as sps
 import torch
 from scipy.special import expit
 
+from spared_sc._core.params import parameter
 from spared_sc._core.report import warn
+from spared_sc._kernels.sections import Estimate
 from spared_sc._kernels.truncated import truncated_moments
-from spared_sc._models.training import kept_threads, local_seed
+from spared_sc._models.completion.base import Completer
+from spared_sc._models.completion.registry import COMPLETERS
+from spared_sc._models.training import kept_threads, local_seed, resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from spared_sc._core.compute import Compute
+    from spared_sc._core.registry import About
     from spared_sc._kernels.lattice import Lattice
     from spared_sc._kernels.sections import Sections
 
@@ -67,16 +73,19 @@ class FactorFit:
             return truncated_moments(np.exp(self.log_rate), self.size, scale)
 
 
-def fit_factor(
-    sections: Sections,
-    params: FactorParams,
-    *,
-    device: torch.device,
-    seed: int,
-    on_step: Callable[[], object] = lambda: None,
-) -> FactorFit:
-    r"""Fit the model by stochastic variational inference.
+@dataclass(kw_only=True, eq=False)
+class Factor(Completer):
+    r"""Count model: genes load on factors that vary smoothly over the tissue, or not.
 
+    Parameters
+    ----------
+    n_steps
+        Steps of stochastic variational inference.
+    learning_rate
+        Of Adam, at its highest.
+
+    Notes
+    -----
     The count of gene g in spot s of library l is zero-inflated negative binomial with
 
     .. math:: \log \lambda_{sg} = \log d_s + a_s + m_g + b_{lg} + \sum_k (K_k z_k)_s v_{kg},
@@ -85,6 +94,32 @@ def fit_factor(
     where d is the depth and :math:`K_k` smooths over the lattice with a Gaussian of a given width. The factors z have a
     posterior of their own (mean and standard deviation for each spot and factor); :math:`\tau_k` is learned, so a
     factor that does not pay vanishes (automatic relevance determination).
+    """
+
+    about: ClassVar[About] = COMPLETERS["factor"]
+    n_steps: int = parameter(FactorParams.n_steps, least=1, whole=True)
+    learning_rate: float = parameter(FactorParams.learning_rate, least=1e-8, most=1)
+
+    def complete(self, sections: Sections, compute: Compute) -> Estimate:
+        """Fit the count model, and complete."""
+        self.check(sections)
+        params = FactorParams(n_steps=self.n_steps, learning_rate=self.learning_rate)
+        device = resolve_device(compute.device)
+        with compute.bar(params.n_steps, "factor") as bar:
+            fitted = fit_factor(sections, params, device=device, seed=compute.seed, on_step=bar.update)
+        values, sd = fitted.given_detection(sections.count_scale())
+        return Estimate(values, fitted.posterior_rate(sections.need_counts().values), sd)
+
+
+def fit_factor(
+    sections: Sections,
+    params: FactorParams,
+    *,
+    device: torch.device,
+    seed: int,
+    on_step: Callable[[], object] = lambda: None,
+) -> FactorFit:
+    """Fit the count model by stochastic variational inference.
 
     Parameters
     ----------
@@ -234,11 +269,11 @@ class _Smooth(torch.autograd.Function):
 
 def _sparse(matrix: sps.spmatrix, device: torch.device) -> torch.Tensor:
     rows = matrix.tocsr()
-    parts = [torch.as_tensor(part) for part in (rows.indptr.astype(np.int64), rows.indices.astype(np.int64), rows.data)]
+    indptr, indices = torch.as_tensor(rows.indptr.astype(np.int64)), torch.as_tensor(rows.indices.astype(np.int64))
     with warnings.catch_warnings():
         # Torch calls its compressed rows a beta; their product with a dense matrix is six times faster than the other.
         warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-        return torch.sparse_csr_tensor(*parts, size=rows.shape, device=device)
+        return torch.sparse_csr_tensor(indptr, indices, torch.as_tensor(rows.data), size=rows.shape, device=device)
 
 
 class _Likelihood(torch.autograd.Function):

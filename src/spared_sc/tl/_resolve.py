@@ -11,7 +11,7 @@ import scipy.sparse as sps
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record, write_columns
-from spared_sc._core.report import logger, warn
+from spared_sc._core.report import warn
 from spared_sc._kernels.sections import Counts, Sections, rescaled
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Resolved:
     """Sections, and where their rows and columns are in the AnnData."""
 
     sections: Sections
+    split: np.ndarray | None  # (n_spots,) "train", "val" or "test" of every row of the sections
+    library_split: np.ndarray | None  # the same of every library
     order: np.ndarray  # (n_spots,) row of the AnnData for every row of the sections
     genes: np.ndarray  # (n_genes,) column of the AnnData for every gene of the sections
     libraries: Libraries  # of the rows of the AnnData
@@ -50,13 +52,13 @@ def resolve(
     library_key: str | None,
     spatial_key: str,
     use_rep: str | None = None,
+    split_key: str | None = None,
     genes: np.ndarray | None = None,
-    spots: np.ndarray | None = None,
 ) -> Resolved:
-    """Find layer, genes, libraries, lattice, detected entries and raw counts.
+    """Find layer, genes, libraries, split, lattice, detected entries and raw counts.
 
     `genes` are columns to use instead of those of the mask, -1 for one that the data lack. Of the mask, genes are used
-    that some spot detected, among those in `spots` where that mask is given.
+    that some spot detected, among those of the train libraries where there is a split.
     """
     from spared_sc._kernels.counts import row_sums
     from spared_sc._kernels.floor import is_log2_of_counts
@@ -64,14 +66,16 @@ def resolve(
     validate.check_adata(adata)
     values = validate.get_layer(adata, layer)
     libraries = validate.get_libraries(adata, library_key)
+    library_split = validate.get_split(adata, split_key, libraries)
+    split = None if library_split is None else library_split[libraries.codes]
     lattice = validate.get_lattice(adata, libraries, spatial_key)
     order = validate.canonical_order(adata, libraries, spatial_key)
     detected = validate.get_detected(adata)
     if genes is None:
         mask = validate.gene_mask(adata, mask_var, optional=Key.var.selected)
-        genes = _seen(adata, np.flatnonzero(mask), detected if spots is None else detected[spots])
+        genes = _seen(adata, np.flatnonzero(mask), detected if split is None else detected[split == "train"])
     known = block_of(detected, genes)[order]
-    counts = _raw_counts(adata)
+    counts = validate.find_counts(adata, without="expected counts are not estimated")
     block = np.where(known, block_of(values, genes)[order], np.float32(0))
     sections = Sections(
         values=block,
@@ -87,7 +91,8 @@ def resolve(
         if counts is not None and is_log2_of_counts(sections):
             normalised_by = _normalised_by(adata, layer, genes[genes >= 0])
             sections = replace(sections, total=_scaled_totals(values[:, normalised_by])[order])
-    return Resolved(sections, order, genes, libraries, lattice.kind, values, counts)
+    split = None if split is None else split[order]
+    return Resolved(sections, split, library_split, order, genes, libraries, lattice.kind, values, counts)
 
 
 def _normalised_by(adata: AnnData, layer: str, genes: np.ndarray) -> np.ndarray:
@@ -104,11 +109,10 @@ def _scaled_totals(values: np.ndarray | sps.csr_matrix) -> np.ndarray:
     """Sum over all genes of 2^value - 1, (n_spots,) float64."""
     from spared_sc._kernels.counts import row_sums
 
-    if sps.issparse(values):
-        values = values.copy()
-        values.data = np.exp2(values.data) - 1
-    else:
-        values = np.exp2(values) - 1
+    if isinstance(values, np.ndarray):
+        return row_sums(np.exp2(values) - 1)
+    values = values.copy()
+    values.data = np.exp2(values.data) - 1
     return row_sums(values)
 
 
@@ -119,7 +123,7 @@ def warn_of_no_floor(layer: str) -> None:
 
 def rescaled_rows(values: np.ndarray | sps.csr_matrix, factor: np.ndarray) -> np.ndarray | sps.csr_matrix:
     """A layer of log2(1 + scaled expression) with the scaled expression of every spot multiplied by its factor."""
-    if not sps.issparse(values):
+    if isinstance(values, np.ndarray):
         return rescaled(values, factor[:, None])
     values = values.copy()
     values.data = rescaled(values.data, np.repeat(factor, np.diff(values.indptr)))
@@ -141,9 +145,8 @@ def write(
     estimate: Estimate,
     *,
     key_added: str,
-    function: str,
     params: Mapping[str, Any],
-    **details: Any,
+    details: Mapping[str, Any],
 ) -> None:
     """Write the layers of an estimate: filled values, and rate and standard deviation where there are some."""
     present = resolved.genes >= 0
@@ -153,7 +156,7 @@ def write(
     filled = np.where(known, validate.dense(resolved.values[:, genes]), filled)
     dtype = np.result_type(resolved.values.dtype, np.float32)
     layers = {key_added: write_columns(resolved.values, genes, filled.astype(dtype, copy=False))}
-    if estimate.rate is not None:
+    if estimate.rate is not None and resolved.counts is not None:
         rate = resolved.to_rows(estimate.rate)[:, present]
         layers[Key.rate(key_added)] = write_columns(resolved.counts, genes, rate)
     if estimate.sd is not None:
@@ -165,10 +168,11 @@ def write(
     record(
         adata,
         key=key_added,
-        function=function,
-        params={**params, "lattice": resolved.lattice_kind, **estimate.params},
+        function="tl.complete",
+        params={**params, "lattice": resolved.lattice_kind},
         slots={"layers": layers},
         genes=adata.var_names[genes].to_numpy(dtype=object),
+        split=validate.recorded_split(resolved.libraries, resolved.library_split),
         **details,
     )
 
@@ -185,14 +189,3 @@ def _seen(adata: AnnData, genes: np.ndarray, detected: sps.csr_matrix) -> np.nda
             "select genes with `sp.pp.recipe_spared(adata)` first.",
         )
     return genes[seen]
-
-
-def _raw_counts(adata: AnnData) -> np.ndarray | sps.csr_matrix | None:
-    """Raw counts, or `None` where the detected entries are known without them."""
-    try:
-        return validate.get_counts(adata)[0]
-    except (TypeError, ValueError):
-        if Key.layers.detected not in adata.layers:
-            raise
-        logger.info("there are no raw counts: expected counts are not estimated")
-        return None

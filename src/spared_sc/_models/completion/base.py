@@ -1,0 +1,181 @@
+"""Interface of a completion method: sections in, an estimate of every entry out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from spared_sc._core.params import Allowed, allowed_of, check_params
+from spared_sc._kernels.sections import Estimate
+
+if TYPE_CHECKING:
+    from spared_sc._core.compute import Compute
+    from spared_sc._core.registry import About
+    from spared_sc._kernels.sections import Sections
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(kw_only=True, eq=False)
+class Completer(ABC):
+    """A completion method; its fields are its parameters.
+
+    A parameter that is `None` and has a grid is tuned on detected entries that are hidden for the purpose.
+    """
+
+    about: ClassVar[About]
+    alone: ClassVar[bool] = False  # whether, once fitted, a library is completed without a look at the others
+    uses_embedding: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_params(self)
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return self.about.name
+
+    @property
+    def scope(self) -> str:
+        """What a completed value of one library may depend on: that `"library"`, or the whole `"collection"`."""
+        return "library" if self.alone else "collection"
+
+    def params(self) -> dict[str, Any]:
+        """Parameters by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+
+    def grids(self) -> dict[str, tuple[Any, ...]]:
+        """Values to try for each parameter that can be tuned: one value where it was given."""
+        tuned: dict[str, Allowed] = {name: allowed for name, allowed in allowed_of(type(self)).items() if allowed.grid}
+        given = {name: getattr(self, name) for name in tuned}
+        return {name: tuned[name].grid if value is None else (value,) for name, value in given.items()}
+
+    def check(self, sections: Sections) -> None:
+        """Refuse sections that lack what the method needs.
+
+        Raises
+        ------
+        ValueError
+            If raw counts or an embedding are missing.
+        """
+        if "counts" in self.about.needs and sections.counts is None:
+            raise ValueError(
+                f'{self.name!r} needs raw counts: put them into adata.X or adata.layers["counts"], or choose a method '
+                "that does without, such as method='additive'."
+            )
+        if "embedding" in self.about.needs and sections.embedding is None:
+            raise ValueError(f"{self.name!r} needs an embedding of the spots: name a table of obsm as `use_rep=`.")
+
+    @abstractmethod
+    def complete(self, sections: Sections, compute: Compute) -> Estimate:
+        """Estimate of every entry."""
+
+    def complete_by_split(self, sections: Sections, split: np.ndarray | None, compute: Compute) -> Estimate:
+        """Estimate in which no measurement of another split has a part in a train value.
+
+        The train libraries are completed from each other alone, those of another split together with them.
+
+        Parameters
+        ----------
+        split
+            (n_spots,) `"train"`, `"val"` or `"test"`; `None` completes all libraries together.
+        """
+        if split is None or self.alone:
+            return self.complete(sections, compute)
+        whole: Estimate | None = None
+        for name in SPLITS:
+            here = split == name
+            if not here.any():
+                continue
+            spots = np.flatnonzero(here | (split == "train"))
+            part = self.complete(sections.of_spots(spots), compute)
+            whole = _empty_like(part, sections.values.shape) if whole is None else whole
+            for block, values in ((whole.values, part.values), (whole.rate, part.rate), (whole.sd, part.sd)):
+                if block is not None and values is not None:
+                    block[here] = values[here[spots]]
+        if whole is None:
+            raise ValueError("no spot is in the train, val or test split.")
+        return whole
+
+
+class SimpleCompleter(Completer):
+    """A method that needs linear algebra only."""
+
+    def complete(self, sections: Sections, compute: Compute) -> Estimate:
+        """Estimate of every entry, with the parameters as tuned."""
+        self.check(sections)
+        # The matrices are small: threads of the linear algebra gain little, and cost a lot on a busy machine.
+        with threadpool_limits(limits=1, user_api="blas"):
+            return self.estimate(sections, compute)
+
+    @abstractmethod
+    def estimate(self, sections: Sections, compute: Compute) -> Estimate:
+        """Estimate of every entry."""
+
+
+class FittedCompleter(Completer):
+    """A method that is fitted, saved and applied to other sections."""
+
+    @property
+    def scope(self) -> str:
+        """All libraries that it was fitted to."""
+        return "collection"
+
+    @property
+    @abstractmethod
+    def fitted(self) -> bool:
+        """Whether it has been fitted or loaded."""
+
+    @property
+    @abstractmethod
+    def interrupted(self) -> bool:
+        """Whether the fit was interrupted, and holds the best state up to then."""
+
+    @abstractmethod
+    def fit(self, sections: Sections, split: np.ndarray | None, compute: Compute) -> None:
+        """Learn from the train libraries; `split` as in `complete_by_split`."""
+
+    @abstractmethod
+    def apply(self, sections: Sections, compute: Compute) -> Estimate:
+        """Estimate of every entry by the fitted method."""
+
+    @abstractmethod
+    def report(self) -> dict[str, Any]:
+        """Summary of the fit for the record."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Learned state: arrays, and values that JSON can hold."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
+        """The completer with that state.
+
+        Raises
+        ------
+        ValueError
+            If arrays and values do not fit.
+        """
+
+    def complete(self, sections: Sections, compute: Compute) -> Estimate:
+        """Estimate by the fitted method; an unfitted one stays so, and a copy is fitted to these sections."""
+        self.check(sections)
+        if self.fitted:
+            return self.apply(sections, compute)
+        copy = type(self)(**self.params())
+        copy.fit(sections, None, compute)
+        if copy.interrupted:  # nobody wants the score of half a fit: stop the caller as well
+            raise KeyboardInterrupt
+        return copy.apply(sections, compute)
+
+
+def _empty_like(part: Estimate, shape: tuple[int, ...]) -> Estimate:
+    def empty(block: np.ndarray | None) -> np.ndarray | None:
+        return None if block is None else np.empty(shape, block.dtype)
+
+    return Estimate(np.empty(shape, part.values.dtype), empty(part.rate), empty(part.sd), params=part.params)

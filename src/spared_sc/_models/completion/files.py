@@ -1,0 +1,57 @@
+"""Folders of fitted completers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spared_sc._models import checkpoint
+from spared_sc._models.completion.base import FittedCompleter
+from spared_sc._models.completion.registry import COMPLETERS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KIND = "completer"
+
+
+@dataclass(frozen=True)
+class SavedCompleter:
+    """A fitted completer and the data that it is for."""
+
+    completer: FittedCompleter
+    genes: list[str]
+    layer: str
+    data: str  # short name of the data that it was fitted to
+    version: str  # of the package that wrote it
+
+
+def save_completer(folder: Path, completer: FittedCompleter, *, genes: list[str], layer: str, data: str) -> None:
+    """Write learned state, genes and layer to a folder; errors as of `checkpoint.save`."""
+    arrays, values = completer.state()
+    card: dict[str, Any] = {"method": completer.name, "genes": genes, "layer": layer, "data": data, "values": values}
+    checkpoint.save(folder, KIND, arrays, card)
+
+
+def load_completer(folder: Path) -> SavedCompleter:
+    """Read what `save_completer` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model.
+    ValueError
+        If the files are damaged, or hold something else.
+    """
+    arrays, card = checkpoint.load(folder, KIND)
+    try:
+        genes = [str(gene) for gene in card["genes"]]
+        if len(set(genes)) < len(genes):
+            raise ValueError("a gene is named twice")
+        cls = COMPLETERS.load(card["method"])
+        if not issubclass(cls, FittedCompleter):
+            raise ValueError(f"{card['method']!r} is not fitted")
+        completer = cls.from_state(arrays, card["values"])
+        return SavedCompleter(completer, genes, str(card["layer"]), str(card["data"]), str(card["version"]))
+    except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
+        raise ValueError(f"the model in {folder} is damaged: weights and card do not fit ({error}).") from error

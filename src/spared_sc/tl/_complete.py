@@ -1,0 +1,278 @@
+"""Completion of undetected entries by any method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spared_sc._core import docs, validate
+from spared_sc._core.compute import make_compute
+from spared_sc._core.keys import Key
+from spared_sc._core.record import check_key
+from spared_sc._core.report import logger, warn
+from spared_sc.tl._resolve import resolve, write
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from anndata import AnnData
+
+    from spared_sc._core.compute import Compute
+    from spared_sc._kernels.sections import Estimate
+    from spared_sc._models.completion.base import Completer
+    from spared_sc._models.completion.files import SavedCompleter
+    from spared_sc.tl._resolve import Resolved
+
+_MISSING_GENES = 0.1  # share of a saved model's genes that the data may lack
+
+
+@docs.fill()
+def complete(
+    adata: AnnData,
+    method: str | Path | Completer = "counts",
+    *,
+    method_params: Mapping[str, Any] | None = None,
+    layer: str = Key.layers.log2tpm,
+    mask_var: str | None = Key.var.selected,
+    library_key: str | None = None,
+    spatial_key: str = Key.obsm.spatial,
+    split_key: str | None = Key.obs.split,
+    use_rep: str | None = None,
+    key_added: str | None = None,
+    save_model: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    random_state: int = 0,
+    show_progress_bar: bool | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Fill undetected entries with an estimate of their expression, given detection.
+
+    :func:`spared_sc.tl.completers` lists the methods and their parameters. Detected values stay as they are.
+
+    Parameters
+    ----------
+    {adata}
+    method
+        Name of a method, or a `Completer` of your own. Or the folder of a saved model, which is applied as it is: its
+        genes are found by name, in any order, and up to a tenth of them may be missing from the data (they count as
+        undetected). `mask_var` and what concerns fitting are not used then.
+    method_params
+        Parameters of the method by name. Those that are left out or `None` are tuned on detected entries that are hidden
+        for the purpose, where the method has values to try.
+    layer
+        Layer to complete.
+    {mask_var}
+    {library_key}
+    {spatial_key}
+    split_key
+        Column of `obs` with `"train"`, `"val"` or `"test"`, used where it exists. The method is then fitted to the train
+        libraries, and these are completed from each other alone: no measurement of another split has a part in a train
+        value. The libraries of another split are completed together with the train libraries.
+    use_rep
+        Key in `obsm` of an embedding of the spots, for the methods that use one (`"sme"`, `"paper"`).
+    key_added
+        Name of the new layer, and beginning of the names of the others. `None` takes the name of the method.
+    save_model
+        Folder to save a fitted model to (`"counts"`, `"paper"`).
+    {checkpoint}
+    {device}
+    {batch_size}
+    {n_jobs}
+    random_state
+        Seed. The same seed, machine and number of torch threads give the same result.
+    {show_progress_bar}
+    {copy}
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written, here for `method="kernel"`:
+
+    `layers["kernel"]`
+        Expression given detection, in the unit and container of the input layer. Equal to the input where detected, and
+        for genes outside of the mask.
+    `layers["kernel_rate"]`
+        Expected count of every entry at the depth of its spot, true zeros included; raw counts for genes outside of the
+        mask. Only from methods that have one, and with raw counts.
+    `layers["kernel_sd"]`
+        Standard deviation of the filled entries, given detection; zero elsewhere. Only from `"counts"` and `"factor"`.
+    `uns["spared_sc"]["kernel"]`
+        Method, parameters as tuned, device and genes. A fitted method adds the training curve (`training`) and the score
+        on hidden entries beside simple estimates (`score`).
+
+    Raises
+    ------
+    KeyError
+        If the method, or a named layer or column does not exist.
+    TypeError
+        If the method does not have one of the parameters.
+    ValueError
+        If several libraries come without `library_key`, a parameter is out of range, the device is absent, raw counts or
+        an embedding are missing, no gene is detected, there are too few detected entries to hold any out, a saved model
+        is damaged or made for other genes or another layer, or a checkpoint belongs to another fit.
+    OSError
+        If a model or a checkpoint cannot be written.
+    FloatingPointError
+        If values are too large to be squared, or training diverges from the start.
+
+    Warns
+    -----
+    UserWarning
+        If genes are detected in no training spot (they stay as they are), if there are no raw counts, or if training was
+        interrupted: the best model so far is used then.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), image=False)
+    >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=24)
+    >>> sp.tl.complete(adata, "kernel", method_params={"bandwidth": 1.5}, library_key="library_id")
+    >>> sorted(layer for layer in adata.layers if layer.startswith("kernel"))
+    ['kernel', 'kernel_rate']
+    """
+    validate.check_adata(adata)
+    compute = make_compute(
+        random_state=random_state,
+        device=device,
+        batch_size=batch_size,
+        n_jobs=n_jobs,
+        show_progress_bar=show_progress_bar,
+        checkpoint=checkpoint,
+    )
+    completer, saved = _completer(method, dict(method_params or {}))
+    key_added = completer.name if key_added is None else key_added
+    for key in (key_added, Key.rate(key_added), Key.sd(key_added)):
+        check_key(adata, key, source=layer)
+    _check_options(completer, use_rep, save_model, checkpoint)
+    resolved = resolve(
+        adata,
+        layer=layer,
+        mask_var=mask_var,
+        library_key=library_key,
+        spatial_key=spatial_key,
+        use_rep=use_rep,
+        split_key=None if completer.scope == "library" else split_key,
+        genes=None if saved is None else _genes_of(saved, adata, layer),
+    )
+    resolved.sections.check_size()
+    save = None if save_model is None else Path(save_model)
+    estimate, details = _estimate(completer, saved, resolved, compute, save, adata, layer)
+    adata = adata.copy() if copy else adata
+    write(
+        adata,
+        resolved,
+        estimate,
+        key_added=key_added,
+        params={
+            "method": completer.name,
+            "fitted": "here" if saved is None else "before",
+            "method_params": {**completer.params(), **estimate.params},
+            "layer": layer,
+            "mask_var": mask_var if mask_var in adata.var and saved is None else None,
+            "library_key": resolved.libraries.key,
+            "split_key": None if resolved.split is None else split_key,
+            "use_rep": use_rep,
+            "random_state": random_state,
+        },
+        details={"scope": completer.scope, **details},
+    )
+    return adata if copy else None
+
+
+def _completer(method: Any, params: dict[str, Any]) -> tuple[Completer, SavedCompleter | None]:
+    """The method, and what was saved with it if it was loaded."""
+    from spared_sc._models.completion.base import Completer
+    from spared_sc._models.completion.files import load_completer
+    from spared_sc._models.completion.registry import COMPLETERS
+
+    if isinstance(method, str) and method in COMPLETERS:
+        return COMPLETERS.make(method, params), None
+    if params:
+        raise TypeError("method_params are for methods given by name: leave them out, or name a method.")
+    if isinstance(method, Completer):
+        return method, None
+    if not isinstance(method, str | Path):
+        raise TypeError(
+            f"method is a {type(method).__name__}: give a name, a Completer or the folder of a saved model."
+        )
+    if not Path(method).exists():
+        raise KeyError(
+            f"there is no completion method and no folder {str(method)!r}: choose among "
+            f"{validate.listing(COMPLETERS, 40)}, or give the folder of a saved model."
+        )
+    saved = load_completer(Path(method))
+    return saved.completer, saved
+
+
+def _check_options(
+    completer: Completer, use_rep: str | None, save_model: str | Path | None, checkpoint: str | Path | None
+) -> None:
+    """Refuse options that the method cannot use."""
+    from spared_sc._models.completion.base import FittedCompleter
+
+    if use_rep is not None and not completer.uses_embedding:
+        raise ValueError(f"method {completer.name!r} uses no embedding: leave out `use_rep`.")
+    fits = isinstance(completer, FittedCompleter) and not completer.fitted
+    for name, value in (("save_model", save_model), ("checkpoint", checkpoint)):
+        if value is not None and not fits:
+            raise ValueError(f"method {completer.name!r} is not fitted here: leave out `{name}`.")
+
+
+def _estimate(
+    completer: Completer,
+    saved: SavedCompleter | None,
+    resolved: Resolved,
+    compute: Compute,
+    save_model: Path | None,
+    adata: AnnData,
+    layer: str,
+) -> tuple[Estimate, dict[str, Any]]:
+    """Fit where that is needed, and complete; details for the record."""
+    from spared_sc._models.completion.base import FittedCompleter
+    from spared_sc._models.completion.files import save_completer
+
+    if isinstance(completer, FittedCompleter) or compute.device is not None:
+        from spared_sc._models.training import on_device
+
+        compute = on_device(compute)
+    details: dict[str, Any] = {}
+    if isinstance(completer, FittedCompleter):
+        details["device"] = compute.device
+        if saved is not None:
+            details |= {"data": saved.data, "model_version": saved.version}
+        elif not completer.fitted:
+            completer.fit(resolved.sections, resolved.split, compute)
+            details |= completer.report()
+            _log_score(completer.name, details["score"])
+            if save_model is not None:
+                genes = adata.var_names[resolved.genes].tolist()
+                save_completer(save_model, completer, genes=genes, layer=layer, data=details["data"])
+    return completer.complete_by_split(resolved.sections, resolved.split, compute), details
+
+
+def _log_score(method: str, score: Mapping[str, float]) -> None:
+    errors = ", ".join(f"{name} {mse:.4f}" for name, mse in score.items() if name != "n_entries")
+    logger.info("method %r: MSE on %d hidden entries: %s", method, score["n_entries"], errors)
+
+
+def _genes_of(saved: SavedCompleter, adata: AnnData, layer: str) -> np.ndarray:
+    """Columns of the data that hold the genes of a saved model, -1 where one is missing."""
+    if saved.layer != layer:
+        raise ValueError(f"the model completes layer {saved.layer!r}, not {layer!r}: pass layer={saved.layer!r}.")
+    genes = adata.var_names.get_indexer(saved.genes)
+    missing = [gene for gene, at in zip(saved.genes, genes, strict=True) if at < 0]
+    if len(missing) > _MISSING_GENES * len(genes):
+        raise ValueError(
+            f"{len(missing)} of the model's {len(genes)} genes are missing from the data "
+            f"({validate.listing(missing, 5)}; the data have {validate.listing(adata.var_names, 3)}): use the same kind "
+            f"of names. At most {_MISSING_GENES:.0%} may be missing; beyond that, fit a model to these data."
+        )
+    if missing:
+        warn(
+            f"{len(missing)} of the model's {len(genes)} genes are missing from the data and count as undetected: "
+            f"{validate.listing(missing, 5)}."
+        )
+    return genes
