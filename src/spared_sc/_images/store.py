@@ -50,7 +50,7 @@ def _ours(folder: Path) -> bool:
 
 
 def write_store(
-    patches: Patches,
+    patches: Patches | StoredPatches,
     path: str | Path,
     *,
     overwrite: bool = False,

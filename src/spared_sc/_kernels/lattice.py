@@ -126,6 +126,29 @@ def from_pixels(position: np.ndarray, library: np.ndarray) -> Lattice:
     return _from_edges(np.concatenate([empty, *source]), np.concatenate([empty, *target]), len(position), "pixels")
 
 
+def fill_image(kind: str, pitch: float, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Places (row, column) and positions (x, y) of a lattice that fills an image.
+
+    Parameters
+    ----------
+    kind
+        `"hex"` or `"grid"`.
+    pitch
+        Pixels between neighbouring spots.
+    shape
+        Height and width of the image in pixels.
+    """
+    height, width = shape
+    row_step, column_step = (pitch * np.sqrt(3) / 2, pitch / 2) if kind == "hex" else (pitch, pitch)
+    rows, columns = np.arange(int(height // row_step)), np.arange(int(width // column_step))
+    row, column = (index.ravel() for index in np.meshgrid(rows, columns, indexing="ij"))
+    if kind == "hex":  # every other place, as on Visium's array
+        used = (row + column) % 2 == 0
+        row, column = row[used], column[used]
+    xy = np.column_stack([(column + 0.5) * column_step, (row + 0.5) * row_step])
+    return np.column_stack([row, column]), xy
+
+
 def _from_edges(source: np.ndarray, target: np.ndarray, n: int, kind: str) -> Lattice:
     order = np.lexsort((target, source))
     indptr = np.zeros(n + 1, dtype=np.int64)

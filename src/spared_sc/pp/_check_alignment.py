@@ -1,12 +1,13 @@
-"""Do the spots lie on the tissue?"""
+"""Whether the spots lie on the tissue."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.alignment import align_libraries
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
+@docs.fill()
 def check_alignment(
     adata: AnnData,
     *,
@@ -21,10 +24,10 @@ def check_alignment(
     library_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
 ) -> pd.DataFrame:
-    """Compare where the spots are with where the image shows tissue, and name the likely mistake where they differ.
+    """Compare the spots with the tissue that the image shows, and name the likely mistake where they differ.
 
-    Mistakes that are told apart: positions of the hires image taken for those of the full resolution and the reverse, x
-    and y exchanged, an image that is mirrored or rotated. Counts are not looked at.
+    Mistakes that are recognised: positions of the hires image taken for those of the full resolution and the reverse,
+    exchanged x and y, a mirrored or rotated image. Counts are not used.
 
     Parameters
     ----------
@@ -32,40 +35,39 @@ def check_alignment(
         Spots x genes, with positions. Spots whose `obs["in_tissue"]` is 0 are left out of all numbers.
     image
         As in :func:`spared_sc.pp.extract_patches`.
-    library_key
-        Column of `obs` that names the library of each spot; needed with several libraries.
-    spatial_key
-        Name in `obsm` of the positions (x, y), in pixels of the full-resolution image.
+    {library_key}
+    {spatial_key}
 
     Returns
     -------
     One row for each library:
 
     `on_tissue`
-        Share of the spots under which there is tissue.
+        Share of the spots that lie on tissue.
     `tissue_covered`
         Share of the tissue within the outermost spots that lies within 0.7 pitches of a spot.
     `agreement`
-        Phi coefficient between tissue and spots, 1 where they are the same.
+        Phi coefficient between tissue and spots; 1 where they agree everywhere.
     `verdict`
-        `"aligned"`; `"misaligned"`: without the mistake they would agree better by more than 0.1; `"ambiguous"`: with the
-        mistake they would agree as well, as on symmetric tissue; `"unclear"`: nothing agrees, as where there is tissue
-        under the whole array, or none was found.
+        `"aligned"`; `"misaligned"`: undoing the mistake raises the agreement by more than 0.1; `"ambiguous"`: undoing it
+        makes no difference, as on symmetric tissue; `"unclear"`: nothing agrees, because tissue covers the whole array
+        or none was found.
     `likely_cause`
-        The mistake, or those that explain it equally well; empty where there is none.
+        The mistake, or several that explain it equally well; empty where there is none.
 
     Raises
     ------
     ValueError
-        If a library has no image, or one that cannot be read.
+        If a library has no image, or its image cannot be read.
     FileNotFoundError
-        If the image is not where it was.
+        If the image file is gone.
     KeyError
         If there are no positions.
 
     Notes
     -----
-    Tissue is what is coloured: Otsu's threshold (1979) on the range of the optical densities of red, green and blue.
+    Coloured pixels count as tissue: Otsu's threshold (1979) on the range of the optical densities of red, green and
+    blue.
 
     Examples
     --------
@@ -80,17 +82,17 @@ def check_alignment(
     validate.check_adata(adata, genes=False)
     libraries = validate.get_libraries(adata, library_key)
     table = {}
-    for name, one in align_libraries(adata, libraries, image, spatial_key).items():
+    for name, alignment in align_libraries(adata, libraries, image, spatial_key).items():
         table[name] = {
-            "on_tissue": one.share,
-            "tissue_covered": one.covered,
-            "agreement": one.agreement,
-            "verdict": one.verdict,
-            "likely_cause": one.cause,
+            "on_tissue": alignment.share,
+            "tissue_covered": alignment.covered,
+            "agreement": alignment.agreement,
+            "verdict": alignment.verdict,
+            "likely_cause": alignment.cause,
         }
-        if one.verdict == "misaligned":
+        if alignment.verdict == "misaligned":
             logger.warning(
                 "library %r: %.0f %% of the spots are on tissue; likely %s. Look at `sp.pl.alignment`",
-                *(name, 100 * one.share, one.cause),
+                *(name, 100 * alignment.share, alignment.cause),
             )
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis(library_key or "library")
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis(libraries.key or "library")

@@ -6,19 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, write_columns
 from spared_sc._core.report import logger, warn
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from anndata import AnnData
 
     from spared_sc._kernels.combat import CombatFit
 
 
+@accepts_spatialdata
+@docs.fill()
 def combat(
     adata: AnnData,
     *,
@@ -34,34 +38,32 @@ def combat(
 ) -> AnnData | None:
     """Remove batch effects with ComBat: a location and a scale per batch and gene, shrunk over the genes.
 
-    Learned on the train libraries where there is a split. A batch that was not learned from, such as a test
-    library or a new section, gets a location and a scale of its own, estimated from its spots and shrunk with the
-    prior of the train batches.
+    ComBat is fitted to the train libraries where there is a split. A batch that it was not fitted to, such as a test
+    library or a new section, gets its own location and scale, estimated from its spots and shrunk with the prior of
+    the train batches.
 
     Parameters
     ----------
-    adata
-        Spots x genes.
+    {adata}
     layer
-        Layer to correct. SpaRED corrects a completed layer, such as `"median"`: in an uncompleted one the zeros of
-        undetected entries take part and are moved with the rest.
+        Layer to correct. SpaRED corrects a completed layer, such as `"median"`. In a layer that is not completed, the
+        zeros of undetected entries are part of the fit and are corrected like all other values.
     mask_var
-        Boolean column of `var`: the genes to correct; the others stay as they are. `"spared_selected"` is used when
-        present, all genes otherwise.
+        Boolean column of `var` with the genes to correct; the others stay as they are. `"spared_selected"` is used
+        where it exists, all genes otherwise.
     batch_key
-        Column of `obs` that names the batch of each spot; by default every library is one.
-    library_key
-        Column of `obs` that names the library of each spot; needed with several libraries.
+        Column of `obs` with the batch of each spot. By default every library is a batch.
+    {library_key}
     split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, only train libraries are learned from.
+        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, ComBat is fitted to the train libraries
+        only.
     model
-        Folder of a saved model to apply instead of learning one. It is applied to the genes that it knows.
+        Folder of a saved fit to apply. It corrects the genes that it knows.
     save_model
-        Folder to save what was learned to.
+        Folder in which to save the fit.
     key_added
         Name of the new layer; `"<layer>_combat"` by default.
-    copy
-        Return a changed copy instead of changing `adata`.
+    {copy}
 
     Returns
     -------
@@ -69,16 +71,16 @@ def combat(
 
     `layers["log2tpm_combat"]`
         Corrected values, in the unit and container of the layer; named by `key_added`. Undetected entries are
-        corrected like the others; the detected mask still tells which they are.
+        corrected too; the mask of detected entries stays as it is.
     `uns["spared_sc"]["log2tpm_combat"]`
-        Parameters, the batches learned from, and those that were new.
+        Parameters, the batches of the fit, and new batches.
 
     Raises
     ------
     KeyError
         If a named layer or column does not exist.
     ValueError
-        If there are fewer than two batches of two spots or more to learn from, or a saved model does not fit.
+        If there are fewer than two batches of at least two spots to fit, or a saved model belongs to other data.
     FileNotFoundError
         If there is no saved model.
     OSError
@@ -87,13 +89,13 @@ def combat(
     Warns
     -----
     UserWarning
-        If genes do not vary within the batches (they stay as they are), or a batch of one spot was not learned from.
+        If genes do not vary within the batches (they stay as they are), or batches of one spot are left out of the fit.
 
     Notes
     -----
-    Source: Johnson et al. (2007), fitted by `pycombat`, which takes the variance of the location's prior with n - 1
-    where `scanpy.pp.combat` takes it with n. New batches: the same posterior, with the prior's moments taken over all
-    train batches and genes.
+    Source: Johnson et al. (2007), fitted by `pycombat`, which divides the variance of the location's prior by n - 1
+    where `scanpy.pp.combat` divides by n. New batches get the same posterior, with the moments of the prior taken over
+    all train batches and genes.
 
     Examples
     --------
@@ -113,28 +115,21 @@ def combat(
     libraries = validate.get_libraries(adata, library_key)
     batch = _batches(adata, libraries, batch_key)
     if model is None:
-        genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
-        block = validate.dense(values[:, genes])
         split = validate.get_split(adata, split_key, libraries)
-        train = slice(None) if split is None else split[libraries.codes] == "train"
-        fit = _learn(block[train], batch[train], batch_key or library_key)
-        fixed = adata.var_names[genes[fit.variance == 0]]
-        if len(fixed):
-            warn(
-                f"{len(fixed)} genes do not vary within the batches and stay as they are "
-                f"({validate.listing(fixed, 5)}): drop them with `mask_var`.",
-            )
+        genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
+        train = np.ones(adata.n_obs, dtype=bool) if split is None else split[libraries.codes] == "train"
+        fit = _fit(validate.dense(values[:, genes])[train], batch[train], batch_key or libraries.key)
+        _warn_of_constant_genes(adata.var_names[genes[fit.variance == 0]])
         if save_model is not None:
             _save(save_model, fit, adata.var_names[genes].tolist(), layer)
     else:
         split = None
         fit, genes = _load(model, adata, layer)
-        block = validate.dense(values[:, genes])
     new = sorted(set(np.unique(batch).tolist()) - set(fit.batches))
     if new:
-        logger.info("batches that were not learned from get their own location and scale: %s", validate.listing(new))
-    dtype = np.result_type(values.dtype, np.float32)
-    corrected = apply_combat(fit, block, batch).astype(dtype, copy=False)
+        logger.info("batches that the fit does not know get their own location and scale: %s", validate.listing(new))
+    corrected = apply_combat(fit, validate.dense(values[:, genes]), batch)
+    corrected = corrected.astype(np.result_type(values.dtype, np.float32), copy=False)
 
     adata = adata.copy() if copy else adata
     record(
@@ -145,7 +140,7 @@ def combat(
             "layer": layer,
             "mask_var": mask_var if mask_var in adata.var and model is None else None,
             "batch_key": batch_key,
-            "library_key": library_key,
+            "library_key": libraries.key,
             "split_key": None if split is None else split_key,
             "model": "learned here" if model is None else "loaded",
         },
@@ -158,26 +153,27 @@ def combat(
 
 
 def _batches(adata: AnnData, libraries: validate.Libraries, batch_key: str | None) -> np.ndarray:
+    """Name of the batch of every spot."""
     if batch_key is None:
         return np.asarray(libraries.names)[libraries.codes]
     if batch_key not in adata.obs:
         raise KeyError(
-            f"there is no column {batch_key!r} in adata.obs (columns: {validate.listing(adata.obs.columns)})."
+            f"there is no column {batch_key!r} in adata.obs (columns: {validate.listing(adata.obs.columns)}): pass one "
+            "of these as `batch_key=`."
         )
     if adata.obs[batch_key].isna().any():
         raise ValueError(f"adata.obs[{batch_key!r}] has missing values: give every spot its batch.")
     return adata.obs[batch_key].astype(str).to_numpy(dtype=str)
 
 
-def _learn(values: np.ndarray, batch: np.ndarray, key: str | None) -> CombatFit:
+def _fit(values: np.ndarray, batch: np.ndarray, key: str | None) -> CombatFit:
+    """ComBat fitted to the batches of at least two spots."""
     from spared_sc._kernels.combat import fit_combat
 
     names, n_spots = np.unique(batch, return_counts=True)
     single = names[n_spots == 1]
     if len(single):
-        warn(
-            f"{len(single)} batches have one spot and are not learned from ({validate.listing(single, 5)}).",
-        )
+        warn(f"{len(single)} batches have one spot and are left out of the fit ({validate.listing(single, 5)}).")
     if (n_spots > 1).sum() < 2:
         raise ValueError(
             f"ComBat compares batches, and there are fewer than two to learn from (column {key!r}: "
@@ -185,6 +181,14 @@ def _learn(values: np.ndarray, batch: np.ndarray, key: str | None) -> CombatFit:
         )
     usable = ~np.isin(batch, single)
     return fit_combat(values[usable], batch[usable])
+
+
+def _warn_of_constant_genes(names: pd.Index) -> None:
+    if len(names):
+        warn(
+            f"{len(names)} genes do not vary within the batches and stay as they are "
+            f"({validate.listing(names, 5)}): drop them with `mask_var`.",
+        )
 
 
 def _save(folder: str | Path, fit: CombatFit, genes: list[str], layer: str) -> None:
@@ -205,7 +209,7 @@ def _save(folder: str | Path, fit: CombatFit, genes: list[str], layer: str) -> N
 
 
 def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[CombatFit, np.ndarray]:
-    """The part of a saved model that concerns the genes at hand, and where those are."""
+    """A saved fit, reduced to the genes of the data, and their columns."""
     from spared_sc._kernels.combat import CombatFit
     from spared_sc._models import checkpoint
 

@@ -1,12 +1,13 @@
-"""Patches of the tissue image around the spots: how they are cut, and a store of them on disk."""
+"""Patches of the tissue image around the spots: how they are cut, and their store on disk."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.store import StoredPatches, write_store
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
+@docs.fill()
 def extract_patches(
     adata: AnnData,
     *,
@@ -35,47 +38,43 @@ def extract_patches(
 ) -> AnnData | None:
     """Decide how patches are cut from the tissue image, check it, and write them to disk on demand.
 
-    A patch is a square around a spot, resized with antialiasing. Pixels never enter the AnnData: what is recorded is how
-    to cut them, and functions that need patches follow it. With `store` the patches are also written, once, and read from
-    there.
+    A patch is a square of the image around a spot, resized with antialiasing. Pixels never enter the AnnData: it records
+    how patches are cut, and functions that need patches follow the record. With `store` they are also written to disk,
+    once, and read from there.
 
     Parameters
     ----------
     adata
         Spots x genes, with positions.
     image
-        What to cut from. `None` takes, for each library, the file that
-        `uns["spatial"][library]["metadata"]["source_image_path"]` names, else the hires image in `uns["spatial"]`, else
-        the lowres one. Or `"hires"` or `"lowres"`; the path of a file in whose pixels the spots' positions are given
-        (JPEG, PNG, TIFF, OME-TIFF; whole-slide formats with OpenSlide); an array (y, x, c) or (c, y, x) of such pixels; an
-        image of a SpatialData object; or a dictionary library -> one of these. 8-bit RGB only. The path may be that of a
-        store: its patches are taken as they are, and `size`, `unit`, `output_size` and `mpp` are left out.
+        Image to cut from, 8-bit RGB. `None` takes, for each library, the file named by
+        `uns["spatial"][library]["metadata"]["source_image_path"]`, else the hires image in `uns["spatial"]`, else the
+        lowres image. Or `"hires"` or `"lowres"`; the path of the image in whose pixels the spots' positions are given
+        (JPEG, PNG, TIFF, OME-TIFF; whole-slide formats with OpenSlide); such an image as an array (y, x, c) or
+        (c, y, x); an image of a SpatialData object; or a dictionary library -> one of these. A path may also be that of
+        a store; its patches are used as they are, without `size`, `unit`, `output_size` and `mpp`.
     size
-        Side of the square, in the unit that follows; 1 by default.
+        Side of the square in `unit`; 1 by default.
     unit
-        `"spot"` (the default): diameters of a spot as the scale factors give it (on Visium the circle of 65 µm of Space Ranger; where it
-        is missing, 0.65 of the distance between spots of a hexagonal array, half of that of a square one). `"pixel"`:
-        pixels of the image. `"um"`: micrometres.
+        `"spot"` (the default): diameters of a spot from the scale factors (on Visium, Space Ranger's circle of 65 µm).
+        Without scale factors the diameter is 0.65 of the distance between spots on a hexagonal array and half of it on a
+        square array. `"pixel"`: pixels of the image. `"um"`: micrometres.
     output_size
         Side of the patches in pixels; 224 by default.
     mpp
-        Micrometres per pixel of the image. By default it follows from `microns_per_pixel` or `spot_diameter_fullres` of the
-        scale factors; from the distance between spots (100 µm on a hexagonal array, 200 µm on a square one) where the
-        diameter does not fit to that or is missing. The log says which.
+        Micrometres per pixel of the image. By default it follows from `microns_per_pixel` or `spot_diameter_fullres` of
+        the scale factors. Where these are missing or do not fit the distance between spots (100 µm on a hexagonal array,
+        200 µm on a square one), it follows from that distance. The log says which was used.
     store
         Folder (`.zarr`) to write the patches to.
     overwrite
-        Replace a store that holds other patches. A folder or file that is no store of patches is never replaced.
-    library_key
-        Column of `obs` that names the library of each spot; needed with several libraries.
+        Replace a store that holds other patches. Any other folder or file is never replaced.
+    {library_key}
     spatial_key
-        Name in `obsm` of the positions (x, y), in pixels of the full-resolution image. It is recorded too.
-    n_jobs
-        Threads. `None` asks `sp.settings`. The result does not depend on it.
-    show_progress_bar
-        `None` asks `sp.settings`.
-    copy
-        Return a changed copy instead of changing `adata`.
+        Key in `obsm` of the spots' positions, x and y in pixels of the full-resolution image. It is recorded too.
+    {n_jobs}
+    {show_progress_bar}
+    {copy}
 
     Returns
     -------
@@ -83,12 +82,12 @@ def extract_patches(
 
     `uns["spared_sc"]["patches"]`
         Parameters; for each library under `sources` the image, the side of a patch in its pixels and the scale;
-        `fingerprint`, equal for equal patches: a store that is written anew with others is noticed by it.
+        `fingerprint`, equal for equal patches, by which a changed store is noticed.
 
     Raises
     ------
     FileNotFoundError
-        If the image is not where it was.
+        If the image file is gone.
     ValueError
         If the image is damaged or not 8-bit RGB, spots lie outside of it, a patch is larger than it, or its scale is
         needed and unknown.
@@ -100,15 +99,15 @@ def extract_patches(
     Notes
     -----
     At the border of an image, patches are filled with its mirror image, so that no spot is dropped. A pyramid is read at
-    the resolution that has just enough pixels. An interrupted store is finished by the same call.
+    the lowest resolution that has enough pixels. The same call finishes a store that was interrupted.
 
     Examples
     --------
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2)
     >>> sp.pp.extract_patches(adata, library_key="library_id", output_size=64)
-    >>> recipe = adata.uns["spared_sc"]["patches"]["sources"]["library_1"]
-    >>> recipe["source"], round(recipe["patch_px"], 1)
+    >>> source = adata.uns["spared_sc"]["patches"]["sources"]["library_1"]
+    >>> source["source"], round(source["patch_px"], 1)
     ('hires', 13.5)
     """
     validate.check_adata(adata, genes=False)
@@ -128,7 +127,7 @@ def extract_patches(
     fingerprint = patches.fingerprint()  # reads some: a damaged image is found now
     if store is not None:
         store = write_store(patches, store, overwrite=overwrite, show_progress_bar=show_progress_bar)
-    elif isinstance(patches, StoredPatches):  # what `image` named is a store itself
+    elif isinstance(patches, StoredPatches):  # `image` named a store
         store, fingerprint = patches.folder, patches.written
     adata = adata.copy() if copy else adata
     record(
@@ -141,7 +140,7 @@ def extract_patches(
             "output_size": patches.recipe["output_size"],
             "mpp": mpp,
             "store": store,
-            "library_key": library_key,
+            "library_key": libraries.key,
             "spatial_key": spatial_key,
         },
         slots={},

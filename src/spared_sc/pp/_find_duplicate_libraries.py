@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,6 +17,8 @@ _COPY = 0.95  # correlation of the spots' totals; consecutive sections of one bl
 _FEWEST_SHARED = 20  # spots at the same place, below which a correlation says nothing
 
 
+@accepts_spatialdata
+@docs.fill(counts_layer=docs.COUNTS_LAYER)
 def find_duplicate_libraries(
     adata: AnnData, *, library_key: str | None = None, layer: str | None = None
 ) -> pd.DataFrame:
@@ -28,10 +31,8 @@ def find_duplicate_libraries(
     ----------
     adata
         Spots x genes with raw counts and `obs["array_row"]`, `obs["array_col"]`.
-    library_key
-        Column of `obs` that names the library of each spot; needed with several libraries.
-    layer
-        Layer with the raw counts; by default `layers["counts"]` where it exists, `X` otherwise.
+    {library_key}
+    {counts_layer}
 
     Returns
     -------
@@ -62,15 +63,21 @@ def find_duplicate_libraries(
     counts, _ = validate.get_counts(adata, layer=layer)
     total = np.log1p(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel())
     by_place = [pd.Series(total[rows], index=pd.MultiIndex.from_arrays(places[rows].T)) for rows in libraries.rows()]
-    found = []
-    for i, one in enumerate(by_place):
+    pairs = []
+    for i, totals in enumerate(by_place):
         for j in range(i):
-            other = by_place[j]
-            shared = one.index.intersection(other.index)
-            if len(shared) < min(_FEWEST_SHARED, len(one), len(other)) or len(shared) < 3:
-                continue
-            a, b = one[shared].to_numpy(), other[shared].to_numpy()
-            correlation = np.corrcoef(a, b)[0, 1] if np.ptp(a) > 0 and np.ptp(b) > 0 else float(np.array_equal(a, b))
+            n_shared, correlation = _compare(totals, by_place[j])
             if correlation > _COPY:
-                found.append((libraries.names[j], libraries.names[i], len(shared), float(correlation)))
-    return pd.DataFrame(found, columns=columns)
+                pairs.append((libraries.names[j], libraries.names[i], n_shared, correlation))
+    return pd.DataFrame(pairs, columns=columns)
+
+
+def _compare(totals: pd.Series, other: pd.Series) -> tuple[int, float]:
+    """Number of places that two libraries share, and the correlation of their totals there; 0 for too few places."""
+    shared = totals.index.intersection(other.index)
+    if len(shared) < max(3, min(_FEWEST_SHARED, len(totals), len(other))):
+        return len(shared), 0.0
+    a, b = totals[shared].to_numpy(), other[shared].to_numpy()
+    if np.ptp(a) > 0 and np.ptp(b) > 0:
+        return len(shared), float(np.corrcoef(a, b)[0, 1])
+    return len(shared), float(np.array_equal(a, b))

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sps
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.report import logger
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
+@docs.fill()
 def lattice_neighbors(
     adata: AnnData,
     *,
@@ -30,27 +33,24 @@ def lattice_neighbors(
 ) -> AnnData | None:
     """Connect the spots that touch on the capture array.
 
-    Neighbours come from `obs["array_row"]` and `obs["array_col"]`, library by library, so they are exact at
-    any share of missing spots: six on Visium's hexagonal array, eight (or four) on a square grid. Without
-    array coordinates, spots within 1.2 times the pitch of each other touch, measured in `obsm[spatial_key]`.
+    Neighbours come from `obs["array_row"]` and `obs["array_col"]`, library by library, so they are exact at any share
+    of missing spots: six on Visium's hexagonal array, eight (or four) on a square grid. Without array coordinates,
+    spots touch that are at most 1.2 times the pitch apart in `obsm[spatial_key]`.
 
     Parameters
     ----------
-    adata
-        Spots x genes.
-    library_key
-        Column of `obs` that names the library of each spot; needed with several libraries.
+    {adata}
+    {library_key}
     spatial_key
-        Name in `obsm` of the positions that stand in where there are no array coordinates.
+        Key in `obsm` of the positions, used where there are no array coordinates.
     kind
         `"hex"`, `"grid"` (eight neighbours), `"grid4"` (four), or `"auto"`: hexagonal where row + column is
         always even, or always odd, in every library.
     n_rings
-        Connect spots up to this many hops apart. A hop leads from a spot to a present neighbour.
+        Connect spots at most this many hops apart. A hop leads from a spot to a neighbour that is present.
     key_added
         Prefix of the new slots; `"spatial"` gives the names that squidpy reads.
-    copy
-        Return a changed copy instead of changing `adata`.
+    {copy}
 
     Returns
     -------
@@ -93,29 +93,21 @@ def lattice_neighbors(
     logger.info("lattice %r: %d spots, %d of them without a neighbour", lattice.kind, adata.n_obs, lonely)
 
     adata = adata.copy() if copy else adata
-    params = {
-        "library_key": library_key,
-        "spatial_key": spatial_key,
-        "kind": lattice.kind,
-        "n_rings": int(n_rings),
-    }
-    names = {
-        "connectivities_key": Key.connectivities(key_added),
-        "distances_key": Key.distances(key_added),
-    }
+    names = {"connectivities_key": Key.connectivities(key_added), "distances_key": Key.distances(key_added)}
+    squidpy_params = {"coord_type": "grid", "n_rings": int(n_rings), "kind": lattice.kind}
     record(
         adata,
         key=Key.neighbors(key_added),
         function="pp.lattice_neighbors",
-        params=params,
+        params={
+            "library_key": libraries.key,
+            "spatial_key": spatial_key,
+            "kind": lattice.kind,
+            "n_rings": int(n_rings),
+        },
         slots={
             "obsp": {names["connectivities_key"]: connectivities, names["distances_key"]: distances},
-            "uns": {
-                Key.neighbors(key_added): {
-                    **names,
-                    "params": {"coord_type": "grid", "n_rings": int(n_rings), "kind": lattice.kind},
-                }
-            },
+            "uns": {Key.neighbors(key_added): {**names, "params": squidpy_params}},
         },
     )
     return adata if copy else None

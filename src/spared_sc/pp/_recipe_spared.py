@@ -1,12 +1,13 @@
-"""The whole SpaRED recipe in one call."""
+"""SpaRED's recipe in one call."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, shallow_copy
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.pp._moran import moran
 from spared_sc.pp._normalize_tpm import normalize_tpm
 from spared_sc.pp._select_genes import select_genes
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
+@docs.fill()
 def recipe_spared(
     adata: AnnData,
     *,
@@ -35,35 +38,32 @@ def recipe_spared(
     copy: bool = False,
     **filter_options: Any,
 ) -> AnnData | None:
-    """Raw counts to comparable data: SpaRED's recipe with the paper's defaults.
+    """From raw counts to comparable data: SpaRED's recipe with the paper's defaults.
 
     Runs :func:`spared_filter`, :func:`normalize_tpm`, :func:`moran` and :func:`select_genes`.
 
     Parameters
     ----------
     adata
-        Spots x genes with raw counts in `X` or `layers["counts"]`.
-    library_key
-        Column of `obs` that names the library (section) of each spot; needed with several libraries.
+        Spots x genes with raw counts.
+    {library_key}
     gene_lengths
         See :func:`normalize_tpm`.
     n_genes
-        Genes to select; `None` takes 128, or 32 when 320 or fewer are left after the filter.
+        Number of genes to select. `None` follows SpaRED: 128, or 32 when 320 or fewer are left after the filter.
     moran_layer
-        What Moran's I is measured on: `"median"`, values completed by the adaptive median as in the paper's
-        code, or `"log2tpm"`, values as they are. Completion makes neighbours alike where a gene is sparse,
-        so `"median"` tends to favour sparser genes; the documentation compares the two.
+        Values on which Moran's I is measured: `"median"`, completed by the adaptive median as in the paper's code, or
+        `"log2tpm"`, not completed. Completion makes neighbours alike where a gene is sparse, so `"median"` favours
+        sparser genes; the documentation compares the two.
     split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, genes are judged and ranked on
-        the train libraries only.
+        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, genes are judged and ranked by the train
+        libraries only.
     spatial_key
-        Name in `obsm` of the positions that stand in where there are no array coordinates.
+        Key in `obsm` of the positions, used where there are no array coordinates.
     subset_genes
         Keep only the selected genes. By default no gene is removed.
-    n_jobs
-        Threads. `None` asks `sp.settings`.
-    copy
-        Return a changed copy instead of changing `adata`.
+    {n_jobs}
+    {copy}
     filter_options
         Further options of :func:`spared_filter`.
 
@@ -85,7 +85,7 @@ def recipe_spared(
     Raises
     ------
     ValueError, KeyError, FileNotFoundError
-        As the four steps do; `adata` is then as it was.
+        As the four steps do. `adata` is unchanged then.
 
     Notes
     -----

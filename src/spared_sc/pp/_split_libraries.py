@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.report import logger, warn
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.datasets._splits import spared_splits
 from spared_sc.pp._find_duplicate_libraries import find_duplicate_libraries
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
+@docs.fill()
 def split_libraries(
     adata: AnnData,
     *,
@@ -32,32 +35,30 @@ def split_libraries(
     random_state: int = 0,
     copy: bool = False,
 ) -> AnnData | None:
-    """Split the libraries into train, validation and test; a subject is in one of them only.
+    """Split the libraries into train, validation and test. All libraries of a subject go to the same split.
 
-    Libraries that are copies of each other (:func:`find_duplicate_libraries`) stay together, too.
+    Libraries that are copies of each other (:func:`find_duplicate_libraries`) stay together too.
 
     Parameters
     ----------
-    adata
-        Spots x genes.
-    library_key
-        Column of `obs` that names the library of each spot; needed with several libraries.
+    {adata}
+    {library_key}
     subject_key
-        Column of `obs` that names the subject (donor) of each spot. Needed unless `intra_subject=True`.
+        Column of `obs` with the subject (donor) of each spot. Needed unless `intra_subject=True`.
     fractions
-        Shares of the spots for train, validation and test; they add up to one. The largest subjects are placed
-        first, equal ones in random order, each where most is missing. A share of zero leaves a split out.
+        Shares of the spots for train, validation and test, adding up to one. The largest subjects are placed first,
+        equal ones in random order, each in the split that is farthest from its share. A share of zero leaves a split
+        out.
     assignment
-        Instead of drawing: a mapping from every library to `"train"`, `"val"` or `"test"`, or the abbreviation of a
-        SpaRED data set (such as `"VLO"`), whose published split is used then.
+        Fixed split instead of a random one: a mapping from every library to `"train"`, `"val"` or `"test"`, or the
+        abbreviation of a SpaRED data set (such as `"VLO"`) for its published split.
     intra_subject
-        Allow one subject in several splits. Scores then say nothing on other subjects.
+        Allow one subject in several splits. Scores then do not generalise to other subjects.
     key_added
         Name of the new column.
     random_state
-        Seed of the draw. The order of libraries and spots does not matter.
-    copy
-        Return a changed copy instead of changing `adata`.
+        Seed of the random split, which does not depend on the order of libraries or spots.
+    {copy}
 
     Returns
     -------
@@ -73,7 +74,7 @@ def split_libraries(
     KeyError
         If a column does not exist, a library is in no split, or the data set is unknown.
     ValueError
-        If subjects are unknown, would be in several splits, or are too few.
+        If subjects are unknown, too few, or would be in several splits.
 
     Warns
     -----
@@ -97,25 +98,20 @@ def split_libraries(
     validate.check_adata(adata)
     validate.check_number("random_state", random_state, 0, whole=True)
     libraries = validate.get_libraries(adata, library_key)
-    subjects = _subjects(adata, libraries, subject_key, intra_subject=intra_subject or isinstance(assignment, str))
+    published = isinstance(assignment, str)
+    subjects = _subjects(adata, libraries, subject_key, intra_subject=intra_subject or published)
     copies = find_duplicate_libraries(adata, library_key=library_key)
     if assignment is None:
-        groups = _groups(libraries.names, subjects, copies)
-        splits = _draw(groups, np.bincount(libraries.codes), fractions, random_state)
+        splits = _draw(libraries, subjects, copies, fractions, random_state)
     else:
         splits = _assigned(libraries.names, assignment)
     of_library = dict(zip(libraries.names, splits, strict=True))
-    _check_subjects(of_library, subjects, published=isinstance(assignment, str))
-    for pair in copies.itertuples():
-        if of_library[pair.library] != of_library[pair.other]:
-            warn(
-                f"libraries {pair.library!r} ({of_library[pair.library]}) and {pair.other!r} "
-                f"({of_library[pair.other]}) look like copies of each other (correlation {pair.correlation:.3f}): "
-                "a score would be taken on data that was trained on. Put both into one split, or drop one.",
-            )
+    if not published:
+        _check_subjects(of_library, subjects)
+    _warn_of_copies(of_library, copies)
     members = {name: [lib for lib, split in of_library.items() if split == name] for name in Key.splits}
-    for name, libs in members.items():
-        logger.info("%s: %s", name, validate.listing(libs))
+    for name, names in members.items():
+        logger.info("%s: %s", name, validate.listing(names))
 
     adata = adata.copy() if copy else adata
     record(
@@ -123,15 +119,15 @@ def split_libraries(
         key=key_added,
         function="pp.split_libraries",
         params={
-            "library_key": library_key,
+            "library_key": libraries.key,
             "subject_key": subject_key,
             "fractions": fractions,
-            "assignment": assignment if isinstance(assignment, str) or assignment is None else "given",
+            "assignment": assignment if published or assignment is None else "given",
             "intra_subject": intra_subject,
             "random_state": random_state,
         },
         slots={"obs": {key_added: pd.Categorical(np.asarray(splits)[libraries.codes], categories=list(Key.splits))}},
-        libraries={name: np.asarray(libs, dtype=object) for name, libs in members.items() if libs},
+        libraries={name: np.asarray(names, dtype=object) for name, names in members.items() if names},
     )
     return adata if copy else None
 
@@ -139,7 +135,7 @@ def split_libraries(
 def _subjects(
     adata: AnnData, libraries: validate.Libraries, subject_key: str | None, *, intra_subject: bool
 ) -> dict[str, str]:
-    """Subject of every library; each library its own where subjects may cross splits."""
+    """Subject of every library; empty where subjects may be in several splits."""
     if subject_key is None:
         if not intra_subject:
             raise ValueError(
@@ -164,49 +160,34 @@ def _subjects(
     return {} if intra_subject else subjects
 
 
-def _groups(names: list[str], subjects: dict[str, str], copies: pd.DataFrame) -> list[list[int]]:
-    """Libraries that must stay together: those of one subject, and copies of each other."""
-    group = {name: name for name in names}
+def _draw(
+    libraries: validate.Libraries,
+    subjects: dict[str, str],
+    copies: pd.DataFrame,
+    fractions: Sequence[float],
+    seed: int,
+) -> list[str]:
+    """Split of every library, at random; those of one subject, and copies of each other, together."""
+    from spared_sc._kernels.splitting import connected, draw_splits
 
-    def root(name: str) -> str:
-        return name if group[name] == name else root(group[name])
-
-    first: dict[str, str] = {}
-    for name, subject in subjects.items():
-        group[root(name)] = root(first.setdefault(subject, name))
-    for pair in copies.itertuples():
-        group[root(pair.other)] = root(pair.library)
-    members: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        members.setdefault(root(name), []).append(i)
-    return list(members.values())
-
-
-def _draw(groups: list[list[int]], n_spots: np.ndarray, fractions: Sequence[float], seed: int) -> list[str]:
     share = np.asarray(fractions, dtype=float)
     if share.shape != (3,) or (share < 0).any() or not np.isclose(share.sum(), 1) or share[0] == 0:
         raise ValueError(
             f"fractions={fractions!r} must be three shares for train, val and test that add up to one, train above zero."
         )
-    wanted = np.flatnonzero(share)
-    if len(groups) < wanted.size:
+    number = {name: i for i, name in enumerate(libraries.names)}
+    first: dict[str, str] = {}
+    pairs = [(number[first.setdefault(subject, name)], number[name]) for name, subject in subjects.items()]
+    pairs += [(number[pair.library], number[pair.other]) for pair in copies.itertuples()]
+    groups = connected(len(number), pairs)
+    n_wanted = np.count_nonzero(share)
+    if len(groups) < n_wanted:
         raise ValueError(
-            f"{len(groups)} subjects cannot fill {wanted.size} splits: set a fraction to zero, or pass "
+            f"{len(groups)} subjects cannot fill {n_wanted} splits: set a fraction to zero, or pass "
             "intra_subject=True to split the libraries of one subject."
         )
-    order = np.random.default_rng(seed).permutation(len(groups))
-    size = np.array([n_spots[group].sum() for group in groups])
-    order = order[np.argsort(-size[order], kind="stable")]  # large subjects first: they are the hardest to place
-    filled = np.zeros(3)
-    splits = np.empty(n_spots.size, dtype=object)
-    for i, at in enumerate(order):
-        empty = wanted[filled[wanted] == 0]
-        # The last groups go to the splits that are still without any.
-        choice = empty if len(groups) - i <= empty.size else wanted
-        target = choice[np.argmin(filled[choice] / share[choice])]
-        splits[groups[at]] = Key.splits[target]
-        filled[target] += size[at]
-    return splits.tolist()
+    splits = draw_splits(groups, np.bincount(libraries.codes), share, seed)
+    return [Key.splits[split] for split in splits]
 
 
 def _assigned(names: list[str], assignment: str | Mapping[str, str]) -> list[str]:
@@ -235,13 +216,23 @@ def _assigned(names: list[str], assignment: str | Mapping[str, str]) -> list[str
     return splits
 
 
-def _check_subjects(of_library: dict[str, str], subjects: dict[str, str], *, published: bool) -> None:
-    found: dict[str, set[str]] = {}
+def _check_subjects(of_library: dict[str, str], subjects: dict[str, str]) -> None:
+    splits: dict[str, set[str]] = {}
     for name, subject in subjects.items():
-        found.setdefault(subject, set()).add(of_library[name])
-    crossing = sorted(subject for subject, splits in found.items() if len(splits) > 1)
-    if crossing and not published:
+        splits.setdefault(subject, set()).add(of_library[name])
+    crossing = sorted(subject for subject, its_own in splits.items() if len(its_own) > 1)
+    if crossing:
         raise ValueError(
             f"{len(crossing)} subjects are in several splits ({validate.listing(crossing, 5)}): keep a subject's "
             "libraries together, or pass intra_subject=True if that is meant."
         )
+
+
+def _warn_of_copies(of_library: dict[str, str], copies: pd.DataFrame) -> None:
+    for pair in copies.itertuples():
+        if of_library[pair.library] != of_library[pair.other]:
+            warn(
+                f"libraries {pair.library!r} ({of_library[pair.library]}) and {pair.other!r} "
+                f"({of_library[pair.other]}) look like copies of each other (correlation {pair.correlation:.3f}): "
+                "a score would be taken on data that was trained on. Put both into one split, or drop one.",
+            )

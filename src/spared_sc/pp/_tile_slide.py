@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from spared_sc._images.source import Source
+
 _LONGEST = 2000  # pixels of the longer side of the hires image, as Space Ranger makes it
 _KINDS = ("hex", "grid")
 
@@ -37,24 +39,26 @@ def tile_slide(
 ) -> AnnData:
     """Lay a lattice of virtual spots on the tissue of a slide that has none.
 
-    The result is an AnnData without genes, ready for everything that reads patches, such as the prediction of expression.
+    The result is an AnnData without genes, ready for every function that reads patches, such as the prediction of
+    expression.
 
     Parameters
     ----------
     image
-        Path of the image file, array (y, x, c) or (c, y, x), or image of a SpatialData object; 8-bit RGB. Patches can be
-        cut from a file later on without naming it again; of the others the AnnData keeps the hires image only.
+        Path of the image file, array (y, x, c) or (c, y, x), or image of a SpatialData object; 8-bit RGB. The AnnData
+        remembers the path of a file, so that patches are cut from it later. Of other images it keeps the hires version
+        only.
     mpp
-        Micrometres per pixel of the image. `None` takes what the file says (OME-TIFF, Aperio, resolution tags).
+        Micrometres per pixel of the image. `None` reads it from the file (OME-TIFF, Aperio, resolution tags).
     spot_diameter
-        In µm. The default is what Space Ranger gives as the diameter of Visium's spots, so that patches measured in spots
-        are as large as those of a Visium section; 100 on the arrays before Visium.
+        In µm. The default is the diameter that Space Ranger writes for Visium, so that patches measured in spots are as
+        large as those of a Visium section. Use 100 for the arrays before Visium.
     pitch
         Distance between the centres of neighbouring spots in µm: 100 on Visium, 200 on the arrays before it.
     kind
         `"hex"` as on Visium, or `"grid"` of squares.
     min_tissue
-        Smallest share of a spot that is tissue, from 0 to 1. With 0 all spots are kept.
+        Least share of a spot that must be tissue, from 0 to 1. 0 keeps all spots.
     library_id
         Name of the slide.
     library_key
@@ -69,9 +73,9 @@ def tile_slide(
     - `obsm["spatial"]`: x and y in pixels of the image; of an image of a SpatialData object, in its coordinate system
       `"global"`, or its only one
     - `uns["spatial"][library_id]`: `images` (`hires`, at most about 2,000 px wide and high), `scalefactors`
-      (`tissue_hires_scalef`, `spot_diameter_fullres`, `microns_per_pixel`) and `metadata` (`source_image_path`). Of an
-      image that is turned, moved or stretched in its coordinate system there is no `hires`: pass the image itself to what
-      reads patches
+      (`tissue_hires_scalef`, `spot_diameter_fullres`, `microns_per_pixel`) and `metadata` (`source_image_path`). An
+      image that is turned, moved or stretched in its coordinate system has no `hires`: pass the image itself to the
+      functions that read patches
     - `uns["spared_sc"]["tile_slide"]`: the parameters
 
     Raises
@@ -90,8 +94,6 @@ def tile_slide(
     >>> adata.n_vars, adata.obs["in_tissue"].unique().tolist()
     (0, [1])
     """
-    from anndata import AnnData
-
     for name, value in (("spot_diameter", spot_diameter), ("pitch", pitch)):
         check_number(name, value, 1e-3)
     check_number("min_tissue", min_tissue, 0, 1)
@@ -100,50 +102,33 @@ def tile_slide(
     source = open_image(image)
     mpp = _scale(source, mpp)
     hires, zoom = source.thumbnail(_LONGEST)
-    if pitch / mpp * zoom < 1:
-        raise ValueError(
-            f"spots {pitch:g} um apart are {pitch / mpp:.3g} pixels apart (mpp={mpp:g}), and lie closer than the pixels in "
-            "which tissue is looked for: check `mpp` and `pitch`, both in micrometres."
-        )
-    places, xy = _lattice(kind, pitch / mpp, source.shape)
-    if not len(xy):
-        height, width = source.shape
-        raise ValueError(
-            f"spots {pitch:g} um apart are {pitch / mpp:.3g} pixels apart (mpp={mpp:g}), and {source.where} has {width} x "
-            f"{height} pixels, too few for one: check `mpp` and `pitch`, both in micrometres."
-        )
+    places, xy = _spots(source, kind, pitch, mpp, zoom)
     share = share_within(tissue_mask(hires), xy * zoom, spot_diameter / mpp * zoom)
     keep = share >= min_tissue
     if not keep.any():
         raise ValueError(
             f"no spot lies on tissue of {source.where}: is it an H&E image? With min_tissue=0 all {len(keep)} are kept."
         )
-    places, xy = places[keep], xy[keep]
-    to_positions = np.linalg.inv(np.vstack([source.from_spots, [0, 0, 1]]))
-    unit = float(np.sqrt(abs(np.linalg.det(to_positions[:2, :2]))))  # of positions, per pixel
-    scalefactors = {"spot_diameter_fullres": spot_diameter / mpp * unit, "microns_per_pixel": mpp / unit}
-    images = {}
-    if only_scales(to_positions):
-        images["hires"], scalefactors["tissue_hires_scalef"] = hires, zoom / unit
-    obs = pd.DataFrame(
-        {
-            Key.obs.in_tissue: 1,
-            Key.obs.array_row: places[:, 0],
-            Key.obs.array_col: places[:, 1],
-            library_key: pd.Categorical([library_id] * len(xy)),
+    adata = _section(source, places[keep], xy[keep], library_key, library_id)
+    adata.uns[Key.uns.spatial] = {library_id: _slide(source, hires, zoom, mpp, spot_diameter)}
+    record(
+        adata,
+        key="tile_slide",
+        function="pp.tile_slide",
+        params={
+            "mpp": mpp,
+            "spot_diameter": spot_diameter,
+            "pitch": pitch,
+            "kind": kind,
+            "min_tissue": min_tissue,
         },
-        index=[f"{column}x{row}" for row, column in places],
+        slots={},
     )
-    metadata = {"source_image_path": source.where} if source.kind == "file" else {}
-    adata = AnnData(obs=obs, obsm={Key.obsm.spatial: xy @ to_positions[:2, :2].T + to_positions[:2, 2]})
-    adata.uns[Key.uns.spatial] = {library_id: {"images": images, "scalefactors": scalefactors, "metadata": metadata}}
-    params = {"mpp": mpp, "spot_diameter": spot_diameter, "pitch": pitch, "kind": kind, "min_tissue": min_tissue}
-    record(adata, key="tile_slide", function="pp.tile_slide", params=params, slots={})
-    logger.info("%d of %d spots lie on tissue", len(xy), len(keep))
+    logger.info("%d of %d spots lie on tissue", keep.sum(), keep.size)
     return adata
 
 
-def _scale(source: Any, mpp: float | None) -> float:
+def _scale(source: Source, mpp: float | None) -> float:
     """Micrometres per pixel, as given or as the file says."""
     if mpp is not None:
         check_number("mpp", mpp, 1e-6)
@@ -154,14 +139,49 @@ def _scale(source: Any, mpp: float | None) -> float:
     return source.um_per_px
 
 
-def _lattice(kind: str, pitch: float, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Places (row, column) and positions (x, y) of a lattice that fills an image."""
-    height, width = shape
-    row_step, column_step = (pitch * np.sqrt(3) / 2, pitch / 2) if kind == "hex" else (pitch, pitch)
-    rows, columns = np.arange(int(height // row_step)), np.arange(int(width // column_step))
-    row, column = (index.ravel() for index in np.meshgrid(rows, columns, indexing="ij"))
-    if kind == "hex":  # every other place, as on Visium's array
-        used = (row + column) % 2 == 0
-        row, column = row[used], column[used]
-    xy = np.column_stack([(column + 0.5) * column_step, (row + 0.5) * row_step])
-    return np.column_stack([row, column]), xy
+def _spots(source: Source, kind: str, pitch: float, mpp: float, zoom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places on the array and positions in pixels of the spots that fit into the image."""
+    from spared_sc._kernels.lattice import fill_image
+
+    apart = f"spots {pitch:g} um apart are {pitch / mpp:.3g} pixels apart (mpp={mpp:g})"
+    remedy = "check `mpp` and `pitch`, both in micrometres."
+    if pitch / mpp * zoom < 1:
+        raise ValueError(f"{apart}, and lie closer than the pixels in which tissue is looked for: {remedy}")
+    places, xy = fill_image(kind, pitch / mpp, source.shape)
+    if not len(xy):
+        height, width = source.shape
+        raise ValueError(f"{apart}, and {source.where} has {width} x {height} pixels, too few for one: {remedy}")
+    return places, xy
+
+
+def _section(source: Source, places: np.ndarray, xy: np.ndarray, library_key: str, library_id: str) -> AnnData:
+    from anndata import AnnData
+
+    obs = pd.DataFrame(
+        {
+            Key.obs.in_tissue: 1,
+            Key.obs.array_row: places[:, 0],
+            Key.obs.array_col: places[:, 1],
+            library_key: pd.Categorical([library_id] * len(xy)),
+        },
+        index=[f"{column}x{row}" for row, column in places],
+    )
+    to_positions = _to_positions(source)
+    return AnnData(obs=obs, obsm={Key.obsm.spatial: xy @ to_positions[:2, :2].T + to_positions[:2, 2]})
+
+
+def _to_positions(source: Source) -> np.ndarray:
+    """The map (3, 3) from pixels of the image to positions of spots."""
+    return np.linalg.inv(np.vstack([source.from_spots, [0, 0, 1]]))
+
+
+def _slide(source: Source, hires: np.ndarray, zoom: float, mpp: float, spot_diameter: float) -> dict[str, Any]:
+    """The entry of `uns["spatial"]`."""
+    to_positions = _to_positions(source)
+    unit = float(np.sqrt(abs(np.linalg.det(to_positions[:2, :2]))))  # of positions, per pixel
+    scalefactors = {"spot_diameter_fullres": spot_diameter / mpp * unit, "microns_per_pixel": mpp / unit}
+    images = {}
+    if only_scales(to_positions):
+        images["hires"], scalefactors["tissue_hires_scalef"] = hires, zoom / unit
+    metadata = {"source_image_path": source.where} if source.kind == "file" else {}
+    return {"images": images, "scalefactors": scalefactors, "metadata": metadata}
