@@ -1,4 +1,4 @@
-"""The squared error that no method can go below, because counts are drawn at random."""
+"""Noise floor: the squared error that remains for every method, because counts are drawn at random."""
 
 from __future__ import annotations
 
@@ -15,35 +15,27 @@ if TYPE_CHECKING:
 _LEAST_DISPERSION = 1e-3  # of a gene; below it the other half says nothing that the prior mean does not
 
 
-def noise_floor(sections: Sections, hidden: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """Range of the smallest mean squared error that is possible on the hidden entries.
+def noise_variances(sections: Sections, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two estimates of the sampling variance of every detected entry, (n_spots, n_genes), zero elsewhere.
 
-    Given its rate, an entry is log2(1 + c k) of a zero-truncated Poisson count c, and its variance is an error that
-    remains when everything else is known. The rates are not known; the two estimates of `noise_variances` bracket
-    what follows from them. On synthetic sections of 0.2 to 16 counts per entry, with and without additional
-    overdispersion, the higher end was between 7 % below and 8 % above the floor at the true rates, and the lower end
-    14 to 39 % below it: the higher end is the better guess.
+    Given its rate, an entry is log2(1 + c k) of a zero-truncated Poisson count c, and its variance is the error that
+    remains when everything else is known. The rates are not known.
+
+    The first estimate takes the rate from a thinned half of the counts: twice the mean of the gamma posterior whose
+    prior mean is the library's share of the gene times the depth of the spot, with one dispersion per gene, by moments.
+    The second takes the rate for which the zero-truncated Poisson expects the entry's own count. It is zero where that
+    count is one, so this estimate is too low, the more so the fewer the counts.
+
+    The two means over hidden entries are a range of the smallest possible mean squared error. On synthetic sections of
+    0.2 to 16 counts per entry, with and without additional overdispersion, the higher end was between 7 % below and 8 %
+    above the floor at the true rates, and the lower end 14 to 39 % below it: the higher end is the better guess.
 
     Parameters
     ----------
     sections
         All that was measured: nothing hidden. The values must be log2(1 + scaled count).
-    hidden
-        (n_spots, n_genes) booleans, detected entries.
     rng
         Source of randomness of the thinning.
-    """
-    means = [float(variance[hidden].mean()) for variance in noise_variances(sections, rng)]
-    return min(means), max(means)
-
-
-def noise_variances(sections: Sections, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two estimates of the sampling variance of every detected entry, (n_spots, n_genes), zero elsewhere.
-
-    The first takes the rate from a thinned half of the counts: the mean of the gamma posterior whose prior mean is the
-    library's share of the gene times the depth of the spot, with one dispersion per gene, by moments; times two. The
-    second takes the rate for which the zero-truncated Poisson expects the entry's own count. It is zero where that
-    count is one, so this estimate is too low, the more so the fewer the counts.
     """
     known = sections.known
     scale = _scale(sections)[known]

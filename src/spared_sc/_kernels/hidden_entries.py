@@ -1,4 +1,4 @@
-"""What is hidden from completers, and every score of what they make of the rest."""
+"""Entries that are hidden from completers, and every score of the values that completers give for them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Score(NamedTuple):
 
 
 class Truth:
-    """What was measured, and what of it every score needs."""
+    """All that was measured, and the parts of it that every score needs."""
 
     def __init__(self, sections: Sections, rng: np.random.Generator):
         self.sections = sections
@@ -59,7 +59,13 @@ class Truth:
         )
 
     def hide(self, regime: str, share: float, rng: np.random.Generator) -> Hidden | Thinned:
-        """What methods see in a regime, and the rest, to score them on."""
+        """Hide a part, which methods are scored on.
+
+        Raises
+        ------
+        ValueError
+            If nothing is hidden, or everything.
+        """
         known, library = self.sections.known, self.sections.library
         if regime == "thinning":
             return Thinned(self, rng)
@@ -79,7 +85,7 @@ class Truth:
         return Hidden(self, hidden)
 
     def table(self, metric: str, value: np.ndarray, n: np.ndarray, library: int | None = None) -> Iterator[Score]:
-        """Scores from arrays (n_libraries, n_groups), those left out that are not defined."""
+        """Scores from arrays (n_libraries, n_groups), without those that are not defined."""
         for (code, group), number in np.ndenumerate(value):
             if np.isfinite(number):
                 where = code if library is None else library
@@ -87,7 +93,7 @@ class Truth:
 
 
 class Hidden:
-    """Entries that were taken out, and the sections without them."""
+    """Hidden entries, and the sections without them."""
 
     def __init__(self, truth: Truth, hidden: np.ndarray):
         sections = truth.sections
@@ -107,20 +113,20 @@ class Hidden:
         self.squares_of_mean = self._by_gene((self.values - mean[self.gene]) ** 2)
 
     def _by_gene(self, values: np.ndarray | None = None) -> np.ndarray:
-        """Sum (without values, number) of hidden entries, (n_libraries, n_genes)."""
+        """Sum over hidden entries, or without values their number, (n_libraries, n_genes)."""
         shape = len(self.truth.rows), self.hidden.shape[1]
         return np.bincount(self.cell, values, shape[0] * shape[1]).reshape(shape)
 
     def check(self, estimate: Estimate) -> None:
         """Refuse values that cannot be scored."""
-        for what, block in (("values", estimate.values), ("standard deviations", estimate.sd)):
+        for name, block in (("values", estimate.values), ("standard deviations", estimate.sd)):
             if block is None:
                 continue
             if block.shape != self.hidden.shape:
-                raise ValueError(f"{what} of the shape {block.shape}, where {self.hidden.shape} (spots x genes) is due")
-            found = block[self.hidden]
-            if not np.isfinite(found).all():
-                raise ValueError(f"NaN or infinite {what} for {int((~np.isfinite(found)).sum())} hidden entries")
+                raise ValueError(f"{name} of the shape {block.shape}, expected {self.hidden.shape} (spots x genes)")
+            n_wrong = int((~np.isfinite(block[self.hidden])).sum())
+            if n_wrong:
+                raise ValueError(f"NaN or infinite {name} for {n_wrong} hidden entries")
         if estimate.sd is not None and (estimate.sd[self.hidden] < 0).any():
             raise ValueError("negative standard deviations")
 
@@ -145,20 +151,20 @@ class Hidden:
         """All metrics of one method."""
         truth, members = self.truth, self.truth.members
         n = self.n @ members
-        found = estimate.values[self.hidden].astype(np.float64)
-        error = found - self.values
+        filled = estimate.values[self.hidden].astype(np.float64)
+        error = filled - self.values
         squares = self._by_gene(error**2)
         mse = _ratio(squares @ members, n)
         yield from truth.table("mse", mse, n)
         yield from truth.table("mae", _ratio(self._by_gene(np.abs(error)) @ members, n), n)
         yield from truth.table("r2", 1 - _ratio(squares @ members, self.squares_of_mean @ members), n)
-        pcc = metrics.grouped_pearson(found, self.values, self.cell, self.n.size).reshape(self.n.shape)
+        pcc = metrics.grouped_pearson(filled, self.values, self.cell, self.n.size).reshape(self.n.shape)
         yield from truth.table("pcc", *self._over_genes(pcc, self.n))
-        pooled = metrics.grouped_pearson(found, self.values, self.gene, self.n.shape[1])[None]
+        pooled = metrics.grouped_pearson(filled, self.values, self.gene, self.n.shape[1])[None]
         yield from truth.table("pcc_pooled", *self._over_genes(pooled, self.n.sum(axis=0)[None]), library=TOGETHER)
         yield from self._structure(estimate)
         if estimate.sd is not None:
-            yield from self._uncertainty(found, error, estimate.sd[self.hidden].astype(np.float64), mse)
+            yield from self._uncertainty(filled, error, estimate.sd[self.hidden].astype(np.float64), mse)
 
     def _over_genes(self, values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean over the genes of every group that have a value, and the sum of their n."""
@@ -166,7 +172,7 @@ class Hidden:
         return _ratio(np.where(has, values, 0) @ members, has @ members), (n * has) @ members
 
     def _structure(self, estimate: Estimate) -> Iterator[Score]:
-        """What filling does to spatial structure and to correlations between genes."""
+        """Change of spatial structure and of correlations between genes by the filled values."""
         truth = self.truth
         filled = np.where(self.hidden, estimate.values, self.renormalised)
         change = np.full(self.n.shape, np.nan)
@@ -185,8 +191,8 @@ class Hidden:
         yield from truth.table("moran_change", *self._over_genes(change, np.ones(change.shape)))
         yield from truth.table("correlation_error", error, n_pairs)
 
-    def _uncertainty(self, found: np.ndarray, error: np.ndarray, sd: np.ndarray, mse: np.ndarray) -> Iterator[Score]:
-        """Quality of the standard deviations."""
+    def _uncertainty(self, filled: np.ndarray, error: np.ndarray, sd: np.ndarray, mse: np.ndarray) -> Iterator[Score]:
+        """Scores of the standard deviations."""
         truth, members = self.truth, self.truth.members
         n = self.n @ members
         inside = np.abs(error) <= metrics.WIDTH_90 * sd
@@ -200,9 +206,9 @@ class Hidden:
             for code in range(len(truth.rows)):
                 here = in_group & (self.library == code)
                 if here.any():
-                    which = metrics.decile(found[here])
-                    n_decile[:, code, group] = np.bincount(which, minlength=10)
-                    of_decile[:, code, group] = np.bincount(which, inside[here], 10)
+                    decile = metrics.decile(filled[here])
+                    n_decile[:, code, group] = np.bincount(decile, minlength=10)
+                    of_decile[:, code, group] = np.bincount(decile, inside[here], 10)
         yield from truth.table("crps_constant", _ratio(constant, n), n)
         yield from truth.table("coverage_90", _ratio(self._by_gene(inside) @ members, n), n)
         for number in range(10):
@@ -221,16 +227,16 @@ class Thinned:
         """Refuse expected counts that cannot be scored."""
         rate = estimate.rate
         if rate is not None and rate.shape != self.counts.shape:
-            raise ValueError(f"rates of the shape {rate.shape}, where {self.counts.shape} (spots x genes) is due")
+            raise ValueError(f"rates of the shape {rate.shape}, expected {self.counts.shape} (spots x genes)")
         if rate is not None and not (np.isfinite(rate) & (rate >= 0)).all():
             raise ValueError("NaN, infinite or negative rates")
 
     def floors(self) -> Iterator[tuple[str, Score]]:
-        """There is none of the deviance."""
+        """The deviance has no floor."""
         yield from ()
 
     def is_below_floor(self, estimate: Estimate) -> bool:
-        """There is none of the deviance."""
+        """The deviance has no floor."""
         return False
 
     def scores(self, estimate: Estimate) -> Iterator[Score]:
@@ -245,10 +251,10 @@ class Thinned:
         counts, expected, n = np.zeros((3, 10, 1, len(truth.groups)))
         for group, genes in enumerate(truth.groups.values()):
             predicted = rate[:, genes].ravel().astype(np.float64)
-            which = metrics.decile(predicted)
-            counts[:, 0, group] = np.bincount(which, self.counts[:, genes].ravel(), 10)
-            expected[:, 0, group] = np.bincount(which, predicted, 10)
-            n[:, 0, group] = np.bincount(which, minlength=10)
+            decile = metrics.decile(predicted)
+            counts[:, 0, group] = np.bincount(decile, self.counts[:, genes].ravel(), 10)
+            expected[:, 0, group] = np.bincount(decile, predicted, 10)
+            n[:, 0, group] = np.bincount(decile, minlength=10)
         for number in range(10):
             ratio = _ratio(counts[number], expected[number])
             yield from truth.table(f"calibration_d{number + 1}", ratio, n[number], library=TOGETHER)

@@ -29,7 +29,7 @@ def masked_mse(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> flo
 def grouped_pearson(one: np.ndarray, other: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
     """Pearson correlation within every group of entries, (n_groups,).
 
-    NaN where a group has fewer than ten entries, or is constant.
+    NaN if a group has fewer than ten entries or is constant.
     """
     n = np.bincount(group, minlength=n_groups)
     safe = np.maximum(n, 1)

@@ -110,11 +110,11 @@ def by_gene(
 def _pearson(truth: np.ndarray, prediction: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
     """Correlation within groups, zero for a prediction that does not vary where the truth does.
 
-    Left out instead, it would raise the mean over genes: the less a prediction varies, the more.
+    Leaving such genes out would raise the mean over genes.
     """
-    found = grouped_pearson(truth, prediction, group, n_groups)
+    correlation = grouped_pearson(truth, prediction, group, n_groups)
     varies = np.isfinite(grouped_pearson(truth, truth, group, n_groups))
-    return np.where(varies & np.isnan(found), 0.0, found)
+    return np.where(varies & np.isnan(correlation), 0.0, correlation)
 
 
 def by_library(
@@ -136,14 +136,14 @@ def by_library(
     mean = np.bincount(cell, one, size) / np.maximum(np.bincount(cell, minlength=size), 1)
     total = np.bincount(where, (one - mean[cell]) ** 2, n_libraries)
     per_spot = _pearson(one, other, spot, len(truth))
-    found = np.isfinite(per_spot)
-    n_spots = np.bincount(library[found], minlength=n_libraries).astype(float)
+    defined = np.isfinite(per_spot)
+    n_spots = np.bincount(library[defined], minlength=n_libraries).astype(float)
     n_spots[n_spots == 0] = np.nan
     return {
         "mse": squared / n,
         "mae": np.bincount(where, np.abs(one - other), n_libraries) / n,
         "r2": np.where(total > 1e-12 * n, 1 - squared / np.where(total > 0, total, 1), np.nan),
-        "pcc_spot": np.bincount(library[found], per_spot[found], n_libraries) / n_spots,
+        "pcc_spot": np.bincount(library[defined], per_spot[defined], n_libraries) / n_spots,
     }
 
 

@@ -83,7 +83,9 @@ class UserFunctions:
         result, sd = function(adata), None
         if isinstance(result, str):
             if result not in adata.layers:
-                raise ValueError(f"it returned {result!r}, and wrote no layer of that name")
+                raise ValueError(
+                    f"it returned {result!r}, and wrote no layer of that name (layers: {validate.listing(adata.layers)})"
+                )
             sd = adata.layers.get(Key.sd(result))
             result = adata.layers[result]
         values = self._block(result, visible)
@@ -97,14 +99,14 @@ class UserFunctions:
         """A result as an array, spots x genes to complete."""
         array = validate.dense(result)
         if array.dtype.kind not in "buif":
-            raise ValueError(f"it returned a {type(result).__name__}, which is no array of numbers")
+            raise ValueError(f"it returned a {type(result).__name__}, expected an array of numbers")
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
             array = array.astype(np.float32)
         if array.shape == (len(visible.known), self.var_names.size):
             return array[:, self.genes]
         if array.shape != visible.known.shape:
             raise ValueError(
-                f"it returned the shape {array.shape}, where {visible.known.shape} (spots x genes to complete) or "
-                f"{(len(visible.known), self.var_names.size)} (spots x genes) is due"
+                f"it returned the shape {array.shape}, expected {visible.known.shape} (spots x genes to complete) or "
+                f"{(len(visible.known), self.var_names.size)} (spots x genes)"
             )
         return array
