@@ -10,7 +10,7 @@ from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record
-from spared_sc._core.report import logger, progress_bar
+from spared_sc._core.report import logger
 from spared_sc.tl._resolve import resolve
 
 if TYPE_CHECKING:
@@ -131,7 +131,11 @@ def audit_completion(
     validate.check_number("n_masks", n_masks, 1, whole=True)
     method = COMPLETERS[method].name
     compute = make_compute(
-        random_state=random_state, device=device, batch_size=batch_size, n_jobs=n_jobs, show_progress_bar=False
+        random_state=random_state,
+        device=device,
+        batch_size=batch_size,
+        n_jobs=n_jobs,
+        show_progress_bar=show_progress_bar,
     )
     resolved = resolve(adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key)
     sections = resolved.sections
@@ -139,10 +143,11 @@ def audit_completion(
         raise ValueError("the audit splits molecules, and needs raw counts: put them into adata.X or layers['counts'].")
 
     def completer(name: str) -> CompletionFunction:
-        return lambda visible: COMPLETERS.make(name, {}).complete(visible, compute)
+        method = COMPLETERS.make(name, {})
+        return lambda visible: method.complete(visible, compute.without_bar())
 
     references = {name: completer(name) for name in REFERENCES}
-    with progress_bar(total=n_masks + 1, desc="audit", show=show_progress_bar, unit="fit") as bar:
+    with compute.bar(n_masks + 1, "audit", "fit") as bar:
         found = audit(
             sections, completer(method), references, n_masks=n_masks, seed=random_state, on_fit=lambda: bar.update()
         )
@@ -163,7 +168,7 @@ def audit_completion(
             "method": method,
             "layer": layer,
             "mask_var": mask_var if mask_var in adata.var else None,
-            "library_key": library_key,
+            "library_key": resolved.libraries.key,
             "lattice": resolved.lattice_kind,
             "n_masks": n_masks,
             "random_state": random_state,

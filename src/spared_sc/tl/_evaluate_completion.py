@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
-from spared_sc._core.report import progress_bar, warn
+from spared_sc._core.report import warn
 from spared_sc.tl._resolve import resolve, warn_of_no_floor
 
 if TYPE_CHECKING:
@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from spared_sc._kernels.evaluation import MethodScore
+    from spared_sc._core.compute import Compute
+    from spared_sc._kernels.evaluation import Mask, MethodScore
     from spared_sc._kernels.hidden_entries import Truth
     from spared_sc._kernels.sections import CompletionFunction
     from spared_sc._models.completion.base import Completer
+    from spared_sc.tl._user_functions import UserFunction, UserFunctions
+
+    Method: TypeAlias = Completer | UserFunction
 
 COLUMNS = ("regime", "share", "mask", "method", "library", "subject", "genes", "metric", "value", "n", "flag")
 BELOW_FLOOR = "below floor"
@@ -61,12 +65,11 @@ def evaluate_completion(
     methods
         Names of completion methods, `Completer` objects, functions of your own, or all of these in a list; or a mapping
         of names to functions or objects. The default is every simple method that needs the expression only, and
-        `"counts"`. A function gets a new AnnData
-        without the hidden entries in any slot: counts in `X`, the layer, the layer of detections, the places on the
-        array, the libraries, `obsm[spatial_key]` and `obsm[use_rep]`, and the genes to complete as the column `mask_var`
-        (or `"spared_selected"`) of `var`. It returns the completed values as an array, spots x genes to complete or
-        spots x all genes, or the name of a layer that it wrote. A layer of that name with the suffix `_sd` is read as
-        the standard deviations.
+        `"counts"`. A function gets a new AnnData without the hidden entries in any slot: counts in `X`, the layer, the
+        layer of detections, the places on the array, the libraries, `obsm[spatial_key]` and `obsm[use_rep]`, and the
+        genes to complete as the column `mask_var` (or `"spared_selected"`) of `var`. It returns the completed values as
+        an array, spots x genes to complete or spots x all genes, or the name of a layer that it wrote. A layer of that
+        name with the suffix `_sd` is read as the standard deviations.
     regimes
         What to hide, see Notes: any of `"paper"`, `"released"`, `"spots"`, `"blocks"` and `"thinning"`.
     shares
@@ -164,17 +167,19 @@ def evaluate_completion(
     >>> mse.groupby("method")["value"].mean().sort_values().index.tolist()
     ['floor_low', 'floor_high', 'gene_mean', 'typical']
     """
-    from spared_sc._kernels.evaluation import evaluate, list_masks
+    from spared_sc._kernels.evaluation import list_masks
     from spared_sc._kernels.hidden_entries import REGIMES, Truth
-    from spared_sc._models.completion.base import Completer
     from spared_sc.tl._user_functions import UserFunctions
 
     chosen = _methods(methods)
     regimes, shares = _regimes(regimes, shares)
     validate.check_number("n_masks", n_masks, 1, whole=True)
-    # One bar is enough: the methods' own would flicker below it.
     compute = make_compute(
-        random_state=random_state, device=device, batch_size=batch_size, n_jobs=n_jobs, show_progress_bar=False
+        random_state=random_state,
+        device=device,
+        batch_size=batch_size,
+        n_jobs=n_jobs,
+        show_progress_bar=show_progress_bar,
     )
     resolved = resolve(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep
@@ -182,32 +187,37 @@ def evaluate_completion(
     subjects = validate.get_subjects(adata, subject_key, resolved.libraries)
     truth = Truth(resolved.sections, np.random.default_rng([random_state, len(REGIMES)]))
     _check_counts(truth, layer, thinning="thinning" in regimes)
-    functions = UserFunctions(
-        adata,
-        resolved,
-        layer=layer,
-        mask_var=mask_var,
-        library_key=library_key,
-        spatial_key=spatial_key,
-        use_rep=use_rep,
-    )
+    functions = UserFunctions(adata, resolved, layer=layer, mask_var=mask_var, obsm=(spatial_key, use_rep))
+    scores = _evaluate(truth, list_masks(regimes, shares, n_masks), chosen, functions, compute)
+    table = _table(scores, resolved.libraries.names, subjects)
+    _warn_below_floor(table)
+    return table
 
-    def completer(name: str) -> CompletionFunction:
-        method = chosen[name]
+
+def _evaluate(
+    truth: Truth, masks: Sequence[Mask], methods: dict[str, Method], functions: UserFunctions, compute: Compute
+) -> list[MethodScore]:
+    """Scores of all methods on all masks, or on the finished ones after an interrupt."""
+    from spared_sc._kernels.evaluation import evaluate
+    from spared_sc._models.completion.base import Completer
+
+    # One bar is enough: the methods' own would flicker below it.
+    quiet = compute.without_bar()
+
+    def completion_function(method: Method) -> CompletionFunction:
         if isinstance(method, Completer):
-            return lambda visible: method.complete(visible, compute)
+            return lambda visible: method.complete(visible, quiet)
         return lambda visible: functions.complete(method, visible)
 
     scores: list[MethodScore] = []
-    masks = list_masks(regimes, shares, n_masks)
-    with progress_bar(total=len(masks) * len(chosen), desc="evaluating", show=show_progress_bar, unit="fit") as bar:
+    with compute.bar(len(masks) * len(methods), "evaluating", "fit") as bar:
         try:
             for of_mask in evaluate(
                 truth,
                 masks,
-                {name: completer(name) for name in chosen},
-                without_rate=[name for name, method in chosen.items() if not isinstance(method, Completer)],
-                seed=random_state,
+                {name: completion_function(method) for name, method in methods.items()},
+                without_rate=[name for name, method in methods.items() if not isinstance(method, Completer)],
+                seed=compute.seed,
                 on_fit=lambda: bar.update(),
             ):
                 scores += of_mask
@@ -215,9 +225,7 @@ def evaluate_completion(
             if not scores:
                 raise
             warn("the evaluation was interrupted: the table holds the finished masks.")
-    table = _table(scores, resolved.libraries.names, subjects)
-    _warn_below_floor(table)
-    return table
+    return scores
 
 
 def _table(scores: Sequence[MethodScore], libraries: Sequence[str], subjects: Sequence[str]) -> pd.DataFrame:
@@ -244,7 +252,7 @@ def _warn_below_floor(table: pd.DataFrame) -> None:
         )
 
 
-def _methods(methods: Any) -> dict[str, Callable[[AnnData], Any] | Completer]:
+def _methods(methods: Any) -> dict[str, Method]:
     """Every method by its name: a function of the user, or a completer."""
     from spared_sc._kernels.metrics import FLOORS
     from spared_sc._models.completion.base import Completer
@@ -255,7 +263,7 @@ def _methods(methods: Any) -> dict[str, Callable[[AnnData], Any] | Completer]:
     if isinstance(methods, str | Completer) or callable(methods):
         methods = [methods]
     pairs = methods.items() if isinstance(methods, Mapping) else [(_name(method), method) for method in methods]
-    chosen: dict[str, Callable[[AnnData], Any] | Completer] = {}
+    chosen: dict[str, Method] = {}
     for name, method in pairs:
         if name in chosen or name in FLOORS or (isinstance(method, str) and name != method):
             raise ValueError(f"a method cannot be called {name!r} here: give every function a name of its own.")

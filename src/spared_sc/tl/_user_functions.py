@@ -13,7 +13,7 @@ from spared_sc._kernels.sections import Estimate
 from spared_sc.tl._resolve import rescaled_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
 
@@ -29,15 +29,7 @@ class UserFunctions:
     """Runs functions of the user on sections with hidden entries."""
 
     def __init__(
-        self,
-        adata: AnnData,
-        resolved: Resolved,
-        *,
-        layer: str,
-        mask_var: str | None,
-        library_key: str | None,
-        spatial_key: str,
-        use_rep: str | None,
+        self, adata: AnnData, resolved: Resolved, *, layer: str, mask_var: str | None, obsm: Sequence[str | None]
     ) -> None:
         order = resolved.order
         self.sections = resolved.sections
@@ -45,10 +37,10 @@ class UserFunctions:
         self.values = resolved.values[order]
         self.counts = None if resolved.counts is None else resolved.counts[order]
         self.detected = validate.get_detected(adata)[order].astype(np.float32)
-        columns = [Key.obs.array_row, Key.obs.array_col, library_key]
+        columns = [Key.obs.array_row, Key.obs.array_col, resolved.libraries.key]
         self.obs = adata.obs[[column for column in columns if column in adata.obs]].iloc[order]
         self.var_names = adata.var_names
-        self.obsm = {name: np.asarray(adata.obsm[name])[order] for name in (spatial_key, use_rep) if name in adata.obsm}
+        self.obsm = {name: np.asarray(adata.obsm[name])[order] for name in obsm if name in adata.obsm}
 
     def visible_adata(self, visible: Sections) -> AnnData:
         """A new AnnData of the visible entries, spots in the order of the sections."""
