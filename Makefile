@@ -24,8 +24,11 @@ $(VENV)/.installed: pyproject.toml
 demo: env
 	$(BIN)/spared-sc demo --output demo_output
 
+# One process per core, with one thread each
+test: export OMP_NUM_THREADS = 1
+test: export OPENBLAS_NUM_THREADS = 1
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: env
 	$(BIN)/ruff check

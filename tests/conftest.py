@@ -27,7 +27,7 @@ def data_dir() -> Path:
     """The folder of real data, which `SPARED_SC_DATA_DIR` names."""
     value = os.environ.get("SPARED_SC_DATA_DIR")
     if not value:
-        pytest.skip("SPARED_SC_DATA_DIR is not set: no real data")
+        pytest.skip("SPARED_SC_DATA_DIR is not set: there are no real sections")
     folder = Path(value)
     if not folder.is_dir():
         pytest.fail(f"SPARED_SC_DATA_DIR={value} is not a folder")

@@ -233,7 +233,7 @@ def test_failed_download_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
-def test_mitochondrial_genes_have_no_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path):
+def test_mitochondrial_genes_have_no_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Wherever the table comes from, as in the prepared ones; a user's own file is taken at its word."""
     server = Server(tmp_path / "server", "human", monkeypatch)
     text = gtf_line("chr1", "exon", 1, 9, 'gene_id "ENSG00000000001.1";') + gtf_line(
@@ -246,6 +246,9 @@ def test_mitochondrial_genes_have_no_length(tmp_path: Path, monkeypatch: pytest.
         for _ in range(2):  # parsed, and from the cache
             np.testing.assert_array_equal(load_gene_table("human")["length"], [9, np.nan])
     np.testing.assert_array_equal(load_gene_table(path)["length"], [9, 9])
+
+
+def test_mitochondrial_genes_have_no_length_in_prepared_tables(data_dir: Path):
     with sp.settings.override(data_dir=data_dir):
         for organism in ("human", "mouse"):
             prepared = sp.datasets.gene_lengths(organism)
