@@ -13,6 +13,7 @@ class Key:
         median = "median"
         spackle = "spackle"
         rate = "rate"
+        hidden = "hidden"
 
     class obs:
         array_row = "array_row"
@@ -102,6 +103,11 @@ class Key:
     def unlike(key_added: str) -> str:
         """Column of `obs` with the spots that look unlike anything in training."""
         return f"{key_added}_unlike"
+
+    @staticmethod
+    def hidden(layer: str) -> str:
+        """Layer with the values of hidden entries."""
+        return f"{layer}_hidden"
 
     @staticmethod
     def sd(key_added: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spared_sc._kernels.sections import Estimate, Sections
 
 # Regimes, and the share that each hides where none is given. The order is part of the random draws.
-REGIMES = {"paper": 0.3, "released": 0.3, "spots": 0.1, "blocks": 0.1, "thinning": 0.5}
+REGIMES = {**masking.SHARES, "thinning": 0.5}
 TOGETHER = -1  # in place of a library: all of them
 _MOST_PAIRED = 500  # genes whose correlations are compared
 _LEAST_FLAGGED = 200  # hidden entries, for a verdict on an error below the floor
@@ -66,23 +66,9 @@ class Truth:
         ValueError
             If nothing is hidden, or everything.
         """
-        known, library = self.sections.known, self.sections.library
         if regime == "thinning":
             return Thinned(self, rng)
-        if regime == "paper":
-            hidden = masking.hide_detected(known, share, rng)
-        elif regime == "released":
-            hidden = masking.hide_share_of_all(known, share, rng)
-        elif regime == "spots":
-            hidden = masking.hide_spots(known, library, share, rng)
-        else:
-            hidden = masking.hide_blocks(known, library, self.sections.lattice, share, rng)
-        if not hidden.any() or not (known & ~hidden).any():
-            raise ValueError(
-                f"the regime {regime!r} hides {int(hidden.sum())} of the {int(known.sum())} detected entries: more "
-                "spots or genes are needed, or another share."
-            )
-        return Hidden(self, hidden)
+        return Hidden(self, masking.hide_entries(self.sections, regime, share, rng))
 
     def table(self, metric: str, value: np.ndarray, n: np.ndarray, library: int | None = None) -> Iterator[Score]:
         """Scores from arrays (n_libraries, n_groups), without those that are not defined."""

@@ -8,9 +8,39 @@ import numpy as np
 
 if TYPE_CHECKING:
     from spared_sc._kernels.lattice import Lattice
+    from spared_sc._kernels.sections import Sections
 
 _MOST = 0.9  # of a gene's detected entries, so that something stays visible of sparse genes
 _BLOCK_HOPS = 2  # the centre of a block has no visible spot within the paper's neighbourhood
+
+
+# Ways to hide detected entries, and the share that each hides where none is given.
+SHARES = {"paper": 0.3, "released": 0.3, "spots": 0.1, "blocks": 0.1}
+
+
+def hide_entries(sections: Sections, regime: str, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Entries (n_spots, n_genes) that a regime hides.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to hide, or nothing would be left.
+    """
+    known, library = sections.known, sections.library
+    if regime == "paper":
+        hidden = hide_detected(known, share, rng)
+    elif regime == "released":
+        hidden = hide_share_of_all(known, share, rng)
+    elif regime == "spots":
+        hidden = hide_spots(known, library, share, rng)
+    else:
+        hidden = hide_blocks(known, library, sections.lattice, share, rng)
+    if not hidden.any() or not (known & ~hidden).any():
+        raise ValueError(
+            f"the regime {regime!r} hides {int(hidden.sum())} of the {int(known.sum())} detected entries: more "
+            "spots or genes are needed, or another share."
+        )
+    return hidden
 
 
 def hide_detected(detected: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

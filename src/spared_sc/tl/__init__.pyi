@@ -2,6 +2,7 @@ from ._audit_completion import audit_completion as audit_completion
 from ._complete import complete as complete
 from ._completers import completers as completers
 from ._evaluate_completion import evaluate_completion as evaluate_completion
+from ._hide_entries import hide_entries as hide_entries
 from ._median_complete import median_complete as median_complete
 from ._score_prediction import score_prediction as score_prediction
 from ._spackle_complete import spackle_complete as spackle_complete
