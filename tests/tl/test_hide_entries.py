@@ -73,7 +73,7 @@ def test_a_trial_is_completed_and_survives_a_file(adata, tmp_path):
     import anndata
 
     trial = sp.tl.hide_entries(adata, **KEY)
-    sp.tl.complete(trial, "additive", **KEY)
+    sp.tl.complete(trial, method="additive", **KEY)
     hidden = trial.layers["hidden"].toarray()
     error = dense(trial.layers["additive"] - trial.layers["log2tpm_hidden"])[hidden]
     assert np.mean(error**2) < np.var(dense(trial.layers["log2tpm_hidden"])[hidden])

@@ -30,8 +30,8 @@ _MISSING_GENES = 0.1  # share of a saved model's genes that the data may lack
 @docs.fill()
 def complete(
     adata: AnnData,
-    method: str | Path | Completer = "counts",
     *,
+    method: str | Path | Completer = "counts",
     method_params: Mapping[str, Any] | None = None,
     layer: str = Key.layers.log2tpm,
     mask_var: str | None = Key.var.selected,
@@ -129,7 +129,7 @@ def complete(
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=24)
-    >>> sp.tl.complete(adata, "kernel", method_params={"bandwidth": 1.5}, library_key="library_id")
+    >>> sp.tl.complete(adata, method="kernel", method_params={"bandwidth": 1.5}, library_key="library_id")
     >>> sorted(layer for layer in adata.layers if layer.startswith("kernel"))
     ['kernel', 'kernel_rate']
     """

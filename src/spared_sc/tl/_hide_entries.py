@@ -87,7 +87,7 @@ def hide_entries(
     >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=24)
     >>> trial = sp.tl.hide_entries(adata, 0.2, library_key="library_id")
-    >>> sp.tl.complete(trial, "additive", library_key="library_id")
+    >>> sp.tl.complete(trial, method="additive", library_key="library_id")
     >>> hidden = trial.layers["hidden"].toarray()
     >>> error = (trial.layers["additive"] - trial.layers["log2tpm_hidden"]).toarray()[hidden]
     >>> bool(np.mean(error**2) < 2)

@@ -35,17 +35,10 @@ def median_complete(
     Parameters
     ----------
     {adata}
-    layer
-        Layer to complete.
-    {mask_var}
-    {library_key}
-    {spatial_key}
     n_rings
         Largest neighbourhood, in hops.
-    key_added
-        Name of the new layer.
-    {n_jobs}
-    {copy}
+    layer, mask_var, library_key, spatial_key, key_added, n_jobs, copy
+        As in :func:`spared_sc.tl.complete`.
 
     Returns
     -------
@@ -59,15 +52,8 @@ def median_complete(
 
     Raises
     ------
-    KeyError
-        If a named layer or column does not exist.
-    ValueError
-        If several libraries come without `library_key`, the layer is not finite, or no gene is detected.
-
-    Warns
-    -----
-    UserWarning
-        If genes are detected in no spot: they stay as they are.
+    KeyError, ValueError
+        As in :func:`spared_sc.tl.complete`.
 
     Notes
     -----
@@ -84,7 +70,7 @@ def median_complete(
     """
     return complete(
         adata,
-        "median",
+        method="median",
         method_params={"n_rings": n_rings},
         layer=layer,
         mask_var=mask_var,

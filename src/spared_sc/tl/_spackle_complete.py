@@ -57,69 +57,40 @@ def spackle_complete(
     model_params
         Parameters of the model by name, such as `{"n_steps": 500}`. `sp.tl.completers("counts")` and
         `sp.tl.completers("paper")` list them.
-    layer
-        Layer to complete.
-    {mask_var}
-    {library_key}
-    {spatial_key}
     split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`, used where it exists. The model is then fitted to the train
-        libraries, and these are completed from each other alone: no measurement of another split has a part in a train
-        value. The libraries of another split are completed together with the train libraries. `"paper"` then chooses its
-        best step on the validation libraries and takes its score on the test libraries.
+        As in :func:`spared_sc.tl.complete`. `"paper"` then chooses its best step on the validation libraries and takes its
+        score on the test libraries.
     use_rep
         `"paper"` only: key in `obsm` of an embedding, such as of the image, that is put beside the expression of each
         spot. A saved model that was fitted with one needs one of the same kind.
-    key_added
-        Name of the new layer, and beginning of the names of the others.
-    save_model
-        Folder to save the fitted model to.
-    {checkpoint}
-    {device}
-    {batch_size}
-    {n_jobs}
-    random_state
-        Seed. The same seed, machine and number of torch threads give the same result.
-    {show_progress_bar}
-    {copy}
+    layer, mask_var, library_key, spatial_key, key_added, save_model, checkpoint
+        As in :func:`spared_sc.tl.complete`.
+    device, batch_size, n_jobs, random_state, show_progress_bar, copy
+        As in :func:`spared_sc.tl.complete`.
 
     Returns
     -------
-    `None`, or the changed copy with `copy=True`. Slots written:
+    `None`, or the changed copy with `copy=True`. Slots written, as by :func:`spared_sc.tl.complete`:
 
     `layers["spackle"]`
-        Expression given detection, in the unit and container of the input layer. Equal to the input where detected, and
-        for genes outside of the mask.
+        Expression given detection. Equal to the input where detected, and for genes outside of the mask.
     `layers["spackle_rate"]`
-        Only from `"counts"`, and only with raw counts: expected count of every entry at the depth of its spot, true zeros
-        and the entry's own count included. Raw counts for genes outside of the mask.
+        Expected count of every entry at the depth of its spot (`"counts"` only, and with raw counts).
     `layers["spackle_sd"]`
-        Only from `"counts"`: standard deviation of the filled entries of `layers["spackle"]`, given detection; zero
-        elsewhere.
+        Standard deviation of the filled entries, given detection (`"counts"` only).
     `uns["spared_sc"]["spackle"]`
         Method, parameters, device and genes; of a model fitted here also the training curve (`training`), the learning
         rates tried (`search`) and the score on hidden entries (`score`).
 
     Raises
     ------
-    KeyError
-        If the model, or a named layer or column does not exist.
-    TypeError
-        If the model does not have one of the parameters.
-    ValueError
-        If several libraries come without `library_key`, a parameter is out of range, the device is absent, there are too
-        few detected entries to hold any out, a saved model is damaged or of other genes or another layer, or a checkpoint
-        belongs to another fit.
-    OSError
-        If a model or a checkpoint cannot be written.
-    FloatingPointError
-        If training diverges from the start.
+    KeyError, TypeError, ValueError, OSError, FloatingPointError
+        As in :func:`spared_sc.tl.complete`.
 
     Warns
     -----
     UserWarning
-        If genes are detected in no training spot (they stay as they are), or training was interrupted: the best model so
-        far is used then.
+        As in :func:`spared_sc.tl.complete`.
 
     Notes
     -----
@@ -141,7 +112,7 @@ def spackle_complete(
     """
     return complete(
         adata,
-        model,
+        method=model,
         method_params=model_params,
         layer=layer,
         mask_var=mask_var,
