@@ -78,8 +78,9 @@ def _predict(options: argparse.Namespace) -> int:
         f"scale: that of layer {card['layer']!r} in training, with the unit of {card['unit']!r};",
         f"loss on {card['loss']} entries",
     )
-    n_unlike = int(adata.obs["predicted_unlike"].sum()) if "predicted_unlike" in adata.obs else 0
-    print(f"{n_unlike:,} spots look unlike anything in training (obs['predicted_unlike'])")
+    flag = "predicted_out_of_distribution"
+    if flag in adata.obs:
+        print(f"{int(adata.obs[flag].sum()):,} spots look unlike the training data (obs[{flag!r}])")
     return 0
 
 

@@ -100,9 +100,9 @@ class Key:
         return f"predicted_{model}"
 
     @staticmethod
-    def unlike(key_added: str) -> str:
-        """Column of `obs` with the spots that look unlike anything in training."""
-        return f"{key_added}_unlike"
+    def out_of_distribution(key_added: str) -> str:
+        """Column of `obs` with the spots that look unlike the training data."""
+        return f"{key_added}_out_of_distribution"
 
     @staticmethod
     def hidden(layer: str) -> str:

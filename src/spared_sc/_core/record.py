@@ -36,10 +36,10 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def as_given(value: Any) -> Any:
+def from_record(value: Any) -> Any:
     """A recorded value as it was given: records hold no None, and files give numpy's types."""
     if isinstance(value, dict):
-        return {str(name): as_given(one) for name, one in value.items()}
+        return {str(name): from_record(one) for name, one in value.items()}
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):

@@ -55,9 +55,9 @@ def align_libraries(adata: AnnData, libraries: Libraries, image: Any, spatial_ke
     located = locate(adata, libraries, image, None, spatial_key)
     in_tissue = _in_tissue(adata)
     result = {}
-    for name, one, rows in zip(libraries.names, located, libraries.rows(), strict=True):
+    for name, entry, rows in zip(libraries.names, located, libraries.rows(), strict=True):
         factors = adata.uns.get(Key.uns.spatial, {}).get(name, {}).get("scalefactors", {})
-        result[name] = align(one, factors, in_tissue[rows])
+        result[name] = align(entry, factors, in_tissue[rows])
     return result
 
 
@@ -76,7 +76,7 @@ def _in_tissue(adata: AnnData) -> np.ndarray:
     return (numbers > 0).to_numpy()
 
 
-def align(one: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarray) -> Alignment:
+def align(located: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarray) -> Alignment:
     """Compare the spots as they are, and as they would be without each common mistake, with the tissue.
 
     The agreement is the phi coefficient (Pearson's correlation of two binary variables), over the pixels within the
@@ -84,16 +84,16 @@ def align(one: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarra
 
     Parameters
     ----------
-    one
+    located
         Image and spots.
     scale_factors
         As in `uns["spatial"]`: what positions may have been multiplied with by mistake.
     in_tissue
         (n,) which spots are said to be on tissue; the others are left out of the comparison. With none, all count.
     """
-    thumbnail, zoom = one.source.thumbnail(_LONGEST)
+    thumbnail, zoom = located.source.thumbnail(_LONGEST)
     tissue = tissue_mask(thumbnail)
-    centres = one.centres * zoom
+    centres = located.centres * zoom
     counted = in_tissue if in_tissue.any() else np.ones_like(in_tissue)
     spots = centres[counted]
     pitch = _pitch(spots)
@@ -102,14 +102,14 @@ def align(one: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarra
         cause: _agreement(tissue, spots @ turn[:, :2].T + turn[:, 2], pitch * np.sqrt(abs(np.linalg.det(turn[:, :2]))))[
             0
         ]
-        for cause, turn in _mistakes(tissue.shape, one.kind, scale_factors).items()
+        for cause, turn in _mistakes(tissue.shape, located.kind, scale_factors).items()
     }
     verdict, cause = _judge(agreement, others)
     return Alignment(
         thumbnail=thumbnail,
         tissue=tissue,
         centres=centres,
-        diameter=one.diameter * zoom,
+        diameter=located.diameter * zoom,
         counted=counted,
         on_tissue=share_within(tissue, centres, 0) == 1,
         covered=covered,
@@ -135,7 +135,7 @@ def _judge(agreement: float, others: Mapping[str, float]) -> tuple[str, str]:
 def _mistakes(shape: tuple[int, int], kind: str, factors: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Cause -> the map (2, 3) of positions in the thumbnail that undoes it."""
     height, width = shape
-    undo = {
+    undo: dict[str, Any] = {
         "x and y are exchanged": [[0, 1, 0], [1, 0, 0]],
         "the image is mirrored left to right": [[-1, 0, width], [0, 1, 0]],
         "the image is mirrored top to bottom": [[1, 0, 0], [0, -1, height]],

@@ -1,4 +1,4 @@
-"""Square cut-outs of images around spots, read when they are needed."""
+"""Square cut-outs of images around spots, read on demand."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Patches:
         self.names = np.asarray(range(len(self.library)) if names is None else names).astype(str)
         self.n_threads = n_threads
         # Of a pyramid, the version that has just enough pixels.
-        self._sources = [one.at_scale(px / side) for one, px in zip(sources, patch_px, strict=True)]
+        self._sources = [source.at_scale(px / side) for source, px in zip(sources, patch_px, strict=True)]
         zoom = np.array(
             [
-                (used.shape[1] / one.shape[1], used.shape[0] / one.shape[0])
-                for used, one in zip(self._sources, sources, strict=True)
+                (used.shape[1] / source.shape[1], used.shape[0] / source.shape[0])
+                for used, source in zip(self._sources, sources, strict=True)
             ]
         ).reshape(-1, 2)
         self._half = zoom * np.asarray(patch_px, dtype=float)[:, None] / 2
@@ -122,7 +122,7 @@ def fingerprint(patches: Any, rows: np.ndarray | None = None) -> str:
     made += [f"{sources[code][name]:.6g}" for code in codes for name in ("patch_px", "um_per_px")]
     content = hashlib.sha256(json.dumps([made, patches.names[rows].tolist()]).encode())
     n_each = max(1, _SAMPLE // max(1, len(codes)))
-    for one in range(len(codes)):
-        own = rows[of_library == one]
+    for code in range(len(codes)):
+        own = rows[of_library == code]
         content.update(patches.read(own[np.linspace(0, len(own) - 1, n_each).astype(int)]).tobytes())
     return content.hexdigest()[:32]

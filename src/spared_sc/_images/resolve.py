@@ -1,26 +1,32 @@
-"""From an AnnData to patches: which image of each library, where its spots are in it, and how large a patch is."""
+"""From an AnnData to patches: the image of each library, its spots in that image, and the size of a patch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.record import as_given
+from spared_sc._core.record import from_record
 from spared_sc._core.report import logger
 from spared_sc._core.validate import array_places, check_number, get_positions, listing, n_threads
 from spared_sc._images.patches import Patches
+from spared_sc._images.scale import sources_by_library
 from spared_sc._images.source import CACHE_BYTES, ArraySource, Cache, Source, open_image
 from spared_sc._images.store import StoredPatches, is_store, spot_names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
     from spared_sc._core.validate import Libraries
+    from spared_sc._images.scale import PatchScale
+
+    AnyPatches = Patches | StoredPatches
 
 UNITS = ("spot", "pixel", "um")
 IN_SLOT = ("hires", "lowres")  # images inside of uns["spatial"]
@@ -29,9 +35,9 @@ _SIZE, _UNIT, _OUTPUT_SIZE = 1.0, "spot", 224
 _CIRCLE_UM = 65.0
 # From centre to centre of neighbouring spots: Visium, and the arrays of 1,000 spots before it.
 _PITCH_UM = {"hex": 100.0, "grid": 200.0}
-# Diameter that stands in for a missing one, as a share of the pitch: the same circle, and the 100 um of the old arrays.
+# Diameter that replaces a missing one, as a share of the pitch: the same circle, and the 100 um of the old arrays.
 _CIRCLE_OF_PITCH = {"hex": 0.65, "grid": 0.5}
-_AGREE = 0.1  # relative difference of two lengths that are taken for the same
+_AGREE = 0.1  # relative difference up to which two lengths are taken to be equal
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,40 @@ class Located:
     scale_from: str  # "scale factors", "spot pitch", "given" or "unknown"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How patches are cut; `None` where nothing was asked for."""
+
+    size: float | None = None
+    unit: str | None = None
+    output_size: int | None = None
+    mpp: float | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """The arguments that were given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def over(self, other: Cut) -> Cut:
+        """Fill in the values of another where nothing was asked for."""
+        return Cut(
+            size=other.size if self.size is None else self.size,
+            unit=other.unit if self.unit is None else self.unit,
+            output_size=other.output_size if self.output_size is None else self.output_size,
+            mpp=other.mpp if self.mpp is None else self.mpp,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The record of `pp.extract_patches`."""
+
+    cut: Cut
+    spatial_key: str
+    store: str | None
+    sources: Mapping[str, Mapping[str, Any]]
+    fingerprint: str
+
+
 def resolve_patches(
     adata: AnnData,
     libraries: Libraries,
@@ -58,18 +98,19 @@ def resolve_patches(
     unit: str | None = None,
     output_size: int | None = None,
     mpp: float | None = None,
+    like: PatchScale | None = None,
     spatial_key: str = Key.obsm.spatial,
     n_jobs: int | None = None,
-) -> Patches | StoredPatches:
+) -> AnyPatches:
     """Patches of all spots, in their order.
 
-    What is left out is taken from the record of `pp.extract_patches` where there is one, and is the default of that
-    function otherwise. Its store is read when nothing else was asked for.
+    Arguments left out come from the record of `pp.extract_patches` where there is one, otherwise from the defaults of
+    that function. The recorded store is read unless something else was asked for.
 
     Parameters
     ----------
     follow
-        Whether the record has a say.
+        Whether to use the record.
     image
         `"hires"`, `"lowres"`, a path, an array, an image of a SpatialData object, or a dictionary library -> one of these.
         The path may be that of a store. `None` takes the recorded image, else what `uns["spatial"]` says.
@@ -78,73 +119,66 @@ def resolve_patches(
     output_size
         Side of the patches in pixels after resizing.
     mpp
-        Micrometres per pixel of the image, where that is known better than from the spots. A recorded one is of the
+        Micrometres per pixel of the image, where that is known better than from the spots. A recorded value applies to the
         recorded image only.
+    like
+        Cut patches of this scale where there is no record: of the same side in micrometres where both know it.
     """
-    past = _recorded(adata) if follow else {}
-    given = {"size": size, "unit": unit, "output_size": output_size, "mpp": mpp}
-    wanted = {name: past.get(name) if value is None else value for name, value in given.items()}
-    if spatial_key == Key.obsm.spatial:
-        spatial_key = past.get("spatial_key", spatial_key)
-    if image is not None:
-        wanted["mpp"] = mpp
-    elif past:
-        if past["store"] is not None and all(wanted[name] == past[name] for name in wanted):
-            return _stored_as_recorded(past, adata, libraries)
-        slides, sources = adata.uns.get(Key.uns.spatial, {}), past["sources"]
-        image = {name: _again(sources[name], slides.get(name, {})) for name in libraries.names if name in sources}
+    asked = cut = Cut(size=size, unit=unit, output_size=output_size, mpp=mpp)
+    past = _recorded(adata) if follow else None
+    if past is not None:
+        if spatial_key == Key.obsm.spatial:
+            spatial_key = past.spatial_key
+        cut, like = asked.over(past.cut), None
+        if image is not None:
+            cut = replace(cut, mpp=mpp)
+        elif past.store is not None and cut == past.cut:
+            return _stored_as_recorded(past, past.store, adata, libraries)
+        else:
+            slides = adata.uns.get(Key.uns.spatial, {})
+            known = [name for name in libraries.names if name in past.sources]
+            image = {name: recorded_image(past.sources[name], slides.get(name, {})) for name in known}
     if isinstance(image, str | Path) and is_store(image):
-        stored = StoredPatches.of(image, adata.obs_names, libraries)
-        other = [name for name, value in given.items() if value not in (None, stored.recipe.get(name))]
-        if other:
-            raise ValueError(
-                f"the patches of the store {str(image)!r} are made, and {other[0]}={given[other[0]]!r} is not what they "
-                f"were made with ({_measures_of(stored.recipe)}): leave that out, or cut patches anew with "
-                "`sp.pp.extract_patches(adata, ...)`."
-            )
-        return stored
-    return _from_images(
-        adata,
-        libraries,
-        image=image,
-        size=_SIZE if wanted["size"] is None else wanted["size"],
-        unit=_UNIT if wanted["unit"] is None else wanted["unit"],
-        output_size=_OUTPUT_SIZE if wanted["output_size"] is None else wanted["output_size"],
-        mpp=wanted["mpp"],
-        spatial_key=spatial_key,
-        n_jobs=n_jobs,
+        return _stored(image, asked, adata, libraries)
+    return _from_images(adata, libraries, image, cut, like, spatial_key=spatial_key, n_jobs=n_jobs)
+
+
+def _recorded(adata: AnnData) -> Recorded | None:
+    """The record of `pp.extract_patches`, if there is one."""
+    past = adata.uns.get(Key.uns.records, {}).get(Key.uns.patches, {})
+    if past.get("function") != "pp.extract_patches":
+        return None
+    params = from_record(past["params"])
+    return Recorded(
+        cut=Cut(size=params["size"], unit=params["unit"], output_size=params["output_size"], mpp=params["mpp"]),
+        spatial_key=params["spatial_key"],
+        store=params["store"],
+        sources=sources_by_library(from_record(past["sources"])),
+        fingerprint=str(past["fingerprint"]),
     )
 
 
-def _recorded(adata: AnnData) -> dict[str, Any]:
-    """What `pp.extract_patches` recorded; empty where it did not."""
-    past = adata.uns.get(Key.uns.records, {}).get(Key.uns.patches, {})
-    if past.get("function") != "pp.extract_patches":
-        return {}
-    sources = sources_by_library(as_given(past["sources"]))
-    return as_given(past["params"]) | {"sources": sources, "fingerprint": past["fingerprint"]}
-
-
-def sources_by_library(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Recorded images of libraries; files give back the parts of a name with "/" one inside of the other."""
-    result = {}
-    for name, one in sources.items():
-        if "patch_px" in one:
-            result[name] = one
-        else:
-            result |= {f"{name}/{rest}": source for rest, source in sources_by_library(one).items()}
-    return result
-
-
-def _stored_as_recorded(past: Mapping[str, Any], adata: AnnData, libraries: Libraries) -> StoredPatches:
-    """The patches of the recorded store, if it holds what it held then."""
-    stored = StoredPatches.of(past["store"], adata.obs_names, libraries)
-    if stored.written != past["fingerprint"]:
+def _stored_as_recorded(past: Recorded, store: str, adata: AnnData, libraries: Libraries) -> StoredPatches:
+    """The patches of the recorded store, if its content is unchanged."""
+    stored = StoredPatches.of(store, adata.obs_names, libraries)
+    if stored.written != past.fingerprint:
         raise ValueError(
-            f"the store {past['store']!r} was written anew after `sp.pp.extract_patches` recorded it, and now holds "
-            f"patches of {_measures_of(stored.recipe)}: call `sp.pp.extract_patches(adata, image={past['store']!r})` to "
-            "use these, or write the former ones to another `store=`."
+            f"the store {store!r} was rewritten after `sp.pp.extract_patches` recorded it, and now holds patches of "
+            f"{_measures_of(stored.recipe)}: call `sp.pp.extract_patches(adata, image={store!r})` to use these, or write "
+            "the former ones to another `store=`."
         )
+    return stored
+
+
+def _stored(store: str | Path, cut: Cut, adata: AnnData, libraries: Libraries) -> StoredPatches:
+    """The patches of a store that was passed as the image."""
+    stored = StoredPatches.of(store, adata.obs_names, libraries)
+    for name, value in cut.asked().items():
+        if value != stored.recipe.get(name):
+            raise ValueError(
+                f"the store {str(store)!r} holds patches of {_measures_of(stored.recipe)}, which {name}={value!r} cannot "
+                f"change: leave out `{name}`, or cut patches anew with `sp.pp.extract_patches(adata, ...)`."
+            )
     return stored
 
 
@@ -152,14 +186,14 @@ def _measures_of(recipe: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={recipe[name]!r}" for name in ("size", "unit", "output_size"))
 
 
-def _again(source: dict[str, Any], slide: Mapping[str, Any]) -> Any:
-    """The image that was used before, as `image=` takes it."""
+def recorded_image(source: Mapping[str, Any], slide: Mapping[str, Any]) -> Any:
+    """The image of a record, as `image=` takes it."""
     kind, where = source["source"], source["where"]
     if kind == "spatialdata":
         elements = slide.get("metadata", {}).get("source_images", {})
-        found = [element for name, element in elements.items() if element_name(name) == where]
-        if found:
-            return found[0]
+        named = [element for name, element in elements.items() if element_name(name) == where]
+        if named:
+            return named[0]
     if kind in ("array", "spatialdata", "store"):
         raise ValueError(
             f"the patches were cut from {where}, which the AnnData does not hold: pass it again as `image=`, or keep the "
@@ -171,82 +205,103 @@ def _again(source: dict[str, Any], slide: Mapping[str, Any]) -> Any:
 def _from_images(
     adata: AnnData,
     libraries: Libraries,
-    *,
     image: Any,
-    size: float,
-    unit: str,
-    output_size: int,
-    mpp: float | None,
+    cut: Cut,
+    like: PatchScale | None,
+    *,
     spatial_key: str,
     n_jobs: int | None,
 ) -> Patches:
+    size = _SIZE if cut.size is None else cut.size
+    unit = _UNIT if cut.unit is None else cut.unit
+    output_size = _OUTPUT_SIZE if cut.output_size is None else cut.output_size
     check_number("size", size, 1e-9)
     if unit not in UNITS:
-        raise ValueError(f"unit={unit!r} cannot be used: choose one of {listing(UNITS)}.")
+        raise ValueError(f"unit={unit!r} is unknown: choose one of {listing(UNITS)}.")
     check_number("output_size", output_size, 8, 4096, whole=True)
     threads = n_threads(n_jobs)
-    located = locate(adata, libraries, image, mpp, spatial_key)
-    for name, one, rows in zip(libraries.names, located, libraries.rows(), strict=True):
-        check_inside(adata, name, one, adata.obs_names[rows])
-    sides = [_side(name, one, float(size), unit) for name, one in zip(libraries.names, located, strict=True)]
+    located = locate(adata, libraries, image, cut.mpp, spatial_key)
+    for name, entry, rows in zip(libraries.names, located, libraries.rows(), strict=True):
+        check_inside(adata, name, entry, adata.obs_names[rows])
+    if like is not None:
+        size, unit, output_size = *_size_like(like, located), like.output_size
+    sides = [_side(name, entry, float(size), unit) for name, entry in zip(libraries.names, located, strict=True)]
     centres = np.empty((adata.n_obs, 2))
-    for name, one, side, rows in zip(libraries.names, located, sides, libraries.rows(), strict=True):
-        if side > min(one.source.shape):
-            height, width = one.source.shape
-            raise ValueError(
-                f"a patch of library {name!r} would be {side:.0f} pixels wide, which is more than its image ({width} x "
-                f"{height}, {one.where}) has: pass a smaller `size`, or check its `unit` ({unit!r})."
-            )
-        centres[rows] = one.centres
-        scale = f"{one.um_per_px:.3g} um per pixel from {one.scale_from}" if one.um_per_px > 0 else "of unknown scale"
-        logger.info("library %r: patches of %.1f pixels of %s, %s", name, side, one.where, scale)
-    whole = [one.source.undivided_bytes for one in located]
+    for entry, rows in zip(located, libraries.rows(), strict=True):
+        centres[rows] = entry.centres
+    _warn_of_undivided(located)
+    return Patches(
+        [entry.source for entry in located],
+        libraries.codes,
+        centres,
+        sides,
+        output_size,
+        _recipe(float(size), unit, int(output_size), libraries, located, sides),
+        names=spot_names(libraries, adata.obs_names),
+        n_threads=threads,
+    )
+
+
+def _size_like(like: PatchScale, located: Sequence[Located]) -> tuple[float, str]:
+    """Size and unit of patches as large as those: spots differ in size between arrays, micrometres do not."""
+    known = not np.isnan(np.median([entry.um_per_px for entry in located]))
+    return (like.side_um, "um") if known and like.side_um is not None else (like.size, like.unit)
+
+
+def _recipe(
+    size: float, unit: str, output_size: int, libraries: Libraries, located: Sequence[Located], sides: Sequence[float]
+) -> dict[str, Any]:
+    """How the patches are made, as plain values."""
+    sources = {
+        name: {
+            "source": entry.kind,
+            "where": entry.where,
+            "patch_px": side,
+            "um_per_px": entry.um_per_px,
+            "scale_from": entry.scale_from,
+        }
+        for name, entry, side in zip(libraries.names, located, sides, strict=True)
+    }
+    return {"size": size, "unit": unit, "output_size": output_size, "sources": sources}
+
+
+def _warn_of_undivided(located: Sequence[Located]) -> None:
+    """Say that images which are decoded as a whole do not fit into the cache."""
+    whole = [entry.source.undivided_bytes for entry in located]
     if sum(whole) > CACHE_BYTES:
         logger.warning(
             "the images of %d libraries can only be decoded as a whole and need %.1f GB together, of which %.1f GB are "
-            "kept: reading all libraries in random order is slow. Write the patches to disk with "
+            "cached: reading all libraries in random order is slow. Write the patches to disk with "
             '`sp.pp.extract_patches(adata, store="patches.zarr")`.',
             sum(map(bool, whole)),
             sum(whole) / 1e9,
             CACHE_BYTES / 1e9,
         )
-    recipe = {
-        "size": float(size),
-        "unit": unit,
-        "output_size": int(output_size),
-        "sources": {
-            name: {
-                "source": one.kind,
-                "where": one.where,
-                "patch_px": side,
-                "um_per_px": one.um_per_px,
-                "scale_from": one.scale_from,
-            }
-            for name, one, side in zip(libraries.names, located, sides, strict=True)
-        },
-    }
-    sources = [one.source for one in located]
-    names = spot_names(libraries, adata.obs_names)
-    return Patches(sources, libraries.codes, centres, sides, output_size, recipe, names=names, n_threads=threads)
 
 
-def _side(name: str, one: Located, size: float, unit: str) -> float:
-    """Side of a patch in pixels of the library's image."""
-    if unit == "pixel":
-        return size
-    if unit == "spot" and np.isnan(one.diameter):
+def _side(name: str, located: Located, size: float, unit: str) -> float:
+    """Side of a patch in pixels of the library's image, logged."""
+    if unit == "spot" and np.isnan(located.diameter):
         raise ValueError(
             f"the spots of library {name!r} have no diameter: uns['spatial'][{name!r}]['scalefactors'] has no "
-            "'spot_diameter_fullres', and the spots do not form a lattice. Add it, or give the size with "
-            "`unit='pixel'`."
+            "'spot_diameter_fullres', and the spots form no lattice. Add it, or give the size with `unit='pixel'`."
         )
-    if unit == "um" and np.isnan(one.um_per_px):
+    if unit == "um" and np.isnan(located.um_per_px):
         raise ValueError(
-            f"nothing says how large a pixel of the image of library {name!r} is: neither scale factors nor the "
-            "distance between spots. Pass `mpp=`, its micrometres per pixel, or give the size in spot diameters "
-            "(`unit='spot'`)."
+            f"the scale of the image of library {name!r} is unknown: neither scale factors nor the distance between spots "
+            "give it. Pass `mpp=`, its micrometres per pixel, or give the size in spot diameters (`unit='spot'`)."
         )
-    return size * one.diameter if unit == "spot" else size / one.um_per_px
+    side = size if unit == "pixel" else size * located.diameter if unit == "spot" else size / located.um_per_px
+    height, width = located.source.shape
+    if side > min(height, width):
+        raise ValueError(
+            f"a patch of library {name!r} would be {side:.0f} pixels wide, more than its image ({width} x {height}, "
+            f"{located.where}): pass a smaller `size`, or check its `unit` ({unit!r})."
+        )
+    known = located.um_per_px > 0
+    scale = f"{located.um_per_px:.3g} um per pixel from {located.scale_from}" if known else "of unknown scale"
+    logger.info("library %r: patches of %.1f pixels of %s, %s", name, side, located.where, scale)
+    return side
 
 
 def locate(adata: AnnData, libraries: Libraries, image: Any, mpp: float | None, spatial_key: str) -> list[Located]:
@@ -284,7 +339,7 @@ def _per_library(image: Any, libraries: Libraries) -> dict[str, Any]:
     """The image that was asked for, of each library."""
     if isinstance(image, Mapping) and not hasattr(image, "children"):
         unknown = [name for name in image if str(name) not in libraries.names]
-        chosen = {str(name): one for name, one in image.items()}
+        chosen = {str(name): value for name, value in image.items()}
         missing = [name for name in libraries.names if name not in chosen]
         if missing and unknown:
             raise KeyError(
@@ -383,7 +438,7 @@ def spot_pitch(positions: np.ndarray, places: np.ndarray | None) -> tuple[str, f
     """
     from spared_sc._kernels import lattice
 
-    one = np.zeros(len(positions), dtype=int)
+    library = np.zeros(len(positions), dtype=int)
     if places is not None and len(positions) > 3:
         design = np.column_stack([np.ones(len(places)), places])
         fit, _, rank, _ = np.linalg.lstsq(design, positions, rcond=None)
@@ -391,7 +446,7 @@ def spot_pitch(positions: np.ndarray, places: np.ndarray | None) -> tuple[str, f
         apart = np.abs(positions - design @ fit).max() if rank == 3 else np.inf
         if unit > 0 and apart < unit:
             row, column = np.linalg.norm(fit[1:], axis=1)
-            if lattice.guess_kind(places, one) == "grid":
+            if lattice.guess_kind(places, library) == "grid":
                 return "grid", float(unit)
             # A hexagonal array of pitch d has columns d / 2 apart, and rows d * sqrt(3) / 2.
             if abs(row / column / np.sqrt(3) - 1) < _AGREE:
@@ -404,29 +459,31 @@ def spot_pitch(positions: np.ndarray, places: np.ndarray | None) -> tuple[str, f
     nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
     pitch = float(np.median(nearest))
     if pitch > 0 and np.quantile(nearest, 0.9) < 1.2 * pitch:
-        touching = np.diff(lattice.from_pixels(positions, one).indptr)
+        touching = np.diff(lattice.from_pixels(positions, library).indptr)
         if np.median(touching) > 4:
             return "hex", pitch
     return "", pitch
 
 
-def check_inside(adata: AnnData, name: str, one: Located, names: Any) -> None:
+def check_inside(adata: AnnData, name: str, located: Located, names: Any) -> None:
     """Refuse positions outside of the image, with the likely reason."""
-    height, width = one.source.shape
+    height, width = located.source.shape
 
     def outside(xy: np.ndarray) -> np.ndarray:
-        return ~((xy >= 0) & (xy <= (width, height))).all(axis=1)
+        return np.asarray(~((xy >= 0) & (xy <= (width, height))).all(axis=1))
 
-    off = outside(one.centres)
+    off = outside(located.centres)
     if not off.any():
         return
     slide = adata.uns.get(Key.uns.spatial, {}).get(name, {})
     factors = slide.get("scalefactors", {})
-    small = [key for key in IN_SLOT if key != one.kind and f"tissue_{key}_scalef" in factors]
+    small = [key for key in IN_SLOT if key != located.kind and f"tissue_{key}_scalef" in factors]
     fitting = [
-        key for key in small if not outside(one.centres / one.zoom * float(factors[f"tissue_{key}_scalef"])).any()
+        key
+        for key in small
+        if not outside(located.centres / located.zoom * float(factors[f"tissue_{key}_scalef"])).any()
     ]
-    if not outside(one.centres[:, ::-1]).any():
+    if not outside(located.centres[:, ::-1]).any():
         reason = (
             "with x and y exchanged all lie inside: x (the column) comes first, try "
             "`adata.obsm['spatial'] = adata.obsm['spatial'][:, ::-1]`"
@@ -442,9 +499,9 @@ def check_inside(adata: AnnData, name: str, one: Located, names: Any) -> None:
         reason = "pass the image in whose pixels the positions are measured, or check the scale factors"
     else:
         reason = "check the positions with `sp.pp.check_alignment`, or drop those spots"
-    x, y = one.centres.max(axis=0)
+    x, y = located.centres.max(axis=0)
     raise ValueError(
         f"{int(off.sum())} of {len(off)} spots of library {name!r} (such as {listing(np.asarray(names)[off], 1)}) lie "
-        f"outside of {one.where}: it has {width} x {height} pixels, and the spots reach to x = {x:.0f}, y = {y:.0f}; "
+        f"outside of {located.where}: it has {width} x {height} pixels, and the spots reach to x = {x:.0f}, y = {y:.0f}; "
         f"{reason}."
     )

@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 CACHE_BYTES = 2 * 2**30
 _BLOCK = 1024  # pixels of a block's side where the image itself has none
@@ -45,7 +45,7 @@ def readable(path: Path, expected: str) -> Iterator[None]:
         ) from error
 
 
-def open_pillow(path: Path) -> Image:
+def open_pillow(path: Path) -> ImageFile:
     """An image file of any size, not yet decoded."""
     from PIL import Image
 
@@ -313,9 +313,10 @@ def _open_tiff(path: Path, cache: Cache | None) -> Source:
         tif = tifffile.TiffFile(path)
     try:
         with readable(path, "a TIFF image"):
-            series = max(tif.series, key=lambda one: one.keyframe.imagewidth * one.keyframe.imagelength)
+            series = max(tif.series, key=lambda s: s.keyframe.imagewidth * s.keyframe.imagelength)
             end = path.stat().st_size
-            for page in (page for level in series.levels for page in level.pages):
+            pages = [page for level in series.levels for page in level.pages if page is not None]
+            for page in pages:
                 if any(a + n > end for a, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
                     raise ValueError("it ends before its last pixels")
         lock = threading.Lock()
@@ -382,11 +383,11 @@ def _tiff_scale(tif: Any, page: Any) -> float | None:
     # A file may hold several images: the slide, its label, an overview.
     size = (f' SizeX="{page.imagewidth}"', f' SizeY="{page.imagelength}"')
     tags = re.findall(r"<(?:\w+:)?Pixels\b[^>]*>", text)
-    tag = next((tag for tag in tags if all(one in tag for one in size)), "")
-    found = re.search(r'PhysicalSizeX="([\d.eE+-]+)"', tag) or re.search(r"\bMPP\s*=\s*([\d.]+)", text)
+    tag = next((tag for tag in tags if all(text in tag for text in size)), "")
+    scale = re.search(r'PhysicalSizeX="([\d.eE+-]+)"', tag) or re.search(r"\bMPP\s*=\s*([\d.]+)", text)
     unit = re.search(r'PhysicalSizeXUnit="([^"]*)"', tag)
-    if found and (unit is None or unit[1] in ("µm", "um", "&#181;m", "&#xB5;m", "&#xb5;m")):
-        return _plausible(float(found[1]))
+    if scale and (unit is None or unit[1] in ("µm", "um", "&#181;m", "&#xB5;m", "&#xb5;m")):
+        return _plausible(float(scale[1]))
     per_um = page.get_resolution("MICROMETER")[0] if page.resolutionunit != tifffile.RESUNIT.NONE else 0
     return _plausible(1 / per_um if per_um else 0)
 
@@ -441,16 +442,16 @@ def _open_element(element: Any, coordinate_system: str | None, cache: Cache | No
         raise ValueError("the image is no raster image of a SpatialData object: expected the axes c, y, x.")
     levels = [_element_level(array, cache) for array in arrays]
     source, *source.overviews = levels
-    found = get_transformation(element, get_all=True)
+    known = get_transformation(element, get_all=True)
     if coordinate_system is None:
-        coordinate_system = "global" if "global" in found or len(found) != 1 else next(iter(found))
-    if coordinate_system not in found:
+        coordinate_system = "global" if "global" in known or len(known) != 1 else next(iter(known))
+    if coordinate_system not in known:
         raise KeyError(
             f"the image does not lie in the coordinate system of the spots, {coordinate_system!r} (it lies in "
-            f"{', '.join(map(repr, found))}): pass another image, or give this one a transformation to it with "
+            f"{', '.join(map(repr, known))}): pass another image, or give this one a transformation to it with "
             "`spatialdata.transformations.set_transformation`."
         )
-    to_spots = found[coordinate_system].to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+    to_spots = known[coordinate_system].to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
     source.from_spots = np.linalg.inv(to_spots)[:2]
     return source
 

@@ -62,6 +62,7 @@ def write_store(
     is replaced that is no store of patches.
     """
     import zarr
+    from zarr.codecs import BloscCodec
 
     folder = Path(path).expanduser().absolute()
     meta = {
@@ -91,7 +92,7 @@ def write_store(
             chunks=(_CHUNK, patches.side, patches.side, 3),
             dtype="uint8",
             zarr_format=3,
-            compressors=zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=1),
+            compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=1),
             attributes=meta,
             # Else a black patch would look like one that was not written yet.
             config={"write_empty_chunks": True},

@@ -8,6 +8,7 @@ import numpy as np
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import ONE_LIBRARY
 from spared_sc._core.record import check_key, record, write_columns
 from spared_sc._core.sdata import accepts_spatialdata
 
@@ -104,5 +105,6 @@ def center(
             "layers": {key_added: write_columns(values, genes, delta)},
             "var": {Key.mean(layer): mean},
         },
+        scope=ONE_LIBRARY,
     )
     return adata if copy else None

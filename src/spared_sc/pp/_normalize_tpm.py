@@ -9,6 +9,7 @@ import numpy as np
 
 from spared_sc._core import docs, genes, validate
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import ONE_LIBRARY
 from spared_sc._core.record import check_key, record
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
@@ -134,6 +135,7 @@ def normalize_tpm(
             "var": {} if match is None else {Key.var.gene_length: match.lengths},
         },
         match="CPM, without lengths" if match is None else match.summary(),
+        scope=ONE_LIBRARY,
     )
     return adata if copy else None
 

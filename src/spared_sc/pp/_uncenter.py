@@ -8,6 +8,7 @@ import numpy as np
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import ONE_LIBRARY
 from spared_sc._core.record import check_key, record, write_columns
 from spared_sc._core.sdata import accepts_spatialdata
 
@@ -96,5 +97,6 @@ def uncenter(
         function="pp.uncenter",
         params={"layer": layer, "mean": mean, "mask_var": mask_var if mask_var in adata.var else None},
         slots={"layers": {key_added: restored}},
+        scope=ONE_LIBRARY,
     )
     return adata if copy else None

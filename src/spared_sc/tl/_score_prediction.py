@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core import docs, validate
+from spared_sc._core.compute import Compute
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import unit_of
 from spared_sc._core.predictions import Predictions, get_predictions, scored_libraries
 from spared_sc._core.report import warn
-from spared_sc.tl import _prediction as of
+from spared_sc._kernels.folds import plan
+from spared_sc.tl._task import get_spots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spared_sc._core.validate import Libraries
+    from spared_sc._kernels.folds import Fold
     from spared_sc._kernels.prediction_scores import Measured
 
 COLUMNS = ("prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper")
@@ -141,7 +145,7 @@ def _columns_of(adata: AnnData, names: pd.Index) -> np.ndarray:
 
 def _warn_of_units(adata: AnnData, layer: str, predictions: Predictions) -> None:
     """Name the predictions in another unit than the truth."""
-    unit = of.unit_of(adata, layer)
+    unit = unit_of(adata, layer)
     for key, predicted in predictions.units.items():
         if predicted != unit:
             warn(
@@ -164,24 +168,24 @@ def _anchors(
     """
     if predictions.gene_mean is not None:
         return {"gene_mean": np.broadcast_to(predictions.gene_mean, truth.shape)}
-    from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS, make_predictor
+    from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS
 
     folds = _folds(libraries, predictions)
-    how = of.make_how(0, "cpu", None, None, show_progress_bar=False)
+    compute = Compute(show_progress_bar=False)
     result = {}
     for name in ANCHORS:
         try:
-            spots = of.get_spots(adata, libraries, PREDICTORS[name].needs, spatial_key=spatial_key)
+            spots = get_spots(adata, libraries, PREDICTORS[name].needs, spatial_key=spatial_key)
         except (KeyError, TypeError, ValueError) as error:
             warn(f"the anchor {name!r} is left out: {error}")
             continue
         spots = replace(spots, target=truth, known=known)
         result[name] = np.empty(truth.shape, dtype=np.float32)
         for fold in folds:
-            predictor = make_predictor(name, {})
-            predictor.fit(spots.rows(np.flatnonzero(fold.train[libraries.codes])), None, how)
+            predictor = PREDICTORS.make(name, {})
+            predictor.fit(spots.take(np.flatnonzero(fold.train[libraries.codes])), None, compute)
             rows = np.flatnonzero(fold.predicted[libraries.codes])
-            result[name][rows] = predictor.predict(spots.rows(rows), how)
+            result[name][rows] = predictor.predict(spots.take(rows), compute)
     return result
 
 
@@ -195,11 +199,11 @@ def _detected_in_training(predictions: Predictions, libraries: Libraries, known:
     return detected
 
 
-def _folds(libraries: Libraries, predictions: Predictions) -> list[of.Part]:
+def _folds(libraries: Libraries, predictions: Predictions) -> list[Fold]:
     """The fits behind the predictions; validation libraries are not told apart if all were held out in turn."""
     role = np.array([predictions.roles[name] for name in libraries.names])
     split = None if (role == "held out").all() else role
-    return of.plan(split, np.array([predictions.groups[name] for name in libraries.names]))[0]
+    return plan(split, np.array([predictions.groups[name] for name in libraries.names]))[0]
 
 
 def _noise_variances(

@@ -1,8 +1,9 @@
-"""Image networks without their last layer, and where their weights come from."""
+"""Image networks without their last layer, and their weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,9 @@ _MEAN, _SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, red gr
 
 class Normalise(nn.Module):
     """Images of values 0 to 255 to channels of about mean 0 and standard deviation 1."""
+
+    mean: torch.Tensor
+    sd: torch.Tensor
 
     def __init__(self, mean: tuple[float, ...] = _MEAN, sd: tuple[float, ...] = _SD) -> None:
         super().__init__()
@@ -68,12 +72,12 @@ def _torchvision(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise
         )
     chosen = models.get_model_weights(name)["IMAGENET1K_V1"] if pretrained else None
     try:
-        if pretrained:
+        if chosen is not None:
             # Torchvision reads the file in a way that could run code; here it is refused if it holds any.
             chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
         network = models.get_model(name, weights=chosen, progress=False)
     except (OSError, RuntimeError) as error:
-        if not pretrained:
+        if chosen is None:
             raise
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise FileNotFoundError(
@@ -103,5 +107,5 @@ def _timm(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise]:
             f"model.safetensors of {hub} from the Hugging Face hub (into its cache, or anywhere and give `weights=` "
             f"its path). weights={RANDOM!r} starts from untrained weights."
         ) from error
-    config = network.pretrained_cfg
-    return network, network.head_hidden_size, Normalise(config["mean"], config["std"])
+    made: Any = network  # timm's attributes are not typed
+    return network, made.head_hidden_size, Normalise(made.pretrained_cfg["mean"], made.pretrained_cfg["std"])

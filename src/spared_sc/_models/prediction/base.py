@@ -1,21 +1,21 @@
-"""What every predictor shares: the spots that it is given, how it computes, and what it can do."""
+"""Interface of a predictor: the spots it is given and what it can do."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
+from spared_sc._core.params import check_params
 from spared_sc._kernels.lowrank import gene_means
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from spared_sc._core.compute import Compute
+    from spared_sc._core.registry import About
 
-    import torch
-
-    from spared_sc._models.training import Fit
+T = TypeVar("T")
 
 
 class PatchReader(Protocol):
@@ -28,13 +28,26 @@ class PatchReader(Protocol):
         ...
 
 
+def present(value: T | None, name: str) -> T:
+    """Narrow a part of the spots that must be there.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if value is None:
+        raise ValueError(f"the spots have no {name}, which this predictor needs.")
+    return value
+
+
 @dataclass(frozen=True)
 class Spots:
     """The spots that a predictor is fitted on or predicts for; what was not asked for is `None`."""
 
     library: np.ndarray  # (n,) codes; equal codes share an image
     position: np.ndarray | None = None  # (n, 2) x and y in pixels of each image
-    patches: PatchReader | None = None  # as long as there are rows
+    patches: PatchReader | None = None  # one per row
     embedding: np.ndarray | None = None  # (n, d)
     log_depth: np.ndarray | None = None  # (n,) log of the total count: measured, so unknown on a new slide
     target: np.ndarray | None = None  # (n, g) float32
@@ -43,23 +56,36 @@ class Spots:
     def __len__(self) -> int:
         return len(self.library)
 
+    def targets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Values (n, g) to learn, and which of them are known."""
+        target = present(self.target, "target")
+        return target, np.ones(target.shape, dtype=bool) if self.known is None else self.known
+
     def gene_means(self) -> np.ndarray:
         """Mean of each gene over its known entries, over all of them where none is known: float32 (g,)."""
-        known = np.ones(self.target.shape, dtype=bool) if self.known is None else self.known | ~self.known.any(axis=0)
-        return gene_means(np.where(known, self.target, 0), known).astype(np.float32)
+        target, known = self.targets()
+        known = known | ~known.any(axis=0)
+        return gene_means(np.where(known, target, 0), known).astype(np.float32)
 
-    def rows(self, index: np.ndarray) -> Spots:
+    def take(self, index: np.ndarray) -> Spots:
         """Some of the spots."""
-        patches = None if self.patches is None else Rows(self.patches, index)
-        arrays = ("library", "position", "embedding", "log_depth", "target", "known")
-        given = {name: getattr(self, name) for name in arrays}
-        return replace(
-            self, patches=patches, **{name: None if array is None else array[index] for name, array in given.items()}
+
+        def of(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[index]
+
+        return Spots(
+            library=self.library[index],
+            position=of(self.position),
+            patches=None if self.patches is None else PatchSubset(self.patches, index),
+            embedding=of(self.embedding),
+            log_depth=of(self.log_depth),
+            target=of(self.target),
+            known=of(self.known),
         )
 
 
 @dataclass(frozen=True)
-class Rows:
+class PatchSubset:
     """Patches of some of the spots of another reader."""
 
     reader: PatchReader
@@ -73,58 +99,77 @@ class Rows:
         return self.reader.read(self.index[rows])
 
 
-@dataclass(frozen=True)
-class How:
-    """How to compute; nothing here but the seed changes a result."""
-
-    device: torch.device
-    seed: int = 0
-    batch_size: int = 256  # spots per forward pass at inference
-    n_threads: int = 1
-    show_progress_bar: bool | None = None
-    checkpoint: Path | None = None  # folder from which an interrupted fit goes on
-
-
+@dataclass(kw_only=True, eq=False)
 class Predictor(ABC):
-    """Expression of a spot from what is known of it without measuring expression.
+    """Predicts the expression of a spot without measuring it; its fields are its parameters.
 
-    The constructor takes the model's parameters by name. Targets are given on the scale on which predictions are wanted.
+    Targets are given on the scale on which predictions are wanted.
     """
 
-    name: ClassVar[str]
-    paper: ClassVar[str]  # where the method is described
-    needs: ClassVar[tuple[str, ...]]  # of "patches", "embedding", "position", "log_depth"
-    pretrained: ClassVar[str] = ""  # weights that training starts from, with their licence
-    validates: ClassVar[bool] = False  # whether validation spots choose the best step; else they are not looked at
+    about: ClassVar[About]  # its entry in the registry
+    validates: ClassVar[bool] = False  # whether validation spots choose the best step; else they are not used
     least_train: ClassVar[int] = 1  # libraries to train on
-    fit_report: Fit | None = None  # of networks: how training went
+
+    def __post_init__(self) -> None:
+        check_params(self)
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return self.about.name
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Parts of `Spots` that it reads: of "patches", "embedding", "position", "log_depth"."""
+        return self.about.needs
+
+    def params(self) -> dict[str, Any]:
+        """Parameters by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+
+    @classmethod
+    def place(cls, compute: Compute) -> Compute:
+        """The same, with the device that this predictor computes on."""
+        return replace(compute, device="cpu")
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the fit was interrupted; the best state up to then is kept."""
+        return False
 
     @abstractmethod
-    def fit(self, train: Spots, validation: Spots | None, how: How) -> None:
+    def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
         """Learn from `train`; `validation` selects among steps and parameters and is never trained on."""
 
     @abstractmethod
-    def predict(self, spots: Spots, how: How, *, own_library: np.ndarray | None = None) -> np.ndarray:
+    def predict(self, spots: Spots, compute: Compute, *, own_library: np.ndarray | None = None) -> np.ndarray:
         """Float32 (n, g).
 
         `own_library` holds each spot's library by its code in training, -1 for one that was not there: predictors that
-        look up train spots look up none of those. `None` stands for new slides.
+        look up train spots look up none of those. `None` means new slides.
         """
 
     @abstractmethod
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """All that was learned, as arrays and as plain values that JSON can hold."""
+        """Learned state: arrays, and values that JSON can hold."""
 
     @classmethod
     @abstractmethod
-    def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Predictor:
-        """The predictor whose `state` this is."""
+    def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
+        """The predictor with that state.
+
+        Raises
+        ------
+        KeyError, TypeError or ValueError
+            If arrays and values do not fit.
+        """
 
     def n_parameters(self) -> int:
         """Numbers that were learned."""
         return sum(array.size for array in self.state()[0].values() if array.dtype.kind == "f")
 
     def report(self) -> dict[str, Any]:
-        """What is worth recording of a fit."""
-        values = {k: v for k, v in self.state()[1].items() if isinstance(v, str | int | float)}
-        return {"n_parameters": self.n_parameters(), **values}
+        """Summary of the fit for the record."""
+        _, values = self.state()
+        scalars = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+        return {"n_parameters": self.n_parameters(), **self.params(), **scalars}

@@ -10,16 +10,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from spared_sc._core.validate import check_number
+from spared_sc._core.params import parameter
 from spared_sc._models.prediction.backbones import Backbone
-from spared_sc._models.prediction.networks import NetworkPredictor, Targets
+from spared_sc._models.prediction.networks import GeneNetwork, NetworkPredictor, Targets, rate
+from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.prediction.retrieval import nearest
-from spared_sc._models.training import mixed_precision
+from spared_sc._models.training import OPTIMIZERS, mixed_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from spared_sc._models.prediction.base import How, Spots
+    from spared_sc._core.compute import Compute
+    from spared_sc._core.registry import About
+    from spared_sc._models.prediction.base import Spots
 
 _WIDTH = 256
 _DROPOUT = 0.1
@@ -42,7 +45,7 @@ class ProjectionHead(nn.Module):
         return self.norm(projected + self.dropout(self.layer(functional.gelu(projected))))
 
 
-class BleepNet(nn.Module):
+class BleepNet(GeneNetwork):
     """Embeddings of patches, `image`, and of expression, `expression`, in one space."""
 
     def __init__(self, backbone: str, weights: str | Path, n_genes: int) -> None:
@@ -59,7 +62,7 @@ class BleepNet(nn.Module):
 
 
 def contrastive_loss(expression: torch.Tensor, image: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Cross-entropy between who is like whom across the two kinds of embedding (n, d) and within them.
+    """Cross-entropy of the similarities across the two kinds of embedding (n, d) with those within them.
 
     Equations 1 to 4 of the paper; the embeddings are not normalised and gradients flow through the targets.
     """
@@ -72,58 +75,47 @@ def contrastive_loss(expression: torch.Tensor, image: torch.Tensor, temperature:
 
 
 @dataclass(kw_only=True, eq=False)
-class Bleep(NetworkPredictor):
-    """Contrastive embeddings and retrieval from the training spots; other parameters as `NetworkPredictor`.
+class Bleep(NetworkPredictor[BleepNet]):
+    """Contrastive embeddings and retrieval from the training spots.
 
     Parameters
     ----------
     backbone
-        Of the patches.
+        Network of the patches: `"torchvision:<model>"` or `"timm:<model>"`.
     loss_chunk
         Spots of a batch that are compared with one another. The authors' batch of 512 was four such chunks, and one chunk
         of 512 is reported not to learn.
     temperature
-        Of the loss.
+        Temperature of the loss.
     n_neighbours
-        Training spots that a prediction is made of.
+        Training spots retrieved per prediction.
     retrieval
         `"average"`, their mean; `"simple"`, the nearest one alone; `"weighted"`, weights exp(-squared distance).
 
     Notes
     -----
-    Entries of the training spots that are not known are the gene's mean where the network takes expression in, and do not
-    enter a prediction.
+    Unknown entries of the training spots are the gene's mean in the input of the network, and do not enter a prediction.
     """
 
-    name: ClassVar[str] = "bleep"
-    paper: ClassVar[str] = "Xie et al. (2023)"
-    pretrained: ClassVar[str] = "timm resnet50.a1_in1k (Apache-2.0)"
+    about: ClassVar[About] = PREDICTORS["bleep"]
     backbone: str = "timm:resnet50.a1_in1k"
-    loss_chunk: int = 128
-    temperature: float = 1.0
-    n_neighbours: int = 50
-    retrieval: str = "average"
-    learning_rate: float | str = 1e-3
-    optimizer: str = "adamw"
-    weight_decay: float = 1e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.retrieval not in RETRIEVALS:
-            raise ValueError(f"retrieval={self.retrieval!r}: expected one of {', '.join(RETRIEVALS)}.")
-        check_number("loss_chunk", self.loss_chunk, 1, whole=True)
-        check_number("n_neighbours", self.n_neighbours, 1, whole=True)
-        check_number("temperature", self.temperature, 1e-6)
+    loss_chunk: int = parameter(128, least=1, whole=True)
+    temperature: float = parameter(1.0, least=1e-6)
+    n_neighbours: int = parameter(50, least=1, whole=True)
+    retrieval: str = parameter("average", choices=RETRIEVALS)
+    learning_rate: float | str = rate(1e-3)
+    optimizer: str = parameter("adamw", choices=OPTIMIZERS)
+    weight_decay: float = parameter(1e-3, least=0)
 
     def make_network(self, n_genes: int, weights: str | Path) -> BleepNet:
         """The network before training."""
         return BleepNet(self.backbone, weights, n_genes)
 
-    def _prepare(self, train: Spots, how: How) -> None:
-        known = np.ones(train.target.shape, bool) if train.known is None else train.known
+    def _prepare(self, train: Spots, compute: Compute, device: torch.device) -> None:
+        target, known = train.targets()
         mean = train.gene_means()
         self.reference = {
-            "expression": torch.as_tensor(np.where(known, train.target, mean), dtype=torch.float32),
+            "expression": torch.as_tensor(np.where(known, target, mean), dtype=torch.float32),
             "known": torch.as_tensor(known),
             "mean": torch.as_tensor(mean),
             "library": torch.as_tensor(train.library, dtype=torch.int64),
@@ -133,7 +125,8 @@ class Bleep(NetworkPredictor):
         values = self.reference["expression"][rows]
         expression, image = network.expression(values), network.image(images)
         chunks = zip(expression.split(self.loss_chunk), image.split(self.loss_chunk), strict=True)
-        return sum(len(one) * contrastive_loss(one, other, self.temperature) for one, other in chunks) / len(rows)
+        losses = [len(e) * contrastive_loss(e, i, self.temperature) for e, i in chunks]
+        return sum(losses[1:], start=losses[0]) / len(rows)
 
     def _before_output(self, network: BleepNet) -> None:
         self._embedding = torch.cat([network.expression(part) for part in self.reference["expression"].split(_ROWS)])
@@ -143,11 +136,11 @@ class Bleep(NetworkPredictor):
         query = network.image(images)
         k = 1 if self.retrieval == "simple" else self.n_neighbours
         # At unit length, the nearest are those of the largest cosine.
-        found = nearest(functional.normalize(query, dim=1), self._direction, k, own, self.reference["library"])
-        weight = torch.ones(found.shape, device=found.device)
+        spot = nearest(functional.normalize(query, dim=1), self._direction, k, own, self.reference["library"])
+        weight = torch.ones(spot.shape, device=spot.device)
         if self.retrieval == "weighted":
-            weight = (-(query[:, None] - self._embedding[found]).square().sum(dim=2)).softmax(dim=1)
-        weight = weight[:, :, None] * self.reference["known"][found]
+            weight = (-(query[:, None] - self._embedding[spot]).square().sum(dim=2)).softmax(dim=1)
+        weight = weight[:, :, None] * self.reference["known"][spot]
         total = weight.sum(dim=1)
-        average = (weight * self.reference["expression"][found]).sum(dim=1) / total
+        average = (weight * self.reference["expression"][spot]).sum(dim=1) / total
         return torch.where(total > 0, average, self.reference["mean"])

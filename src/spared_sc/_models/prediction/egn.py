@@ -10,16 +10,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from spared_sc._core.validate import check_number
+from spared_sc._core.params import parameter
 from spared_sc._models.prediction.backbones import RANDOM, Backbone, Normalise
-from spared_sc._models.prediction.networks import NetworkPredictor, Reading, Targets
+from spared_sc._models.prediction.base import present
+from spared_sc._models.prediction.networks import BATCH, GeneNetwork, NetworkPredictor, Reading, Targets, rate
+from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.prediction.retrieval import nearest
-from spared_sc._models.training import mixed_precision
+from spared_sc._models.training import OPTIMIZERS, mixed_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from spared_sc._models.prediction.base import How, Spots
+    from spared_sc._core.compute import Compute
+    from spared_sc._core.registry import About
+    from spared_sc._models.prediction.base import Spots
 
 _MEAN, _SD = (0.5476, 0.5218, 0.6881), (0.2461, 0.2101, 0.1649)  # of the authors' patches
 _HEAD_WIDTH = 64
@@ -50,7 +54,7 @@ def _feedforward(width: int, hidden: int) -> nn.Sequential:
 
 
 class Bridge(nn.Module):
-    """Passes what exemplars know to the view of the whole patch, and from there to and from its tokens."""
+    """Passes information from the exemplars to the view of the whole patch, and between that and its tokens."""
 
     def __init__(self, width: int, n_tokens: int) -> None:
         super().__init__()
@@ -62,7 +66,7 @@ class Bridge(nn.Module):
         self.token_gate = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_tokens * _BRIDGE_HEADS))
         self.to_tokens = nn.Linear(inner, width, bias=False)
         self.to_view = nn.Linear(inner, width, bias=False)
-        # The published model has this layer and never calls it; here so that the number of parameters is the published.
+        # The published model has this layer and never calls it: it keeps the number of parameters as published.
         self.idle = nn.Linear(inner, width)
 
     def forward(
@@ -79,7 +83,7 @@ class Bridge(nn.Module):
         return tokens + self.to_tokens(passed), view + self.to_view(passed.mean(dim=1)), exemplars
 
 
-class EgnNet(nn.Module):
+class EgnNet(GeneNetwork):
     """Transformer over the tokens of a patch, with bridges to exemplars in every second block."""
 
     def __init__(
@@ -157,52 +161,55 @@ def mean_correlation(estimate: torch.Tensor, targets: Targets) -> torch.Tensor:
 
 
 @dataclass(kw_only=True, eq=False)
-class Egn(NetworkPredictor):
-    """Exemplar-guided network, trained from scratch; other parameters as `NetworkPredictor`.
+class Egn(NetworkPredictor[EgnNet]):
+    """Exemplar-guided network, trained from scratch.
 
     Parameters
     ----------
     encoder
-        Frozen network by whose features exemplars are found: the training spots of *other* libraries that are nearest. Its
-        weights are `weights`. Unused where `spots.embedding` is given in training, and so in prediction.
+        Frozen network whose features find the exemplars: the nearest training spots of *other* libraries. Its weights are
+        `weights`.
     n_exemplars
-        Exemplars of a spot.
+        Exemplars per spot.
     correlation_weight
-        Of 1 - mean correlation over the genes of a batch, beside the mean squared error.
-    token_size, width, depth, n_heads, feedforward
-        Of the transformer.
+        Weight of 1 - mean correlation over the genes of a batch, beside the mean squared error.
+    token_size
+        Side of a token in pixels.
+    width
+        Width of the transformer.
+    depth
+        Blocks of the transformer.
+    n_heads
+        Attention heads of a block.
+    feedforward
+        Hidden units of a block's feed-forward network.
 
     Notes
     -----
-    The network sees and gives every gene on the scale 0 to 1 of its known training values. The authors restart the cosine
-    schedule twice per epoch; here it runs once.
+    The network reads and predicts every gene on the scale 0 to 1 of its known training values. The authors restart the
+    cosine schedule twice per epoch; here it runs once.
     """
 
-    name: ClassVar[str] = "egn"
+    about: ClassVar[About] = PREDICTORS["egn"]
     least_train: ClassVar[int] = 2
-    paper: ClassVar[str] = "Yang et al. (2023)"
-    pretrained: ClassVar[str] = "of the frozen encoder: torchvision resnet50 IMAGENET1K_V1 (BSD-3-Clause)"
     encoder: str = "torchvision:resnet50"
-    n_exemplars: int = 6
-    correlation_weight: float = 0.5
-    token_size: int = 32
-    width: int = 1024
-    depth: int = 8
-    n_heads: int = 16
-    feedforward: int = 4096
-    image_size: int | None = 256
-    augment: bool = False
-    learning_rate: float | str = 5e-4
-    optimizer: str = "adamw"
-    weight_decay: float = 1e-4
-    warmup_steps: int = 100
+    n_exemplars: int = parameter(6, least=1, whole=True)
+    correlation_weight: float = parameter(0.5, least=0)
+    token_size: int = parameter(32, least=1, whole=True)
+    width: int = parameter(1024, least=1, whole=True)
+    depth: int = parameter(8, least=1, whole=True)
+    n_heads: int = parameter(16, least=1, whole=True)
+    feedforward: int = parameter(4096, least=1, whole=True)
+    image_size: int = parameter(256, least=1, whole=True)
+    augment: bool = parameter(False, choices=(False, True))
+    learning_rate: float | str = rate(5e-4)
+    optimizer: str = parameter("adamw", choices=OPTIMIZERS)
+    weight_decay: float = parameter(1e-4, least=0)
+    warmup_steps: int = parameter(100, least=0, whole=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_exemplars", "token_size", "width", "depth", "n_heads", "feedforward"):
-            check_number(name, getattr(self, name), 1, whole=True)
-        check_number("correlation_weight", self.correlation_weight, 0)
-        if self.image_size is None or self.image_size % self.token_size:
+        if self.image_size % self.token_size:
             raise ValueError(
                 f"image_size={self.image_size!r}: expected a multiple of token_size={self.token_size}, so that tokens "
                 "tile the image."
@@ -210,37 +217,46 @@ class Egn(NetworkPredictor):
         self.frozen: Backbone | None = None
 
     def make_network(self, n_genes: int, weights: str | Path) -> EgnNet:
-        """The network before training; `weights` are those of the encoder, which is no part of it."""
+        """The network before training; `weights` are those of the encoder, which is not part of it."""
         feature = self.reference.get("feature")
-        n_features = Backbone(self.encoder, RANDOM).n_features if feature is None else feature.shape[1]
-        shape = {name: getattr(self, name) for name in ("image_size", "token_size", "width", "depth", "n_heads")}
-        return EgnNet(n_genes, n_features, **shape, feedforward=self.feedforward)
+        return EgnNet(
+            n_genes,
+            Backbone(self.encoder, RANDOM).n_features if feature is None else feature.shape[1],
+            image_size=self.image_size,
+            token_size=self.token_size,
+            width=self.width,
+            depth=self.depth,
+            n_heads=self.n_heads,
+            feedforward=self.feedforward,
+        )
 
-    def _prepare(self, train: Spots, how: How) -> None:
+    def _prepare(self, train: Spots, compute: Compute, device: torch.device) -> None:
         library = torch.as_tensor(train.library, dtype=torch.int64)
         if len(library.unique()) < 2:
             raise ValueError(
-                "all training spots are of one library, and exemplars are taken from other libraries than a spot's own: "
+                "all training spots are of one library, and exemplars come from libraries other than the spot's own: "
                 "train EGN on two or more, or use another model."
             )
-        known = np.ones(train.target.shape, bool) if train.known is None else train.known | ~train.known.any(axis=0)
-        low = np.where(known, train.target, np.inf).min(axis=0)
-        span = np.where(known, train.target, -np.inf).max(axis=0) - low
+        target, known = train.targets()
+        known = known | ~known.any(axis=0)
+        low = np.where(known, target, np.inf).min(axis=0)
+        span = np.where(known, target, -np.inf).max(axis=0) - low
         span = np.where(span > 0, span, 1)
-        expression = (np.where(known, train.target, train.gene_means()) - low) / span
-        if train.embedding is None:
-            self.frozen = Backbone(self.encoder, self.weights).eval().to(how.device)
-            with Reading(train.patches) as reading, torch.no_grad():
-                batches = reading.batches(how.batch_size)
-                parts = self._in_pieces(lambda images, _: self.frozen(images), batches, how.batch_size, how.device)
-                feature = torch.cat(list(parts))
-        else:
-            self.frozen, feature = None, torch.as_tensor(train.embedding)
+        expression = (np.where(known, target, train.gene_means()) - low) / span
+        self.frozen = Backbone(self.encoder, self.weights).eval().to(device)
+        feature = self._features(self.frozen, train, compute, device)
         arrays = {"feature": feature, "expression": expression, "low": low, "span": span}
         self.reference = {name: torch.as_tensor(array, dtype=torch.float32) for name, array in arrays.items()}
         self.reference["library"] = library
-        self._move(how.device)
+        self._move(device)
         self._exemplars = self._alike(self.reference["feature"], self.reference["library"])
+
+    def _features(self, frozen: Backbone, train: Spots, compute: Compute, device: torch.device) -> torch.Tensor:
+        """Features of all training patches by the frozen network."""
+        size = compute.batch_size or BATCH
+        with Reading(present(train.patches, "patches")) as reading, torch.no_grad():
+            batches = reading.batches(size)
+            return torch.cat(list(self._in_pieces(lambda images, _: frozen(images), batches, size, device)))
 
     def _alike(self, feature: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         return nearest(feature, self.reference["feature"], self.n_exemplars, own, self.reference["library"])
@@ -256,12 +272,7 @@ class Egn(NetworkPredictor):
         return scaled.mse(estimate) + self.correlation_weight * (1 - mean_correlation(estimate, scaled))
 
     def _output(self, network: EgnNet, images: torch.Tensor, spots: Spots, own: torch.Tensor | None) -> torch.Tensor:
-        if self.frozen is not None:
-            feature = self.frozen(images)
-        elif spots.embedding is not None:
-            feature = torch.as_tensor(spots.embedding, dtype=torch.float32, device=images.device)
-        else:
-            raise ValueError("this EGN found exemplars by an embedding of the spots: give the same embedding here.")
+        feature = present(self.frozen, "encoder")(images)
         estimate = self._guided(network, images, feature, self._alike(feature, own))
         return self.reference["low"] + self.reference["span"] * estimate
 
@@ -271,12 +282,11 @@ class Egn(NetworkPredictor):
             self.frozen.to(device)
 
     def _learned(self) -> dict[str, np.ndarray]:
-        frozen = {} if self.frozen is None else self.frozen.state_dict()
+        frozen = present(self.frozen, "encoder").state_dict()
         return {**super()._learned(), **{_FROZEN + name: value.cpu().numpy() for name, value in frozen.items()}}
 
     def _restore(self, learned: dict[str, np.ndarray]) -> None:
         frozen = {name: array for name, array in learned.items() if name.startswith(_FROZEN)}
         super()._restore({name: array for name, array in learned.items() if name not in frozen})
-        if frozen:
-            self.frozen = Backbone(self.encoder, RANDOM).eval()
-            self.frozen.load_state_dict({name[len(_FROZEN) :]: torch.tensor(a) for name, a in frozen.items()})
+        self.frozen = Backbone(self.encoder, RANDOM).eval()
+        self.frozen.load_state_dict({name.removeprefix(_FROZEN): torch.tensor(a) for name, a in frozen.items()})

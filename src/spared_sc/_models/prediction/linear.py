@@ -3,152 +3,165 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from spared_sc._core.validate import check_number
-from spared_sc._models.prediction.base import Predictor
+from spared_sc._core.params import parameter
+from spared_sc._models.prediction.base import Predictor, present
 from spared_sc._models.prediction.components import mean_and_scale, principal_components
+from spared_sc._models.prediction.registry import PREDICTORS
 
 if TYPE_CHECKING:
-    from spared_sc._models.prediction.base import How, Spots
+    from spared_sc._core.compute import Compute
+    from spared_sc._core.registry import About
+    from spared_sc._models.prediction.base import Spots
 
 _PENALTIES = np.logspace(-2, 4, 13)  # times the mean eigenvalue of the inputs' products
+_COUNTS = (5, 10, 20, 50, 100, 200)  # numbers of neighbours to choose from
 _MOST_FOLDS = 10
 _CHUNK = 256
 _LEAST_SPOTS = 50  # of a section, for statistics of its own
-_LEAST_SPREAD = 0.1  # of a feature in a section, relative to the train sections': what hardly varies is not blown up
+_LEAST_SPREAD = 0.1  # of a feature in a section, relative to the train sections': noise is not amplified
 _LEAST_VARIANCE = 1e-6  # of a component, relative to the first one's
-_MOST_SPREADS = 5  # standard deviations beyond which a feature is cut off
+_MOST_SPREADS = 5  # standard deviations at which a feature is clipped
 
 
-class _Plain(Predictor):
-    """A predictor whose state is its attributes."""
+def learned() -> Any:
+    """A field that fitting fills in, and that is saved."""
+    return field(default=None, init=False, repr=False)
+
+
+@dataclass(kw_only=True, eq=False)
+class PlainPredictor(Predictor):
+    """A predictor whose state is its parameters and its learned fields."""
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Learned state: arrays, and values that JSON can hold."""
+        state = {one.name: getattr(self, one.name) for one in fields(self) if not one.init}
+        arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
+        values = {name: value for name, value in state.items() if name not in arrays}
+        return arrays, {"params": self.params(), **values}
 
     @classmethod
     def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
-        """The predictor whose `state` this is."""
-        result = cls()
-        vars(result).update(arrays, **values)
-        return result
+        """The predictor with that state."""
+        predictor = cls(**values["params"])
+        for name in [one.name for one in fields(cls) if not one.init]:
+            setattr(predictor, name, arrays[name] if name in arrays else values[name])
+        return predictor
 
 
-class _Linear(_Plain):
+@dataclass(kw_only=True, eq=False)
+class Linear(PlainPredictor):
     """Ridge regression of every gene on some inputs; its penalty by cross-validation over the train libraries.
 
     The intercept is free. Where only known entries count, every gene is fitted on its own spots.
     """
 
-    def fit(self, train: Spots, validation: Spots | None, how: How) -> None:
-        """Learn from `train` alone: the folds take the part of validation spots."""
+    weights: np.ndarray = learned()  # (d, g)
+    offset: np.ndarray = learned()  # (g,)
+    penalty: float = learned()
+
+    def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
+        """Learn from `train` alone: its folds replace validation spots."""
         inputs = self._prepare(train)
-        known = np.ones(train.target.shape, dtype=bool) if train.known is None else train.known
+        target, known = train.targets()
         fold = folds(train)
         errors = np.zeros((len(_PENALTIES), known.shape[1]))
         for code in range(fold.max() + 1) if inputs.shape[1] else ():
             inside, outside = fold != code, fold == code
-            for i, (weights, offset) in enumerate(ridge_path(inputs[inside], train.target[inside], known[inside])):
-                gap = (inputs[outside] @ weights + offset - train.target[outside]) * known[outside]
+            for i, (weights, offset) in enumerate(ridge_path(inputs[inside], target[inside], known[inside])):
+                gap = (inputs[outside] @ weights + offset - target[outside]) * known[outside]
                 errors[i] += (gap**2).sum(axis=0)
         best = int(errors.sum(axis=1).argmin()) if inputs.shape[1] else 0
-        path = ridge_path(inputs, train.target, known)
-        self.weights, self.offset = path[best]
+        self.weights, self.offset = ridge_path(inputs, target, known)[best]
         self.offset = np.where(known.any(axis=0), self.offset, train.gene_means())
         self.penalty = float(_PENALTIES[best])
 
-    def predict(self, spots: Spots, how: How, *, own_library: np.ndarray | None = None) -> np.ndarray:
+    def predict(self, spots: Spots, compute: Compute, *, own_library: np.ndarray | None = None) -> np.ndarray:
         """Float32 (n, g)."""
         return (self._inputs(spots) @ self.weights + self.offset).astype(np.float32)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Weights, offset and penalty."""
-        return {"weights": self.weights, "offset": self.offset}, {"penalty": self.penalty}
-
     def _prepare(self, train: Spots) -> np.ndarray:
-        """Learn what turns spots into inputs, and give the train spots' inputs."""
+        """Learn how spots become inputs, and return those of the train spots."""
         return self._inputs(train)
 
     @abstractmethod
     def _inputs(self, spots: Spots) -> np.ndarray:
-        """What the regression is on, (n, d)."""
+        """Inputs of the regression, (n, d)."""
 
 
-class GeneMean(_Linear):
+@dataclass(kw_only=True, eq=False)
+class GeneMean(Linear):
     """The mean of the gene over the train spots."""
 
-    name: ClassVar[str] = "gene_mean"
-    paper: ClassVar[str] = ""
-    needs: ClassVar[tuple[str, ...]] = ()
+    about: ClassVar[About] = PREDICTORS["gene_mean"]
 
     def _inputs(self, spots: Spots) -> np.ndarray:
         return np.zeros((len(spots), 0))
 
 
-class DepthOnly(_Linear):
+@dataclass(kw_only=True, eq=False)
+class DepthOnly(Linear):
     """A parabola in the log of the spot's total count: what sequencing depth alone explains.
 
-    It knows a measurement of the spot that it predicts, which no image model does.
+    It uses a measurement of the spot that it predicts, which no image model does.
     """
 
-    name: ClassVar[str] = "depth_only"
-    paper: ClassVar[str] = ""
-    needs: ClassVar[tuple[str, ...]] = ("log_depth",)
+    about: ClassVar[About] = PREDICTORS["depth_only"]
+    center: np.ndarray = learned()  # the train spots' mean and spread of log depth
 
     def _prepare(self, train: Spots) -> np.ndarray:
-        self.center = np.array([train.log_depth.mean(), max(train.log_depth.std(), 1e-6)])
+        log_depth = present(train.log_depth, "depth")
+        self.center = np.array([log_depth.mean(), max(log_depth.std(), 1e-6)])
         return self._inputs(train)
 
     def _inputs(self, spots: Spots) -> np.ndarray:
-        depth = (spots.log_depth - self.center[0]) / self.center[1]
+        depth = (present(spots.log_depth, "depth") - self.center[0]) / self.center[1]
         return np.stack([depth, depth**2], axis=1)
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """With the train spots' mean and spread of log depth."""
-        arrays, values = super().state()
-        return {**arrays, "center": self.center}, values
 
+@dataclass(kw_only=True, eq=False)
+class PositionOnly(Linear):
+    """A polynomial of degree four in the position on the image, scaled to the section: what layout alone explains."""
 
-class PositionOnly(_Linear):
-    """A polynomial of degree four in the place on the image, scaled to the section: what layout alone explains."""
-
-    name: ClassVar[str] = "position_only"
-    paper: ClassVar[str] = ""
-    needs: ClassVar[tuple[str, ...]] = ("position",)
+    about: ClassVar[About] = PREDICTORS["position_only"]
 
     def _inputs(self, spots: Spots) -> np.ndarray:
-        place = np.empty((len(spots), 2))
+        position = present(spots.position, "position")
+        scaled = np.empty((len(spots), 2))
         for code in np.unique(spots.library):
             rows = spots.library == code
-            low, high = spots.position[rows].min(axis=0), spots.position[rows].max(axis=0)
-            place[rows] = (spots.position[rows] - (low + high) / 2) / max((high - low).max() / 2, 1e-6)
-        x, y = place.T
+            low, high = position[rows].min(axis=0), position[rows].max(axis=0)
+            scaled[rows] = (position[rows] - (low + high) / 2) / max((high - low).max() / 2, 1e-6)
+        x, y = scaled.T
         return np.stack([x**i * y**j for i in range(5) for j in range(5 - i) if i + j], axis=1)
 
 
-class _OnEmbedding(_Plain):
-    """What predictors on an embedding share: standardised features, rotated to the leading principal components.
+@dataclass(kw_only=True, eq=False)
+class OnEmbedding(PlainPredictor):
+    """Standardised features of an embedding, rotated to the leading principal components.
 
     Parameters
     ----------
     standardize
-        `"library"`: features are centred and scaled within each section, which takes out how it was stained and scanned;
-        sections of fewer than 50 spots, and `"train"`, take mean and spread of all train spots.
+        `"library"`: features are centred and scaled within each section, which removes its stain and scanner; sections of
+        fewer than 50 spots use mean and spread of all train spots. `"train"`: all sections use those.
     n_components
         Most principal components to keep.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("embedding",)
-
-    def __init__(self, *, standardize: str = "library", n_components: int = 256) -> None:
-        if standardize not in ("library", "train"):
-            raise ValueError(f"standardize={standardize!r} is unknown: choose 'library' or 'train'.")
-        check_number("n_components", n_components, 1, whole=True)
-        self.standardize = standardize
-        self.n_components = n_components
+    standardize: str = parameter("library", choices=("library", "train"))
+    n_components: int = parameter(256, least=1, whole=True)
+    mean: np.ndarray = learned()
+    scale: np.ndarray = learned()
+    least: np.ndarray = learned()  # smallest spread within a section
+    components: np.ndarray = learned()
 
     def _prepare(self, train: Spots) -> np.ndarray:
-        values = train.embedding.astype(np.float64)
+        values = present(train.embedding, "embedding").astype(np.float64)
         self.mean, self.scale = mean_and_scale(values)
         within = [values[train.library == code].var(axis=0) for code in np.unique(train.library)]
         self.least = np.maximum(_LEAST_SPREAD * np.sqrt(np.mean(within, axis=0)), 1e-6 * self.scale)
@@ -158,10 +171,11 @@ class _OnEmbedding(_Plain):
         return values @ self.components
 
     def _standardized(self, spots: Spots) -> np.ndarray:
-        values = np.empty(spots.embedding.shape)
+        embedding = present(spots.embedding, "embedding")
+        values = np.empty(embedding.shape)
         for code in np.unique(spots.library):
             rows = spots.library == code
-            here = spots.embedding[rows].astype(np.float64)
+            here = embedding[rows].astype(np.float64)
             mean, scale = self.mean, self.scale
             if self.standardize == "library" and len(here) >= _LEAST_SPOTS:
                 mean, scale = here.mean(axis=0), np.maximum(here.std(axis=0), self.least)
@@ -169,60 +183,54 @@ class _OnEmbedding(_Plain):
         return values
 
     def _inputs(self, spots: Spots) -> np.ndarray:
-        if spots.embedding.shape[1] != len(self.mean):
+        n_features = present(spots.embedding, "embedding").shape[1]
+        if n_features != len(self.mean):
             raise ValueError(
-                f"the embedding has {spots.embedding.shape[1]} features, the model was fitted on {len(self.mean)}: "
-                "embed the patches with the same encoder."
+                f"the embedding has {n_features} features, the model was fitted on {len(self.mean)}: embed the patches "
+                "with the same encoder."
             )
         return self._standardized(spots) @ self.components
 
 
-class Ridge(_OnEmbedding, _Linear):
+@dataclass(kw_only=True, eq=False)
+class Ridge(OnEmbedding, Linear):
     """Ridge regression on a frozen embedding."""
 
-    name: ClassVar[str] = "ridge"
-    paper: ClassVar[str] = "Hoerl and Kennard 1970"
-
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Weights and what turns an embedding into inputs."""
-        arrays, values = super().state()
-        arrays |= {name: getattr(self, name) for name in ("mean", "scale", "least", "components")}
-        return arrays, {**values, "standardize": self.standardize, "n_components": self.n_components}
+    about: ClassVar[About] = PREDICTORS["ridge"]
 
 
-class Knn(_OnEmbedding):
+@dataclass(kw_only=True, eq=False)
+class Knn(OnEmbedding):
     """Mean of the train spots with the nearest embeddings; their number by cross-validation over the libraries."""
 
-    name: ClassVar[str] = "knn"
-    paper: ClassVar[str] = "Cover and Hart 1967"
-    _counts: ClassVar[tuple[int, ...]] = (5, 10, 20, 50, 100, 200)
+    about: ClassVar[About] = PREDICTORS["knn"]
+    reference: np.ndarray = learned()  # (n, d) inputs of the train spots
+    target: np.ndarray = learned()
+    known: np.ndarray = learned()
+    everywhere: np.ndarray = learned()  # (g,) means
+    k: int = learned()
 
-    def fit(self, train: Spots, validation: Spots | None, how: How) -> None:
+    def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
         """Keep the train spots; choose the number of neighbours among them."""
         self.reference = self._prepare(train).astype(np.float32)
-        self.target = train.target.astype(np.float32)
-        self.known = np.ones(self.target.shape, dtype=bool) if train.known is None else train.known
+        target, self.known = train.targets()
+        self.target = target.astype(np.float32)
         self.everywhere = train.gene_means()
         fold = folds(train)
-        errors = np.zeros(len(self._counts))
+        errors = np.zeros(len(_COUNTS))
         for code in range(fold.max() + 1):
             inside, outside = fold != code, fold == code
-            everywhere = train.rows(np.flatnonzero(inside)).gene_means()
-            nearest = _nearest(self.reference[outside], self.reference[inside], self._counts[-1])
-            for i, k in enumerate(self._counts):
-                found = _means(nearest[:, :k], self.target[inside], self.known[inside], everywhere)
-                errors[i] += (((found - self.target[outside]) ** 2) * self.known[outside]).sum()
-        self.k = self._counts[int(errors.argmin())]
+            everywhere = train.take(np.flatnonzero(inside)).gene_means()
+            nearest = _nearest(self.reference[outside], self.reference[inside], _COUNTS[-1])
+            for i, k in enumerate(_COUNTS):
+                estimate = _means(nearest[:, :k], self.target[inside], self.known[inside], everywhere)
+                errors[i] += (((estimate - self.target[outside]) ** 2) * self.known[outside]).sum()
+        self.k = _COUNTS[int(errors.argmin())]
 
-    def predict(self, spots: Spots, how: How, *, own_library: np.ndarray | None = None) -> np.ndarray:
+    def predict(self, spots: Spots, compute: Compute, *, own_library: np.ndarray | None = None) -> np.ndarray:
         """Float32 (n, g)."""
         nearest = _nearest(self._inputs(spots).astype(np.float32), self.reference, self.k)
         return _means(nearest, self.target, self.known, self.everywhere)
-
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The train spots, and what turns an embedding into inputs."""
-        names = ("reference", "target", "known", "everywhere", "mean", "scale", "least", "components")
-        return {name: getattr(self, name) for name in names}, {"k": self.k, "standardize": self.standardize}
 
 
 def folds(train: Spots) -> np.ndarray:
@@ -245,8 +253,11 @@ def ridge_path(inputs: np.ndarray, target: np.ndarray, known: np.ndarray) -> lis
     """Weights (d, g) and offsets (g,) for every penalty."""
     if known.all():
         return _path(inputs, target.astype(np.float64))
-    parts = [_path(inputs[rows], target[rows, [gene]][:, None]) for gene, rows in enumerate(known.T)]
-    return [tuple(np.concatenate(both, axis=-1) for both in zip(*at, strict=True)) for at in zip(*parts, strict=True)]
+    by_gene = [_path(inputs[rows], target[rows, [gene]][:, None]) for gene, rows in enumerate(known.T)]
+    return [
+        (np.concatenate([w for w, _ in fits], axis=-1), np.concatenate([o for _, o in fits]))
+        for fits in zip(*by_gene, strict=True)
+    ]
 
 
 def _path(inputs: np.ndarray, target: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

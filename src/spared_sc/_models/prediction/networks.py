@@ -1,41 +1,53 @@
-"""How networks that see patches are fitted and applied: reading ahead, augmentation, batches, what is saved."""
+"""How networks that see patches are fitted and applied: reading ahead, augmentation, batches, saving."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from spared_sc._core.report import logger, progress_bar
-from spared_sc._core.validate import check_number
+from spared_sc._core.params import parameter
+from spared_sc._core.report import logger
 from spared_sc._kernels.metrics import masked_mse
 from spared_sc._models import training
 from spared_sc._models.checkpoint import data_hash
 from spared_sc._models.prediction.augment import N_SYMMETRIES, transformed
 from spared_sc._models.prediction.backbones import PRETRAINED, RANDOM
-from spared_sc._models.prediction.base import Predictor
+from spared_sc._models.prediction.base import Predictor, present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
 
-    from spared_sc._models.prediction.base import How, PatchReader, Spots
+    from spared_sc._core.compute import Compute
+    from spared_sc._models.prediction.base import PatchReader, Spots
     from spared_sc._models.training import Fit
 
+BATCH = 256  # spots per forward pass; of a validation always, so that its result does not depend on the user's choice
 _VALIDATION_SPOTS = 1024  # enough for a stable error; their patches stay in memory
-_BATCH = 256  # spots per forward pass of a validation, so that its result does not depend on the user's batch size
 _NETWORK, _MORE, _OFFSET = "network.", "learned.", "offset"  # of names of saved arrays
+_BOOL = (False, True)
+
+
+class GeneNetwork(nn.Module):
+    """A network with an output per gene."""
+
+    n_genes: int
+
+
+Net = TypeVar("Net", bound=GeneNetwork)
 
 
 class Reading:
-    """Patches read by one thread, so that a batch arrives while the one before it is computed with."""
+    """Patches read by one thread, so that the next batch arrives during the computation of the current one."""
 
     def __init__(self, patches: PatchReader) -> None:
         self.patches = patches
@@ -60,7 +72,7 @@ class Reading:
 
 
 class Draws:
-    """Random batches; the next one is read ahead, from a copy of the generator, whose own state a checkpoint holds."""
+    """Random batches; the next one is read ahead, drawn from a copy of the generator, whose own state a checkpoint holds."""
 
     def __init__(self, reading: Reading, batch_size: int, generator: torch.Generator) -> None:
         self.reading = reading
@@ -69,9 +81,9 @@ class Draws:
         self._ahead: Future[np.ndarray] | None = None
 
     def _draw(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        options = {"generator": generator, "device": generator.device}
-        rows = torch.randperm(len(self.reading.patches), **options)[: self.batch_size]
-        return rows, torch.randint(N_SYMMETRIES, (len(rows),), **options)
+        device = generator.device
+        rows = torch.randperm(len(self.reading.patches), generator=generator, device=device)[: self.batch_size]
+        return rows, torch.randint(N_SYMMETRIES, (len(rows),), generator=generator, device=device)
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """Rows, the symmetry of each, and their patches."""
@@ -85,7 +97,7 @@ class Draws:
 
 @dataclass
 class Targets:
-    """What the loss compares with, on the device."""
+    """Values that the loss compares with, on the device."""
 
     values: torch.Tensor  # (n, g)
     known: torch.Tensor | None  # (n, g)
@@ -95,7 +107,7 @@ class Targets:
         known = None if spots.known is None else torch.as_tensor(spots.known, device=device)
         return cls(torch.as_tensor(spots.target, dtype=torch.float32, device=device), known)
 
-    def rows(self, index: torch.Tensor) -> Targets:
+    def take(self, index: torch.Tensor) -> Targets:
         return Targets(self.values[index], None if self.known is None else self.known[index])
 
     def mse(self, estimate: torch.Tensor) -> torch.Tensor:
@@ -104,81 +116,99 @@ class Targets:
         return error.mean() if self.known is None else (error * self.known).sum() / self.known.sum().clamp(min=1)
 
 
+@dataclass(frozen=True)
+class _Training(Generic[Net]):
+    """One fit, apart from its learning rate."""
+
+    train: Spots
+    targets: Targets
+    error: Callable[[Net], float] | None  # on validation spots
+    identity: dict[str, Any]
+    device: torch.device
+    compute: Compute
+
+
+def rate(default: float) -> Any:
+    """Field of a learning rate."""
+    return parameter(default, least=1e-12, choices=(training.SEARCH,))
+
+
 @dataclass(kw_only=True, eq=False)
-class NetworkPredictor(Predictor):
-    """What the networks share.
+class NetworkPredictor(Predictor, Generic[Net]):
+    """A network that sees the patch of a spot.
 
     Parameters
     ----------
     weights
         Where the backbone starts: `"pretrained"`, `"random"`, or a file of weights.
     image_size
-        Side in pixels to which patches are brought for the network; `None` leaves them.
+        Side in pixels to which patches are scaled for the network; `None` leaves them.
     delta
         Learn deviations from the mean of each gene over the training spots, and add it again.
     augment
-        Whether every training patch is turned and mirrored at random, each by a draw of its own.
-    n_steps, train_batch_size
-        Steps to take, and spots of each. Without validation spots all steps are taken and the last weights used.
+        Whether every training patch is rotated and mirrored at random.
+    n_steps
+        Training steps. Without validation spots all are taken and the last weights used.
+    train_batch_size
+        Spots per training step.
     learning_rate
         A number, or `"search"` for the best of SpaRED's ten by validation error.
     optimizer
         `"adam"` at a constant rate, or `"adamw"` with `weight_decay`, `warmup_steps` and a cosine schedule.
-    validate_every, patience
-        Steps between validations, and without improvement before an early stop.
+    weight_decay
+        Weight decay of AdamW.
+    warmup_steps
+        Steps over which AdamW's rate rises linearly.
+    validate_every
+        Steps between validations.
+    patience
+        Steps without improvement before an early stop; `None` never stops early.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("patches",)
     validates: ClassVar[bool] = True
     weights: str | Path = PRETRAINED
-    image_size: int | None = None
-    delta: bool = False
-    augment: bool = True
-    n_steps: int = 1000
-    train_batch_size: int = 256
-    learning_rate: float | str = 1e-4
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
-    validate_every: int = 10
-    patience: int | None = None
+    image_size: int | None = parameter(None, least=1, whole=True)
+    delta: bool = parameter(False, choices=_BOOL)
+    augment: bool = parameter(True, choices=_BOOL)
+    n_steps: int = parameter(1000, least=1, whole=True)
+    train_batch_size: int = parameter(256, least=1, whole=True)
+    learning_rate: float | str = rate(1e-4)
+    optimizer: str = parameter("adam", choices=training.OPTIMIZERS)
+    weight_decay: float = parameter(0.0, least=0)
+    warmup_steps: int = parameter(0, least=0, whole=True)
+    validate_every: int = parameter(10, least=1, whole=True)
+    patience: int | None = parameter(None, least=1, whole=True)
 
     def __post_init__(self) -> None:
-        self.network: nn.Module | None = None
-        self.offset: np.ndarray | None = None  # (g,) what is added to the network's output
+        super().__post_init__()
+        self.network: Net | None = None
+        self.offset = np.zeros(0, np.float32)  # (g,) added to the network's output
         self.reference: dict[str, torch.Tensor] = {}  # of the training spots, where predictions need them
+        self.fit_report: Fit | None = None
         self.search: dict[str, list[float]] = {}  # learning rates tried and their validation errors
-        for name in ("image_size", "n_steps", "train_batch_size", "validate_every", "patience"):
-            if getattr(self, name) is not None or name in ("n_steps", "train_batch_size", "validate_every"):
-                check_number(name, getattr(self, name), 1, whole=True)
-        if self.optimizer not in training.OPTIMIZERS:
-            raise ValueError(f"optimizer={self.optimizer!r}: expected one of {', '.join(training.OPTIMIZERS)}.")
-        rate = self.learning_rate
-        if rate != training.SEARCH and not (isinstance(rate, int | float) and 0 < rate < np.inf):
-            raise ValueError(f"learning_rate={rate!r}: expected a positive number, or {training.SEARCH!r}.")
 
-    # --- what each model says ------------------------------------------------------------------------------------------
+    # --- hooks of a model -----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def make_network(self, n_genes: int, weights: str | Path) -> nn.Module:
+    def make_network(self, n_genes: int, weights: str | Path) -> Net:
         """The network before training."""
 
     @abstractmethod
-    def _loss(self, network: nn.Module, images: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
+    def _loss(self, network: Net, images: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
         """Loss of some training spots: `targets` are those of the `rows`."""
 
     @abstractmethod
-    def _output(self, network: nn.Module, images: torch.Tensor, spots: Spots, own: torch.Tensor | None) -> torch.Tensor:
+    def _output(self, network: Net, images: torch.Tensor, spots: Spots, own: torch.Tensor | None) -> torch.Tensor:
         """Expression (n, g) of spots; `own` as in `predict`."""
 
-    def _prepare(self, train: Spots, how: How) -> None:
-        """Learn what comes before the network, such as `reference`."""
+    def _prepare(self, train: Spots, compute: Compute, device: torch.device) -> None:
+        """Learn everything that precedes the network, such as `reference`."""
 
-    def _start(self, network: nn.Module, train: Spots) -> None:
-        """Set what the network starts from besides its weights."""
+    def _start(self, network: Net, train: Spots) -> None:
+        """Set the starting values of the network besides its weights."""
 
-    def _before_output(self, network: nn.Module) -> None:
-        """What has to be computed once before `_output` is called for some batches."""
+    def _before_output(self, network: Net) -> None:
+        """Compute everything that calls of `_output` share."""
 
     def _learned(self) -> dict[str, np.ndarray]:
         """Arrays to save besides the network."""
@@ -188,21 +218,63 @@ class NetworkPredictor(Predictor):
         """Take those arrays back."""
         self.reference = {name: torch.tensor(value) for name, value in learned.items()}
 
-    # --- what they share ---------------------------------------------------------------------------------------------------
+    # --- shared by all models -------------------------------------------------------------------------------------------
 
-    def count_parameters(self, n_genes: int) -> int:
-        """Weights that training changes."""
-        with torch.device("meta"):
-            return sum(weights.numel() for weights in self.make_network(n_genes, RANDOM).parameters())
+    @classmethod
+    def place(cls, compute: Compute) -> Compute:
+        """The same, with the device that is used."""
+        return replace(compute, device=str(training.resolve_device(compute.device)))
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the fit was interrupted; the best state up to then is kept."""
+        return self.fit_report is not None and self.fit_report.stopped == "interrupted"
+
+    def params(self) -> dict[str, Any]:
+        """Parameters by name."""
+        return {**super().params(), "weights": str(self.weights)}
+
+    def trained(self) -> Net:
+        """The network after `fit`."""
+        if self.network is None:
+            raise ValueError(f"{self.name} is not fitted: call `fit` first.")
+        return self.network
 
     def n_parameters(self) -> int:
         """Weights that training changed."""
-        return sum(weights.numel() for weights in self.network.parameters())
+        return sum(weights.numel() for weights in self.trained().parameters())
 
-    def fit(self, train: Spots, validation: Spots | None, how: How) -> None:
+    def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
         """Learn from `train`; `validation` selects among steps and learning rates and is never trained on."""
         if validation is not None and not len(validation):
             validation = None
+        self._check(train, validation)
+        device = training.resolve_device(compute.device)
+        target = present(train.target, "target")
+        self.offset = train.gene_means() if self.delta else np.zeros(target.shape[1], np.float32)
+        train = replace(train, target=target - self.offset)
+        if validation is not None:
+            validation = replace(validation, target=present(validation.target, "target") - self.offset)
+        with training.local_seed(compute.seed, device):
+            self._prepare(train, compute, device)
+            self._move(device)
+        identity = {**self.params(), "model": self.name, "seed": compute.seed, "data": _hash(train)}
+        identity["validation"] = None if validation is None else _hash(validation)
+        error = None if validation is None else self._validation(train, validation, compute)
+        fit_at = partial(self._fit_at, _Training(train, Targets.of(train, device), error, identity, device, compute))
+        try:
+            if self.learning_rate == training.SEARCH:
+                self.network, self.fit_report, self.search = training.search_learning_rate(fit_at, compute.checkpoint)
+            else:
+                self.network, self.fit_report = fit_at(float(self.learning_rate), compute.checkpoint)
+        except torch.OutOfMemoryError as caught:
+            raise MemoryError(
+                f"{self.train_batch_size} patches at a time do not fit into the memory of {device} to train {self.name}: "
+                "lower `train_batch_size` (it changes the result)."
+            ) from caught
+
+    def _check(self, train: Spots, validation: Spots | None) -> None:
+        """Refuse spots that cannot be trained on."""
         if validation is None and self.learning_rate == training.SEARCH:
             raise ValueError(
                 "learning_rate='search' compares rates on validation spots, and there are none: give a split with "
@@ -214,63 +286,44 @@ class NetworkPredictor(Predictor):
             raise ValueError(
                 "no gene is detected in the validation libraries: choose others, or count all entries with loss='all'."
             )
-        self.offset = train.gene_means() if self.delta else np.zeros(train.target.shape[1], np.float32)
-        train = replace(train, target=train.target - self.offset)
-        if validation is not None:
-            validation = replace(validation, target=validation.target - self.offset)
-        with training.local_seed(how.seed, how.device):
-            self._prepare(train, how)
-            self._move(how.device)
-        targets = Targets.of(train, how.device)
-        check = None if validation is None else self._validation(train, validation, how)
-        params = self._params()
-        identity = {**params, "model": self.name, "seed": how.seed, "data": _hash(train), "validation": None}
-        if validation is not None:
-            identity["validation"] = _hash(validation)
 
-        def fit_one(rate: float, folder: Path | None) -> tuple[nn.Module, Fit]:
-            with training.local_seed(how.seed, how.device) as generator, Reading(train.patches) as reading:
-                network = self._placed(self.make_network(train.target.shape[1], self.weights), how.device)
-                self._start(network, train)
-                draw = Draws(reading, self.train_batch_size, generator)
+    def _fit_at(self, setup: _Training[Net], learning_rate: float, folder: Path | None) -> tuple[Net, Fit]:
+        """The network fitted at a learning rate, with its checkpoint in a folder."""
+        train, device, compute = setup.train, setup.device, setup.compute
+        with (
+            training.local_seed(compute.seed, device) as generator,
+            Reading(present(train.patches, "patches")) as reading,
+        ):
+            network = self._placed(self.make_network(setup.targets.values.shape[1], self.weights), device)
+            self._start(network, train)
+            draw = Draws(reading, self.train_batch_size, generator)
 
-                def training_loss() -> torch.Tensor:
-                    rows, codes, patches = draw()
-                    images = self._images(patches, how.device, codes if self.augment else None)
-                    return self._loss(network, images, rows, targets.rows(rows))
+            def training_loss() -> torch.Tensor:
+                rows, codes, patches = draw()
+                images = self._images(patches, device, codes if self.augment else None)
+                return self._loss(network, images, rows, setup.targets.take(rows))
 
-                desc = self.name if rate == self.learning_rate else f"{self.name}, learning rate {rate:.2g}"
-                result = training.fit(
-                    network,
-                    training_loss=training_loss,
-                    validation_error=None if check is None else lambda: check(network),
-                    generator=generator,
-                    n_steps=self.n_steps,
-                    learning_rate=rate,
-                    validate_every=min(self.validate_every, self.n_steps),
-                    patience=self.patience,
-                    show_progress_bar=how.show_progress_bar,
-                    desc=desc,
-                    checkpoint=folder,
-                    identity={**identity, "learning_rate": rate},
-                    optimizer=self.optimizer,
-                    weight_decay=self.weight_decay,
-                    warmup_steps=min(self.warmup_steps, self.n_steps - 1),
-                )
-            return network, result
+            searched = self.learning_rate == training.SEARCH
+            result = training.fit(
+                network,
+                training_loss=training_loss,
+                validation_error=None if setup.error is None else partial(setup.error, network),
+                generator=generator,
+                n_steps=self.n_steps,
+                learning_rate=learning_rate,
+                validate_every=min(self.validate_every, self.n_steps),
+                patience=self.patience,
+                show_progress_bar=compute.show_progress_bar,
+                desc=f"{self.name}, learning rate {learning_rate:.2g}" if searched else self.name,
+                checkpoint=folder,
+                identity={**setup.identity, "learning_rate": learning_rate},
+                optimizer=self.optimizer,
+                weight_decay=self.weight_decay,
+                warmup_steps=min(self.warmup_steps, self.n_steps - 1),
+            )
+        return network, result
 
-        try:
-            if self.learning_rate == training.SEARCH:
-                self.network, self.fit_report, self.search = training.search_learning_rate(fit_one, how.checkpoint)
-            else:
-                self.network, self.fit_report = fit_one(self.learning_rate, how.checkpoint)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(
-                f"{self.train_batch_size} patches at a time are too many to train {self.name} in the memory of "
-                f"{how.device}: lower `train_batch_size`, which the result depends on."
-            ) from error
-
-    def predict(self, spots: Spots, how: How, *, own_library: np.ndarray | None = None) -> np.ndarray:
+    def predict(self, spots: Spots, compute: Compute, *, own_library: np.ndarray | None = None) -> np.ndarray:
         """Expression of spots.
 
         Parameters
@@ -284,23 +337,22 @@ class NetworkPredictor(Predictor):
         -------
         Float32 (n, g).
         """
-        network = self._placed(self.network, how.device)
+        network = self._placed(self.trained(), training.resolve_device(compute.device))
         library = self.reference.get("library")
         if own_library is not None and (own_library < 0).all():
             own_library = None  # nothing to leave out
         if library is not None and (library == library[0]).all():
             own_library = None  # there is no other library to look spots up in
+        size = compute.batch_size or BATCH
         with (
-            Reading(spots.patches) as reading,
-            progress_bar(
-                total=len(spots), desc=f"{self.name}, predicting", show=how.show_progress_bar, unit="spot"
-            ) as bar,
+            Reading(present(spots.patches, "patches")) as reading,
+            compute.bar(len(spots), f"{self.name}, predicting", "spot") as bar,
         ):
-            batches = reading.batches(how.batch_size)
-            return self._apply(network, spots, batches, how.batch_size, own_library, bar.update) + self.offset
+            output = self._apply(network, spots, reading.batches(size), size, own_library, bar.update)
+        return output + self.offset
 
     def report(self) -> dict[str, Any]:
-        """How training went."""
+        """Summary of the fit for the record."""
         values: dict[str, Any] = {"n_parameters": self.n_parameters()}
         if self.fit_report is not None:
             report = vars(self.fit_report)
@@ -311,46 +363,43 @@ class NetworkPredictor(Predictor):
         return values
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """All that was learned, as arrays and as plain values that JSON can hold."""
-        arrays = {_NETWORK + name: value.cpu().numpy() for name, value in self.network.state_dict().items()}
+        """Learned state: arrays, and values that JSON can hold."""
+        network = self.trained()
+        arrays = {_NETWORK + name: value.cpu().numpy() for name, value in network.state_dict().items()}
         arrays |= {_MORE + name: value for name, value in self._learned().items()}
         arrays[_OFFSET] = self.offset
-        return arrays, {"params": self._params(), "n_genes": self._n_genes}
+        return arrays, {"params": self.params(), "n_genes": network.n_genes}
 
     @classmethod
-    def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> NetworkPredictor:
-        """The predictor whose `state` this is.
+    def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
+        """The predictor with that state.
 
         Raises
         ------
         ValueError
             If arrays and values do not fit.
         """
+
+        def named(prefix: str) -> dict[str, np.ndarray]:
+            return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
         try:
             predictor = cls(**values["params"])
             predictor.offset = arrays[_OFFSET]
             with training.local_seed(0, torch.device("cpu")):  # leaves the user's random state as it is
-                predictor._restore({name[len(_MORE) :]: a for name, a in arrays.items() if name.startswith(_MORE)})
+                predictor._restore(named(_MORE))
                 network = predictor.make_network(values["n_genes"], RANDOM)
-            network.load_state_dict(
-                {name[len(_NETWORK) :]: torch.tensor(a) for name, a in arrays.items() if name.startswith(_NETWORK)}
-            )
+            network.load_state_dict({name: torch.tensor(array) for name, array in named(_NETWORK).items()})
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"the model is damaged: weights and card do not fit ({error}).") from error
-        predictor.network = network.eval()
+        network.eval()
+        predictor.network = network
         return predictor
 
-    def _params(self) -> dict[str, Any]:
-        params = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**params, "weights": str(self.weights)}
-
-    @property
-    def _n_genes(self) -> int:
-        return self.network.n_genes
-
     @staticmethod
-    def _placed(network: nn.Module, device: torch.device) -> nn.Module:
-        return network.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
+    def _placed(network: Net, device: torch.device) -> Net:
+        network.to(device)
+        return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network
 
     def _move(self, device: torch.device) -> None:
         self.reference = {name: value.to(device) for name, value in self.reference.items()}
@@ -369,7 +418,7 @@ class NetworkPredictor(Predictor):
 
     def _apply(
         self,
-        network: nn.Module,
+        network: Net,
         spots: Spots,
         batches: Iterable[tuple[np.ndarray, np.ndarray]],
         batch_size: int,
@@ -381,14 +430,14 @@ class NetworkPredictor(Predictor):
         own = None if own_library is None else torch.as_tensor(own_library, dtype=torch.int64, device=device)
 
         def output(images: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-            return self._output(network, images, spots.rows(rows), None if own is None else own[rows])
+            return self._output(network, images, spots.take(rows), None if own is None else own[rows])
 
         self._move(device)
         with torch.no_grad():
             network.eval()
             self._before_output(network)
             parts = list(self._in_pieces(output, batches, batch_size, device, on_done))
-        return torch.cat(parts).numpy() if parts else np.empty((0, self._n_genes), np.float32)
+        return torch.cat(parts).numpy() if parts else np.empty((0, network.n_genes), np.float32)
 
     def _in_pieces(
         self,
@@ -418,25 +467,25 @@ class NetworkPredictor(Predictor):
                 done += len(some)
                 on_done(len(some))
 
-    def _validation(self, train: Spots, validation: Spots, how: How) -> Callable[[nn.Module], float]:
+    def _validation(self, train: Spots, validation: Spots, compute: Compute) -> Callable[[Net], float]:
         """Function of a network: its error on some validation spots, whose patches are read once."""
-        some = np.random.default_rng(how.seed).permutation(len(validation))[:_VALIDATION_SPOTS]
-        spots = validation.rows(np.sort(some))
-        with Reading(spots.patches) as reading:
-            batches = list(reading.batches(_BATCH))
-        known = np.ones(spots.target.shape, bool) if spots.known is None else spots.known
+        some = np.random.default_rng(compute.seed).permutation(len(validation))[:_VALIDATION_SPOTS]
+        spots = validation.take(np.sort(some))
+        target, known = spots.targets()
+        with Reading(present(spots.patches, "patches")) as reading:
+            batches = list(reading.batches(BATCH))
         # Where there is another library to look spots up in, the own one would flatter.
         own = spots.library if len(np.unique(train.library)) > 1 else None
 
-        def error(network: nn.Module) -> float:
-            estimate = self._apply(network, spots, iter(batches), _BATCH, own, lambda _: None)
-            return masked_mse(spots.target, estimate, known)
+        def error(network: Net) -> float:
+            estimate = self._apply(network, spots, iter(batches), BATCH, own, lambda _: None)
+            return masked_mse(target, estimate, known)
 
         return error
 
 
 def _hash(spots: Spots) -> str:
-    """Short name of what a fit is of; of the patches it takes a sample."""
-    sample = spots.patches.read(np.unique(np.linspace(0, len(spots) - 1, 16).astype(int)))
-    arrays = (spots.target, spots.known, spots.library, spots.embedding, sample)
+    """Short name of the data of a fit; of the patches it takes a sample."""
+    sample = present(spots.patches, "patches").read(np.unique(np.linspace(0, len(spots) - 1, 16).astype(int)))
+    arrays = (spots.target, spots.known, spots.library, sample)
     return data_hash(*(array for array in arrays if array is not None))

@@ -1,24 +1,27 @@
-"""How unlike a spot looks to anything in training."""
+"""How far a spot looks from the training data."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from spared_sc._models.prediction.components import mean_and_scale, principal_components
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _COMPONENTS = 16
 _LEAST = 1e-9  # variance of a component, relative to the first one's
-_QUANTILE = 0.999  # of the train spots' distances: what lies beyond is flagged
+_QUANTILE = 0.999  # of the train spots' distances, beyond which a spot is flagged
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """Distance to the train spots, after Mahalanobis, in the leading principal components of an embedding.
+    """Mahalanobis distance to the train spots in the leading principal components of an embedding.
 
-    The part of an embedding that lies outside of those components counts with the variance that it has in training.
+    The part of an embedding outside those components counts with its variance in training.
     """
 
     mean: np.ndarray  # (d,)
@@ -35,8 +38,18 @@ class Novelty:
         values = (values - mean) / scale
         variance, vectors = principal_components(values, _COMPONENTS, _LEAST)
         rest = max(float(np.mean((values**2).sum(axis=1) - ((values @ vectors) ** 2).sum(axis=1))), 1e-9)
-        found = cls(mean, scale, vectors / np.sqrt(variance), rest, 0.0)
-        return cls(mean, scale, found.axes, rest, float(np.quantile(found.distance(embedding), _QUANTILE)))
+        unlimited = cls(mean, scale, vectors / np.sqrt(variance), rest, np.inf)
+        return replace(unlimited, limit=float(np.quantile(unlimited.distance(embedding), _QUANTILE)))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """The one with that state."""
+        rest, limit = float(arrays["rest"]), float(arrays["limit"])
+        return cls(arrays["mean"], arrays["scale"], arrays["axes"], rest, limit)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Learned state."""
+        return {name: np.asarray(value) for name, value in asdict(self).items()}
 
     def distance(self, embedding: np.ndarray) -> np.ndarray:
         """(n,) square root of the mean square over components and rest; about 1 for the train spots."""
@@ -47,6 +60,6 @@ class Novelty:
         k = self.axes.shape[1] + 1
         return np.sqrt(((inside**2).sum(axis=1) + np.maximum(rest, 0) / self.rest) / k)
 
-    def unlike(self, embedding: np.ndarray) -> np.ndarray:
+    def out_of_distribution(self, embedding: np.ndarray) -> np.ndarray:
         """(n,) whether a spot is farther out than all but one in a thousand of the train spots."""
         return self.distance(embedding) > self.limit

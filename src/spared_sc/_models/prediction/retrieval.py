@@ -19,9 +19,9 @@ def nearest(
     Parameters
     ----------
     own
-        (n,) code of the library in which a query may find nothing, -1 for none; and
+        (n,) code of the library in which nothing is looked up for a query, -1 for none; used together with `library`.
     library
-        (m,) the library of the references. There may be fewer than `k` outside the largest one: then fewer are found.
+        (m,) code of the library of each reference. If fewer than `k` lie outside the largest library, that many are found.
 
     Raises
     ------
@@ -29,15 +29,16 @@ def nearest(
         If all references are of one library and queries are too.
     """
     k = min(k, len(reference))
-    if own is not None:
-        k = min(k, len(reference) - int(torch.bincount(library).max()))
+    excluded = None if own is None or library is None else (own, library)
+    if excluded is not None:
+        k = min(k, len(reference) - int(torch.bincount(excluded[1]).max()))
     if not k:
-        raise ValueError("all training spots are of one library, so that none is outside of it: train on several.")
+        raise ValueError("retrieval needs training spots from at least two libraries: train on several.")
     square = reference.square().sum(dim=1)
-    found = []
+    nearest_rows = []
     for part in torch.arange(len(query), device=query.device).split(max(_ENTRIES // len(reference), 1)):
         closeness = 2 * query[part] @ reference.T - square
-        if own is not None:
-            closeness.masked_fill_(own[part, None] == library, -torch.inf)
-        found.append(closeness.topk(k).indices)
-    return torch.cat(found)
+        if excluded is not None:
+            closeness.masked_fill_(excluded[0][part, None] == excluded[1], -torch.inf)
+        nearest_rows.append(closeness.topk(k).indices)
+    return torch.cat(nearest_rows)

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
+from spared_sc._core.params import parameter
+from spared_sc._core.registry import About
 from spared_sc._models.prediction.augment import N_SYMMETRIES, symmetry
 from spared_sc._models.prediction.backbones import Backbone
-from spared_sc._models.prediction.networks import NetworkPredictor, Targets
+from spared_sc._models.prediction.networks import GeneNetwork, NetworkPredictor, Targets, rate
+from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.training import mixed_precision
 
 if TYPE_CHECKING:
@@ -18,10 +21,8 @@ if TYPE_CHECKING:
 
     from spared_sc._models.prediction.base import Spots
 
-_SPARED = "as in SpaRED (Ruiz et al. 2025)"
 
-
-class RegressionNet(nn.Module):
+class RegressionNet(GeneNetwork):
     """Backbone and linear layer."""
 
     def __init__(self, backbone: str, weights: str | Path, n_genes: int) -> None:
@@ -37,24 +38,23 @@ class RegressionNet(nn.Module):
 
 
 @dataclass(kw_only=True, eq=False)
-class ImageRegression(NetworkPredictor):
-    """Any image network with a linear layer, trained by the mean squared error; other parameters as `NetworkPredictor`.
+class ImageRegression(NetworkPredictor[RegressionNet]):
+    """Any image network with a linear layer, trained by the mean squared error.
 
     Parameters
     ----------
     backbone
         `"torchvision:<model>"` or `"timm:<model>"`.
     start_at_mean
-        Whether the network starts as that mean: last weights zero, bias the mean.
+        Whether the network starts as the mean expression: last weights zero, bias the mean.
     symmetries
         Whether a prediction is the mean over the eight symmetries of the patch.
     """
 
-    name: ClassVar[str] = "image_regression"
-    paper: ClassVar[str] = _SPARED
+    about: ClassVar[About] = About(name="image_regression", where=f"{__name__}:ImageRegression", needs=("patches",))
     backbone: str = "torchvision:shufflenet_v2_x0_5"
-    start_at_mean: bool = False
-    symmetries: bool = False
+    start_at_mean: bool = parameter(False, choices=(False, True))
+    symmetries: bool = parameter(False, choices=(False, True))
 
     def make_network(self, n_genes: int, weights: str | Path) -> RegressionNet:
         """The network before training."""
@@ -74,45 +74,42 @@ class ImageRegression(NetworkPredictor):
     ) -> torch.Tensor:
         if not self.symmetries:
             return network(images)
-        return sum(network(symmetry(images, code)) for code in range(N_SYMMETRIES)) / N_SYMMETRIES
+        total = network(images)
+        for code in range(1, N_SYMMETRIES):
+            total = total + network(symmetry(images, code))
+        return total / N_SYMMETRIES
 
 
 @dataclass(kw_only=True, eq=False)
 class ShuffleNet(ImageRegression):
-    """ShuffleNetV2 of half width; parameters as `ImageRegression`."""
+    """ShuffleNetV2 of half width."""
 
-    name: ClassVar[str] = "shufflenet"
-    paper: ClassVar[str] = f"Ma et al. (2018), {_SPARED}"
-    pretrained: ClassVar[str] = "torchvision shufflenet_v2_x0_5 IMAGENET1K_V1 (BSD-3-Clause)"
-    learning_rate: float | str = 1e-3
+    about: ClassVar[About] = PREDICTORS["shufflenet"]
+    learning_rate: float | str = rate(1e-3)
 
 
 @dataclass(kw_only=True, eq=False)
 class ViT(ImageRegression):
-    """ViT-B/16; parameters as `ImageRegression`."""
+    """ViT-B/16."""
 
-    name: ClassVar[str] = "vit_b"
-    paper: ClassVar[str] = f"Dosovitskiy et al. (2021), {_SPARED}"
-    pretrained: ClassVar[str] = "torchvision vit_b_16 IMAGENET1K_V1 (BSD-3-Clause)"
+    about: ClassVar[About] = PREDICTORS["vit_b"]
     backbone: str = "torchvision:vit_b_16"
-    image_size: int | None = 224
+    image_size: int | None = parameter(224, least=1, whole=True)
 
 
 @dataclass(kw_only=True, eq=False)
 class ViTDelta(ViT):
-    """ViT-B/16 that learns deviations from the training mean; parameters as `ImageRegression`."""
+    """ViT-B/16 that learns deviations from the training mean."""
 
-    name: ClassVar[str] = "vit_b_delta"
-    delta: bool = True
+    about: ClassVar[About] = PREDICTORS["vit_b_delta"]
+    delta: bool = parameter(True, choices=(False, True))
 
 
 @dataclass(kw_only=True, eq=False)
 class STNet(ImageRegression):
-    """DenseNet-121 that starts as the mean expression and averages eight symmetries; parameters as `ImageRegression`."""
+    """DenseNet-121 that starts as the mean expression and averages eight symmetries."""
 
-    name: ClassVar[str] = "stnet"
-    paper: ClassVar[str] = f"He et al. (2020), trained {_SPARED}"
-    pretrained: ClassVar[str] = "torchvision densenet121 IMAGENET1K_V1 (BSD-3-Clause)"
+    about: ClassVar[About] = PREDICTORS["stnet"]
     backbone: str = "torchvision:densenet121"
-    start_at_mean: bool = True
-    symmetries: bool = True
+    start_at_mean: bool = parameter(True, choices=(False, True))
+    symmetries: bool = parameter(True, choices=(False, True))

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from spared_sc._core import validate
+from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import leak
 from spared_sc._core.record import shallow_copy
-from spared_sc.tl._prediction import learned_across
+from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc.tl._predict_expression import predict_expression
 from spared_sc.tl._score_prediction import score_prediction
-from spared_sc.tl.predict import predict_expression
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from anndata import AnnData
 
+_LOSSES: tuple[Literal["all", "detected"], ...] = ("all", "detected")
 
+
+@docs.fill()
 def compare_targets(
     adata: AnnData,
     *,
@@ -32,12 +35,12 @@ def compare_targets(
     random_state: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
-    """Fit a predictor to raw and to completed expression, and score all on what was measured.
+    """Fit a predictor to raw and to completed expression, and score both on the measurements.
 
-    Undetected entries enter a raw target as zeros and a completed one as estimates, and either target can count on
-    detected entries only. A comparison of raw and completed targets without the last two arms mixes the use of completion
-    with that of leaving out zeros. Completion changes no detected value, so the two arms on detected entries differ only
-    where the completed layer is corrected otherwise, such as by ComBat.
+    Undetected entries enter a raw target as zeros and a completed one as estimates, and either target can be restricted to
+    detected entries. Comparing raw with completed targets without the last two arms confuses the effect of completion with
+    that of leaving out zeros. Completion changes no detected value, so the two arms on detected entries differ only if
+    the completed layer is corrected otherwise, e.g. by ComBat.
 
     Parameters
     ----------
@@ -46,20 +49,16 @@ def compare_targets(
     model
         Name of a predictor.
     completed
-        Layer with filled values. It must have been made with the same split: otherwise, train values were filled with
-        the help of test sections.
+        Layer with filled values. It must have been made with the same split: otherwise, train values were filled using
+        test sections.
     layer
         Measured expression: the raw target, and the truth of all scores.
-    library_key
-        Column of `obs` that names the library of each spot; needed with several libraries.
-    subject_key
-        Column of `obs` with the donor, for the intervals.
-    spatial_key
-        Name in `obsm` of the spots' positions.
+    {library_key}
+    {subject_key}
+    {spatial_key}
     split_key
         Column of `obs` with `"train"`, `"val"` or `"test"`.
-    n_bootstrap
-        Resamples of the libraries.
+    {n_bootstrap}
     random_state
         Seed of the fits and of the resampling.
     options
@@ -67,7 +66,7 @@ def compare_targets(
 
     Returns
     -------
-    The table of :func:`spared_sc.tl._score_prediction_prediction`, in which `prediction` names the arm: `"raw, all"`,
+    The table of :func:`spared_sc.tl.score_prediction`, in which `prediction` names the arm: `"raw, all"`,
     `"raw, detected"`, `"completed, all"` and `"completed, detected"`.
 
     Raises
@@ -80,41 +79,26 @@ def compare_targets(
     Examples
     --------
     >>> import spared_sc as sp
-    >>> adata = sp.datasets.synthetic(n_libraries=3)
-    >>> adata.obs["split"] = (
-    ...     adata.obs["library_id"]
-    ...     .astype(str)
-    ...     .replace({"library_1": "train", "library_2": "train", "library_3": "test"})
-    ... )
+    >>> adata = sp.datasets.synthetic(n_libraries=2)
+    >>> adata.obs["split"] = ["train" if name == "library_1" else "test" for name in adata.obs["library_id"]]
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
     >>> sp.tl.median_complete(adata, library_key="library_id")
-    >>> sp.tl.embed_patches(adata, encoder="classical", library_key="library_id")
-    >>> scores = sp.tl.compare_targets(adata, completed="median", library_key="library_id")
+    >>> scores = sp.tl.compare_targets(adata, model="gene_mean", completed="median", library_key="library_id")
     >>> list(scores["prediction"].unique()[:4])
     ['raw, all', 'raw, detected', 'completed, all', 'completed, detected']
     """
-    from spared_sc._models.prediction.registry import PREDICTORS
-
     adata = validate.check_adata(adata)
-    libraries = validate.get_libraries(adata, library_key)
-    if split_key not in adata.obs:
-        raise KeyError(
-            f"there is no column {split_key!r} in adata.obs (columns: {validate.listing(adata.obs.columns)}): make a "
-            "split with `sp.pp.split_libraries(adata)` first."
-        )
-    split = validate.get_split(adata, split_key, libraries)
     if not isinstance(model, str) or model not in PREDICTORS:
         raise KeyError(f"there is no predictor {model!r} to fit: choose among {validate.listing(PREDICTORS, 30)}.")
     taken = sorted({"copy", "key_added", "layer", "loss"} & set(options))
     if taken:
         raise TypeError(f"compare_targets sets {taken[0]!r} itself: leave it out.")
+    _check_completed(adata, completed, validate.get_libraries(adata, library_key), split_key)
     checkpoint = options.pop("checkpoint", None)
-    _check_completed(adata, completed, libraries, split_key, split)
-    work = shallow_copy(adata)
-    arms = []
-    for what, source in (("raw", layer), ("completed", completed)):
-        for loss in ("all", "detected"):
-            key = f"{what}, {loss}"
+    work, arms = shallow_copy(adata), []
+    for target, source in (("raw", layer), ("completed", completed)):
+        for loss in _LOSSES:
+            arms.append(f"{target}, {loss}")
             predict_expression(
                 work,
                 model=model,
@@ -123,12 +107,11 @@ def compare_targets(
                 library_key=library_key,
                 spatial_key=spatial_key,
                 split_key=split_key,
-                key_added=key,
+                key_added=arms[-1],
                 random_state=random_state,
-                checkpoint=None if checkpoint is None else Path(checkpoint) / key.replace(", ", "-"),
+                checkpoint=None if checkpoint is None else Path(checkpoint) / f"{target}-{loss}",
                 **options,
             )
-            arms.append(key)
     return score_prediction(
         work,
         arms,
@@ -141,16 +124,20 @@ def compare_targets(
     )
 
 
-def _check_completed(
-    adata: AnnData, completed: str, libraries: validate.Libraries, split_key: str, split: np.ndarray
-) -> None:
+def _check_completed(adata: AnnData, completed: str, libraries: validate.Libraries, split_key: str) -> None:
     """Refuse values that were filled in with the help of other splits."""
+    if split_key not in adata.obs:
+        raise KeyError(
+            f"there is no column {split_key!r} in adata.obs (columns: {validate.listing(adata.obs.columns)}): make a "
+            "split with `sp.pp.split_libraries(adata)` first."
+        )
+    split = validate.get_split(adata, split_key, libraries)
     validate.get_layer(adata, completed)
-    learned = learned_across(adata, completed, libraries, split_key, split)
+    reason = leak(adata, completed, libraries, split_key, split)
     if completed not in adata.uns.get(Key.uns.records, {}):
-        learned = f"layers[{completed!r}] is not known to be made with the split {split_key!r}"
-    if learned:
+        reason = f"layers[{completed!r}] is not known to be made with the split {split_key!r}"
+    if reason:
         raise ValueError(
-            f"{learned}: train values may have been filled with the help of test sections. Run "
+            f"{reason}: train values may have been filled using test sections. Run "
             f"`sp.tl.spackle_complete(adata, split_key={split_key!r})` after the split."
         )

@@ -1,0 +1,94 @@
+"""The scale of patches: how much tissue they show, at which resolution, and whether that matches other patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core.report import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SAME_SIZE = 0.1  # largest relative difference in side length
+_SAME_RESOLUTION = 2.0  # largest ratio of resolutions
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchScale:
+    """Size and resolution of patches, as medians over the libraries."""
+
+    size: float
+    unit: str
+    output_size: int
+    patch_px: float  # side in pixels of the image
+    um_per_px: float | None  # of the image; `None` where unknown
+
+    @property
+    def side_um(self) -> float | None:
+        """Side in micrometres; `None` where unknown."""
+        return None if self.um_per_px is None else self.patch_px * self.um_per_px
+
+    def __str__(self) -> str:
+        return f"{self.size:g} {self.unit} of {self.patch_px:.0f} pixels"
+
+
+def sources_by_library(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Recorded images by library; a file returns a name with "/" as nested dictionaries."""
+    result = {}
+    for name, entry in sources.items():
+        if "patch_px" in entry:
+            result[name] = entry
+        else:
+            result |= {f"{name}/{rest}": source for rest, source in sources_by_library(entry).items()}
+    return result
+
+
+def scale_of(recipe: Mapping[str, Any]) -> PatchScale:
+    """The scale that a recipe describes."""
+    sources = list(sources_by_library(recipe["sources"]).values())
+    resolution = float(np.median([source["um_per_px"] for source in sources]))
+    return PatchScale(
+        size=float(recipe["size"]),
+        unit=str(recipe["unit"]),
+        output_size=int(recipe["output_size"]),
+        patch_px=float(np.median([source["patch_px"] for source in sources])),
+        um_per_px=None if np.isnan(resolution) else resolution,
+    )
+
+
+def check_scale(trained: PatchScale, recipe: Mapping[str, Any], *, force: bool) -> None:
+    """Refuse patches of any library whose tissue size or resolution differs from training.
+
+    Raises
+    ------
+    ValueError
+        Unless `force`, which logs a warning instead.
+    """
+    for name, source in sources_by_library(recipe["sources"]).items():
+        scale = scale_of({**recipe, "sources": {name: source}})
+        if _matches(trained, scale):
+            continue
+        shown, wanted = str(scale), str(trained)
+        if trained.side_um and scale.side_um:
+            shown, wanted = (f"{s.side_um:.1f} um at {s.um_per_px:.3g} um per pixel" for s in (scale, trained))
+        message = f"the patches of library {name!r} are {shown}, those of training {wanted}"
+        if not force:
+            raise ValueError(
+                f"{message}: the model was not trained on such patches. Extract others with "
+                "`sp.pp.extract_patches(adata, image=..., size=..., unit=..., mpp=...)`, or pass force=True."
+            )
+        logger.warning("%s; predicting anyway (force=True)", message)
+
+
+def _matches(trained: PatchScale, scale: PatchScale) -> bool:
+    """Whether two scales are close enough: in micrometres where known, otherwise in the given unit."""
+    if trained.side_um and scale.side_um and trained.um_per_px and scale.um_per_px:
+        resolution = scale.um_per_px / trained.um_per_px
+        same_size = abs(scale.side_um / trained.side_um - 1) <= _SAME_SIZE
+    else:
+        resolution = trained.patch_px / scale.patch_px
+        same_size = (trained.size, trained.unit) == (scale.size, scale.unit)
+    return same_size and 1 / _SAME_RESOLUTION <= resolution <= _SAME_RESOLUTION

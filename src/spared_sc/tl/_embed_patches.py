@@ -1,0 +1,189 @@
+"""Image embeddings of spots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core import docs, validate
+from spared_sc._core.compute import make_compute
+from spared_sc._core.keys import Key
+from spared_sc._core.record import check_key, record
+from spared_sc._core.report import logger
+from spared_sc._images.resolve import resolve_patches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from anndata import AnnData
+
+    from spared_sc._core.compute import Compute
+    from spared_sc._core.validate import Libraries
+    from spared_sc._images.resolve import AnyPatches
+    from spared_sc._models.encoders import Encoder
+
+_KIND = "embedding"
+
+
+@docs.fill()
+def embed_patches(
+    adata: AnnData,
+    *,
+    encoder: str = "classical",
+    weights: str | Path = "pretrained",
+    library_key: str | None = None,
+    spatial_key: str = Key.obsm.spatial,
+    key_added: str | None = None,
+    checkpoint: str | Path | None = None,
+    force: bool = False,
+    device: str | None = None,
+    batch_size: int | None = None,
+    random_state: int = 0,
+    show_progress_bar: bool | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Embed the image around every spot.
+
+    The patches are those that :func:`spared_sc.pp.extract_patches` recorded; otherwise squares of one spot diameter from
+    the full-resolution image if its file is known, and from the hires image if not.
+
+    Parameters
+    ----------
+    {adata}
+    encoder
+        `"classical"` (colours and textures, no weights needed), `"shufflenet_v2_x0_5"`, any timm model by its name, or a
+        pathology foundation model by its short name. :func:`spared_sc.tl.encoders` lists the registered ones.
+    weights
+        `"pretrained"` takes the encoder's weights from the local cache, or downloads them; a path names a `.safetensors` or
+        `.pth` file; `"random"` leaves the encoder untrained.
+    {library_key}
+    spatial_key
+        Key in `obsm` of the spots' positions in pixels of the full-resolution image; by default the one that
+        `extract_patches` recorded, or `"spatial"`.
+    key_added
+        Name of the embedding; `"X_<encoder>"` by default.
+    checkpoint
+        Folder in which finished sections are kept. The same call after a crash or an interrupt does not embed them again.
+    force
+        Embed with a foundation model even if the patches have far fewer pixels than it was trained on.
+    {device}
+    {batch_size}
+    random_state
+        Seed of untrained weights.
+    {show_progress_bar}
+    {copy}
+
+    Returns
+    -------
+    `None`, or the changed copy with `copy=True`. Slots written:
+
+    `obsm["X_classical"]`
+        Embedding, spots x features, float32; usable as `use_rep` in scanpy.
+    `uns["spared_sc"]["X_classical"]`
+        Parameters, the encoder (name, weights, licence) and the patches (size, source, resolution).
+
+    Raises
+    ------
+    KeyError
+        If a named column does not exist, or there is no such encoder.
+    FileNotFoundError
+        If an image or a file of weights is missing.
+    ConnectionError
+        If weights can neither be found nor downloaded; the message says which and where to put them.
+    ValueError
+        If image and spots do not match, a file is damaged, the store of patches has changed since it was recorded, or the
+        patches are too coarse for a foundation model.
+
+    Examples
+    --------
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=2)
+    >>> sp.tl.embed_patches(adata, encoder="classical", library_key="library_id")
+    >>> adata.obsm["X_classical"].shape[0] == adata.n_obs
+    True
+    """
+    from spared_sc._models.encoders import check_resolution, get_card, load_encoder
+
+    adata = validate.check_adata(adata, genes=False)
+    key_added = Key.embedding(encoder) if key_added is None else key_added
+    check_key(adata, key_added, attr="obsm")
+    libraries = validate.get_libraries(adata, library_key)
+    compute = make_compute(
+        random_state=random_state,
+        device=device,
+        batch_size=batch_size,
+        show_progress_bar=show_progress_bar,
+        checkpoint=checkpoint,
+    )
+    card = get_card(encoder)
+    patches = resolve_patches(adata, libraries, spatial_key=spatial_key)
+    sources = patches.recipe["sources"].values()
+    scales = [source["um_per_px"] for source in sources if source["um_per_px"] > 0]  # NaN where unknown
+    check_resolution(card, min(source["patch_px"] for source in sources), max(scales, default=np.nan), force=force)
+    model = load_encoder(encoder, weights=weights, device=compute.device, random_state=compute.seed)
+    embedding = _embed_libraries(model, patches, libraries, compute)
+    adata = adata.copy() if copy else adata
+    record(
+        adata,
+        key=key_added,
+        function="tl.embed_patches",
+        params={
+            "encoder": encoder,
+            "weights": weights,
+            "library_key": library_key,
+            "random_state": random_state,
+            "force": force,
+        },
+        slots={"obsm": {key_added: embedding}},
+        encoder=model.identity(),
+        patches=patches.recipe,
+    )
+    return adata if copy else None
+
+
+def _embed_libraries(model: Encoder, patches: AnyPatches, libraries: Libraries, compute: Compute) -> np.ndarray:
+    """The embedding of all spots, library by library; finished ones are kept in the checkpoint."""
+    from spared_sc._models import encoders
+    from spared_sc._models.prediction.base import PatchSubset
+
+    embedding = np.empty((len(patches), model.dim), dtype=np.float32)
+    for name, rows in zip(libraries.names, libraries.rows(), strict=True):
+        folder = compute.below(name).checkpoint
+        identity = {"encoder": model.identity(), "patches": patches.fingerprint(rows)}
+        values = None if folder is None else _finished(folder, identity)
+        if values is None:
+            values = encoders.embed_all(
+                model,
+                PatchSubset(patches, rows),
+                batch_size=compute.batch_size,
+                show_progress_bar=compute.show_progress_bar,
+                desc=f"embedding {name}",
+            )
+            if folder is not None:
+                _keep(folder, identity, values)
+        embedding[rows] = values
+    return embedding
+
+
+def _finished(folder: Path, identity: Mapping[str, Any]) -> np.ndarray | None:
+    """The embedding of a section from an earlier call, if it has the same encoder and patches."""
+    from spared_sc._models import checkpoint
+
+    if not checkpoint.exists(folder):
+        return None
+    arrays, card = checkpoint.load(folder, _KIND)
+    if card["identity"] != identity:
+        raise ValueError(
+            f"{folder} holds the embedding of other patches or by another encoder: remove it, or choose another folder "
+            "with `checkpoint=`."
+        )
+    logger.info("took the embedding of %d spots from %s", len(arrays["embedding"]), folder)
+    return arrays["embedding"]
+
+
+def _keep(folder: Path, identity: Mapping[str, Any], embedding: np.ndarray) -> None:
+    from spared_sc._models import checkpoint
+
+    checkpoint.save(folder, _KIND, {"embedding": embedding}, {"identity": identity})

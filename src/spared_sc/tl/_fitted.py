@@ -1,0 +1,297 @@
+"""A fitted predictor: its fit to a fold, its application to a slide, and its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core import docs, validate
+from spared_sc._core.compute import make_compute
+from spared_sc._core.keys import Key
+from spared_sc._core.lineage import fingerprints
+from spared_sc._core.record import from_record
+from spared_sc._core.report import logger, warn
+from spared_sc._images.resolve import resolve_patches
+from spared_sc._images.scale import check_scale
+from spared_sc._kernels.fingerprint import match_libraries
+from spared_sc._models import checkpoint
+from spared_sc._models.prediction.card import SEEN, TRAIN, VALIDATION, Card, known_libraries
+from spared_sc._models.prediction.novelty import Novelty
+from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc.tl._task import get_spots, novelty_features
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from spared_sc._core.compute import Compute
+    from spared_sc._core.validate import Libraries
+    from spared_sc._images.resolve import AnyPatches
+    from spared_sc._kernels.folds import Fold
+    from spared_sc._models.prediction.base import Predictor
+    from spared_sc.tl._task import Task
+
+_KIND = "predictor"
+_ORIGIN = ("weights", "source", "licence")  # of the identity of an encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Predicted expression of all spots, and how it was made."""
+
+    values: np.ndarray  # (n_spots, n_genes) float32
+    genes: list[str]
+    out_of_distribution: np.ndarray | None  # (n_spots,) bool
+    roles: dict[str, str]  # of every library in fitting
+    groups: dict[str, str]  # of every library: those that were held out together
+    details: dict[str, Any]  # for the record
+
+    def table(self, adata: AnnData) -> pd.DataFrame:
+        """Spots x genes."""
+        import pandas as pd
+
+        return pd.DataFrame(self.values, index=adata.obs_names, columns=self.genes)
+
+
+@dataclass(frozen=True)
+class FittedPredictor:
+    """A predictor that was fitted by :func:`spared_sc.tl.fit_predictor` or loaded by :func:`spared_sc.tl.load_predictor`.
+
+    Attributes
+    ----------
+    name
+        Name of the predictor.
+    genes
+        Predicted genes.
+    card
+        How it was fitted: target layer and unit, loss, patches and encoder that it needs, libraries it was fitted to, a
+        hash of the data.
+    """
+
+    predictor: Predictor
+    card: Card
+    gene_mean: np.ndarray  # (g,) of the target in training, over the detected entries; NaN where there are none
+    novelty: Novelty | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the predictor."""
+        return self.card.model
+
+    @property
+    def genes(self) -> list[str]:
+        """Predicted genes."""
+        return self.card.genes
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.name}: {len(self.genes)} genes of layer {self.card.data.layer!r}, fitted on "
+            f"{len(self.card.names(TRAIN))} libraries ({self.card.n_spots:,} spots)"
+        )
+
+    @docs.fill()
+    def predict(
+        self,
+        adata: AnnData,
+        *,
+        library_key: str | None = None,
+        spatial_key: str = Key.obsm.spatial,
+        force: bool = False,
+        device: str | None = None,
+        batch_size: int | None = None,
+        n_jobs: int | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> pd.DataFrame:
+        """Predict the expression of a slide without changing it.
+
+        :func:`spared_sc.tl.predict_expression` with this predictor as `model` writes the same table into the AnnData.
+
+        Parameters
+        ----------
+        adata
+            Spots with an image and positions, or with the embedding that the predictor was fitted on. Expression is not
+            needed.
+        {library_key}
+        {spatial_key}
+        force
+            Predict even if the patches differ from training in tissue size or resolution.
+        {device}
+        {batch_size}
+        {n_jobs}
+        {show_progress_bar}
+
+        Returns
+        -------
+        Spots x genes, float32, in the unit of the target layer.
+
+        Raises
+        ------
+        ValueError
+            If patches or embedding do not match those of training.
+        """
+        adata = validate.check_adata(adata, genes=False)
+        libraries = validate.get_libraries(adata, library_key)
+        compute = make_compute(device=device, batch_size=batch_size, n_jobs=n_jobs, show_progress_bar=show_progress_bar)
+        return self.apply(adata, libraries, spatial_key, compute, force=force).table(adata)
+
+    def apply(
+        self, adata: AnnData, libraries: Libraries, spatial_key: str, compute: Compute, *, force: bool
+    ) -> Prediction:
+        """Predict the expression of a slide."""
+        data, needs = self.card.data, self.predictor.needs
+        embeds = "embedding" in needs and data.use_rep not in adata.obsm and data.encoder is not None
+        patches = None
+        if embeds or "patches" in needs:
+            patches = resolve_patches(adata, libraries, like=data.patches, spatial_key=spatial_key)
+            if data.patches is not None:
+                check_scale(data.patches, patches.recipe, force=force)
+        spots = get_spots(adata, libraries, needs, spatial_key=spatial_key, patches=patches)
+        if embeds and patches is not None:
+            spots = replace(spots, patches=None, embedding=self._embed(patches, compute))
+        elif "embedding" in needs:
+            spots = replace(spots, embedding=self._embedding_of(adata, force=force))
+        roles, own_library = self._match(adata, libraries, spatial_key)
+        values = self.predictor.predict(spots, self.predictor.place(compute), own_library=own_library[libraries.codes])
+        features = None if self.novelty is None else novelty_features(spots)
+        flags = None if self.novelty is None or features is None else self.novelty.out_of_distribution(features)
+        logger.info("predicted on the scale of layer %r of the training data", data.layer)
+        return Prediction(
+            values=values,
+            genes=self.genes,
+            out_of_distribution=flags,
+            roles=roles,
+            groups={name: name for name in libraries.names},
+            details={"gene_mean": self.gene_mean, "card": self.card.summary()},
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a folder: safetensors and a JSON card.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds something else.
+        OSError
+            If it cannot be written.
+        """
+        arrays, values = self.predictor.state()
+        arrays = {f"model.{name}": array for name, array in arrays.items()} | {"gene_mean": self.gene_mean}
+        if self.novelty is not None:
+            arrays |= {f"novelty.{name}": array for name, array in self.novelty.arrays().items()}
+        checkpoint.save(folder, _KIND, arrays, {"predictor": asdict(self.card), "state": values})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FittedPredictor:
+        """The predictor that `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model.
+        ValueError
+            If the files are damaged, or hold something else.
+        """
+        arrays, saved = checkpoint.load(folder, _KIND)
+        groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "novelty": {}, "gene_mean": {}}
+        try:
+            for name, array in arrays.items():
+                group, _, rest = name.partition(".")
+                groups[group][rest] = array
+            card = Card.read(saved.get("predictor"))
+            predictor = PREDICTORS.load(card.model).from_state(groups["model"], saved["state"])
+            novelty = Novelty.from_arrays(groups["novelty"]) if groups["novelty"] else None
+            return cls(predictor, card, groups["gene_mean"][""], novelty)
+        except (KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
+            raise ValueError(f"the model in {folder} is damaged: weights and card do not fit ({error}).") from error
+
+    def _match(self, adata: AnnData, libraries: Libraries, spatial_key: str) -> tuple[dict[str, str], np.ndarray]:
+        """The role that every library had in the fit, and its code there, -1 for none."""
+        sketches = fingerprints(adata, libraries, spatial_key, self.card.data.fingerprint_source)
+        known = self.card.libraries
+        matched = match_libraries(sketches, {name: library.sketch for name, library in known.items()})
+        roles = {name: known[matched[name]].role if name in matched else "test" for name in libraries.names}
+        codes = [known[matched[name]].code if name in matched else -1 for name in libraries.names]
+        return roles, np.array(codes)
+
+    def _embedding_of(self, adata: AnnData, *, force: bool) -> np.ndarray:
+        """The embedding in the AnnData, if it is by the same encoder from patches of the same scale."""
+        data = self.card.data
+        use_rep = str(data.use_rep)
+        made = adata.uns.get(Key.uns.records, {}).get(use_rep, {})
+        if data.encoder is not None:
+            _check_encoder(
+                data.encoder,
+                from_record(made.get("encoder")),
+                f"obsm[{use_rep!r}]",
+                f"remove it with `del adata.obsm[{use_rep!r}]` to have it made here",
+            )
+        if data.patches is not None and "patches" in made:
+            check_scale(data.patches, made["patches"], force=force)
+        return validate.get_embedding(adata, use_rep)
+
+    def _embed(self, patches: AnyPatches, compute: Compute) -> np.ndarray:
+        """The embedding of patches by the encoder of the training data."""
+        from spared_sc._models.encoders import embed_all, load_encoder
+
+        made = self.card.data.embed_params or {}
+        name, use_rep = made["encoder"], self.card.data.use_rep
+        try:
+            encoder = load_encoder(
+                name, weights=made["weights"], device=compute.device, random_state=made["random_state"]
+            )
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the weights of the encoder {name!r} are not where they were in training ({error}). Embed with "
+                f"`sp.tl.embed_patches(adata, encoder={name!r}, weights=<the file>, key_added={use_rep!r})` first."
+            ) from error
+        identity = from_record(encoder.identity())
+        _check_encoder(self.card.data.encoder or {}, identity, "the encoder found here", "get the same weights")
+        return embed_all(encoder, patches, show_progress_bar=compute.show_progress_bar)
+
+
+def _check_encoder(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, what: str, remedy: str) -> None:
+    if found is not None and wanted.get("parameters") and found.get("parameters"):
+        # The hash of the weights identifies them, wherever they came from and under whichever name.
+        wanted, found = ({k: v for k, v in identity.items() if k not in _ORIGIN} for identity in (wanted, found))
+    if found == wanted:
+        return
+    differs = "its encoder is not recorded"
+    if found is not None:
+        name = next(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))
+        differs = f"{name} is {found.get(name)!r} instead of {wanted.get(name)!r}"
+    raise ValueError(f"{what} is not what the model was fitted on ({differs}): {remedy}.")
+
+
+def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:
+    """Fit a predictor to the train libraries of a fold."""
+    predictor = PREDICTORS.make(task.model, task.params)
+    codes = task.spots.library[task.order]
+    train, validation = task.order[fold.train[codes]], task.order[fold.validation[codes]]
+    spots = task.spots.take(train)
+    detected = task.detected[train].any(axis=0)
+    if not detected.all():
+        missing = [task.genes[i] for i in np.flatnonzero(~detected)]
+        warn(
+            f"{len(missing)} genes are undetected in every training library ({validate.listing(missing, 5)}): their "
+            "predictions are not meaningful and are not scored.",
+        )
+    predictor.fit(spots, task.spots.take(validation) if validation.size else None, compute)
+    rest = SEEN if task.data.leak else ""
+    roles = np.where(fold.train, TRAIN, np.where(fold.validation, rest or VALIDATION, rest))
+    means = replace(spots, known=task.detected[train]).gene_means()
+    card = Card(
+        model=task.model,
+        params=task.params,
+        genes=task.genes,
+        data=task.data,
+        libraries=known_libraries(roles.tolist(), task.sketches),
+        n_spots=len(train),
+        data_hash=checkpoint.data_hash(*spots.targets()),
+    )
+    novelty = None if task.novelty_features is None else Novelty.of(task.novelty_features[train])
+    return FittedPredictor(predictor, card, np.where(detected, means, np.float32(np.nan)), novelty)
