@@ -32,7 +32,7 @@ def table(values: dict[str, dict[str, tuple]], subjects: dict[str, str] | None =
 def test_compare_completions_by_hand():
     scores = table(
         {
-            "residual": {"a": (0.4, 0.6), "b": (0.9, 0.9, 0.9)},  # 0.5 and 0.9: masks first, then libraries
+            "counts": {"a": (0.4, 0.6), "b": (0.9, 0.9, 0.9)},  # 0.5 and 0.9: masks first, then libraries
             "kernel": {"a": (0.7, 0.7), "b": (1.0, 1.0, 1.0)},  # 0.85, the best
             "mean": {"a": (0.5, 0.5), "b": (1.6, 1.6, 1.6)},  # best in one library only
             "factor": {"a": (0.1, 0.1), "b": (0.1, 0.1, 0.1)},  # a model, no baseline
@@ -46,7 +46,7 @@ def test_compare_completions_by_hand():
     found = sp.get.compare_completions(pd.concat([sparse, scores, mae, pooled]))
     assert len(found) == 1
     row = found.iloc[0]
-    assert (row["method"], row["baseline"], row["n_libraries"], row["descriptive"]) == ("residual", "kernel", 2, False)
+    assert (row["method"], row["baseline"], row["n_libraries"], row["descriptive"]) == ("counts", "kernel", 2, False)
     expected = {
         "method_value": 0.7,
         "baseline_value": 0.85,
@@ -71,7 +71,7 @@ def test_compare_completions_by_hand():
 
 
 def test_more_is_better_for_correlations():
-    scores = table({"residual": {"a": (0.6,)}, "kernel": {"a": (0.5,)}, "mean": {"a": (0.1,)}}, metric="pcc")
+    scores = table({"counts": {"a": (0.6,)}, "kernel": {"a": (0.5,)}, "mean": {"a": (0.1,)}}, metric="pcc")
     row = sp.get.compare_completions(scores, metric="pcc").iloc[0]
     assert row["baseline"] == "kernel"
     assert row["ratio"] == pytest.approx(1.2)
@@ -79,7 +79,7 @@ def test_more_is_better_for_correlations():
 
 
 def test_one_library_is_descriptive():
-    scores = table({"residual": {"a": (0.6, 0.8)}, "kernel": {"a": (1.0, 1.0)}})
+    scores = table({"counts": {"a": (0.6, 0.8)}, "kernel": {"a": (1.0, 1.0)}})
     row = sp.get.compare_completions(scores).iloc[0]
     assert row["descriptive"]
     assert row["ratio"] == pytest.approx(0.7)
@@ -99,7 +99,7 @@ def test_the_bootstrap_keeps_subjects():
     np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.06)
     # libraries of a subject that agree leave nothing to resample, however much the subjects differ
     values = {"a": (0.5,), "b": (0.5,), "c": (0.9,), "d": (0.9,)}
-    scores = {"residual": values, "kernel": dict.fromkeys(values, (1.0,))}
+    scores = {"counts": values, "kernel": dict.fromkeys(values, (1.0,))}
     two_each = dict(zip("abcd", "xxyy", strict=True))
     row = sp.get.compare_completions(table(scores, two_each)).iloc[0]
     assert row["ratio_lower"] == pytest.approx(0.7)
@@ -110,8 +110,8 @@ def test_the_bootstrap_keeps_subjects():
 
 
 def test_all_sets_together():
-    one = table({"residual": {"a": (0.8,), "b": (0.8,)}, "kernel": {"a": (1.0,), "b": (1.0,)}}, set="one")
-    two = table({"residual": {"a": (20.0,)}, "ridge": {"a": (100.0,)}}, set="two")
+    one = table({"counts": {"a": (0.8,), "b": (0.8,)}, "kernel": {"a": (1.0,), "b": (1.0,)}}, set="one")
+    two = table({"counts": {"a": (20.0,)}, "ridge": {"a": (100.0,)}}, set="two")
     found = sp.get.compare_completions(pd.concat([one, two]))
     assert found["set"].tolist() == ["one", "two", "all"]
     assert found["baseline"].tolist() == ["kernel", "ridge", "best of each set"]
@@ -129,14 +129,14 @@ def test_all_sets_together():
     [
         ({"method": "paper"}, KeyError, "no scores of 'paper'"),
         ({"baselines": ["ridge"]}, KeyError, "no scores of 'ridge'"),
-        ({"baselines": ["residual"]}, ValueError, "no baseline to compare"),
+        ({"baselines": ["counts"]}, ValueError, "no baseline to compare"),
         ({"metric": "coverage_90"}, KeyError, "'coverage_90' cannot be compared.*'mse'"),
         ({"metric": "mae"}, ValueError, "no set and regime has 'mae'"),
         ({"n_bootstrap": 0}, ValueError, "n_bootstrap=0"),
     ],
 )
 def test_arguments_of_the_comparison_are_checked(options, error, message):
-    scores = table({"residual": {"a": (0.6,)}, "kernel": {"a": (1.0,)}})
+    scores = table({"counts": {"a": (0.6,)}, "kernel": {"a": (1.0,)}})
     with pytest.raises(error, match=message):
         sp.get.compare_completions(scores, **options)
     with pytest.raises(KeyError, match="no column 'metric'"):

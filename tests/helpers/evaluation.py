@@ -8,10 +8,17 @@ import numpy as np
 from scipy import integrate, stats
 
 from helpers import KEY, dense
-from spared_sc.tl._sections import resolve
+from spared_sc._core.registry import About
+from spared_sc._models.completion.base import Completer
+from spared_sc._models.completion.registry import COMPLETERS
+from spared_sc.tl._resolve import resolve
 
 if TYPE_CHECKING:
-    from spared_sc._kernels.sections import Sections
+    from collections.abc import Callable
+
+    import pytest
+
+    from spared_sc._kernels.sections import CompletionFunction, Sections
 
 QUICK = {**KEY, "n_masks": 1, "device": "cpu", "show_progress_bar": False}
 
@@ -22,6 +29,25 @@ def sections_of(adata, **options) -> Sections:
 
 def resolved_of(adata, *, mask_var="spared_selected"):
     return resolve(adata, layer="log2tpm", mask_var=mask_var, spatial_key="spatial", **KEY)
+
+
+def registers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Sections]]:
+    """A function that registers a completion method until the test ends; the sections that it is given are returned."""
+    seen: list[Sections] = []
+
+    def register(function: CompletionFunction, name: str = "fake") -> list[Sections]:
+        class Fake(Completer):
+            about = About(name=name, where=f"{__name__}:{name}")
+
+            def complete(self, sections, compute):
+                seen.append(sections)
+                return function(sections)
+
+        monkeypatch.setitem(globals(), name, Fake)
+        monkeypatch.setitem(COMPLETERS._entries, name, Fake.about)
+        return seen
+
+    return register
 
 
 def block(adata) -> np.ndarray:

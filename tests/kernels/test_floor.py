@@ -10,8 +10,8 @@ import scipy.sparse as sps
 from scipy import optimize, stats
 
 import spared_sc as sp
-from helpers.evaluation import QUICK, SECTIONS, resolved_of, sections_of
-from spared_sc._kernels import baselines, floor
+from helpers.evaluation import QUICK, SECTIONS, registers, resolved_of, sections_of
+from spared_sc._kernels import floor
 from spared_sc._kernels.sections import Estimate, Sections
 
 
@@ -23,18 +23,8 @@ def ready(collection):
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Adds a completer of the package; what it is given is kept."""
-    seen: list[Sections] = []
-
-    def add(function, name="fake"):
-        def complete(sections, *, seed, n_threads):
-            seen.append(sections)
-            return function(sections)
-
-        monkeypatch.setitem(baselines.BASELINES, name, complete)
-        return seen
-
-    return add
+    """Registers a completion method; what it is given is kept."""
+    return registers(monkeypatch)
 
 
 def test_rate_of_the_truncated_poisson():

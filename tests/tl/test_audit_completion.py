@@ -7,15 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sps
-from scipy import stats
 
 import spared_sc as sp
 from helpers import KEY
-from spared_sc._kernels import baselines
+from helpers.evaluation import registers
+from spared_sc._core.compute import Compute
+from spared_sc._kernels import audit
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.sections import Estimate
-from spared_sc.tl import _audit_completion as audit
-from spared_sc.tl._sections import resolve
+from spared_sc._models.completion.registry import COMPLETERS
+from spared_sc.tl._resolve import resolve
 
 QUICK = {**KEY, "method": "soft_impute_kernel", "n_masks": 2, "device": "cpu", "show_progress_bar": False}
 
@@ -65,18 +66,8 @@ def result(structured) -> ad.AnnData:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Adds a completer; what it is given is kept."""
-    seen = []
-
-    def add(function, name="fake"):
-        def complete(sections, *, seed, n_threads):
-            seen.append(sections)
-            return function(sections)
-
-        monkeypatch.setitem(baselines.BASELINES, name, complete)
-        return seen
-
-    return add
+    """Registers a completion method; what it is given is kept."""
+    return registers(monkeypatch)
 
 
 def test_genes_with_structure_are_worth_completing():
@@ -129,7 +120,7 @@ def test_shuffled_counts_are_not_worth_completing(method, seed):
 @pytest.mark.slow
 def test_the_default_is_not_blessed_on_shuffled_counts():
     # one on which better averages alone remove 2 % of the error of simple ones
-    assert_not_blessed(audited(shuffled(synthetic(random_state=1), 1), method="residual", n_masks=1))
+    assert_not_blessed(audited(shuffled(synthetic(random_state=1), 1), method="counts", n_masks=1))
 
 
 @pytest.mark.parametrize("method", ["soft_impute_kernel", "factor"])
@@ -181,7 +172,7 @@ def test_a_method_that_knows_the_truth_removes_all_of_the_error(structured, fake
     whole = sections_of(structured)
 
     def oracle(sections):
-        if (sections.counts != whole.counts)[sections.known].any():
+        if (sections.counts.values != whole.counts.values)[sections.known].any():
             return Estimate(sections.values)  # one of the halves
         return Estimate(whole.renormalised(whole.known & ~sections.known))
 
@@ -200,8 +191,10 @@ def test_a_method_that_knows_the_truth_removes_all_of_the_error(structured, fake
 
 def test_expected_counts_that_are_no_better_than_depth_alone_are_not_believed(structured, fake):
     def depth(sections):
-        rate = baselines.BASELINES["depth_only"](sections, seed=0, n_threads=1).rate
-        return Estimate(baselines.BASELINES["soft_impute_kernel"](sections, seed=0, n_threads=1).values, rate)
+        filled, by_depth = (
+            COMPLETERS.make(name, {}).complete(sections, Compute()) for name in ("soft_impute_kernel", "depth_only")
+        )
+        return Estimate(filled.values, by_depth.rate)
 
     fake(depth)
     result = audited(structured, method="fake")
@@ -220,7 +213,7 @@ def test_errors_are_those_on_hidden_entries(structured, fake):
         given = seen[mask]
         np.testing.assert_array_equal(given.known, whole.known & ~hidden)
         assert not given.values[hidden].any()
-        assert not given.counts[hidden].any()
+        assert not given.counts.values[hidden].any()
         truth = whole.renormalised(hidden).astype(float)
         for gene in range(whole.known.shape[1]):
             rows = hidden[:, gene]
@@ -270,10 +263,11 @@ def test_the_floor_is_below_the_errors_and_near_the_sampling_noise(structured):
 def test_reliability_is_the_correlation_of_halves(structured):
     whole = sections_of(structured)
     half, other = whole.thinned(np.random.default_rng([0, 105]))
-    other_depth = whole.depth - half.depth
+    counts = half.counts
+    other_depth = whole.counts.depth - counts.depth
     expected = []
     for gene in range(structured.n_vars):
-        parts = [np.sqrt(half.counts[:, gene] / half.depth), np.sqrt(other[:, gene] / other_depth)]
+        parts = [np.sqrt(counts.values[:, gene] / counts.depth), np.sqrt(other[:, gene] / other_depth)]
         for part in parts:
             for library in (0, 1):
                 part[whole.library == library] -= part[whole.library == library].mean()
@@ -285,29 +279,6 @@ def test_intervals_of_a_method_cover_what_they_say(structured, result):
     covered = audited(structured, method="factor").uns["spared_sc"]["audit"]["coverage_90"]
     assert 0.8 < covered < 0.97
     assert np.isnan(result.uns["spared_sc"]["audit"]["coverage_90"])
-
-
-def test_patches_are_spots_within_two_hops(structured):
-    sections = sections_of(structured)
-    patch = audit._patches(sections, np.random.default_rng(0))
-    np.testing.assert_array_equal(np.unique(patch), np.arange(patch.max() + 1))
-    indptr, indices, _ = sections.lattice.hops(2)
-    near = [{s, *indices[indptr[s] : indptr[s + 1]].tolist()} for s in range(len(patch))]
-    for number in range(patch.max() + 1):
-        spots = set(np.flatnonzero(patch == number).tolist())
-        assert any(spots <= near[spot] for spot in spots)
-    assert 5 < len(patch) / (patch.max() + 1) <= 19
-
-
-@pytest.mark.parametrize("n", [0, 1, 7, 200])
-def test_false_discoveries_as_scipy_controls_them(n):
-    rng = np.random.default_rng(n)
-    chance = np.where(rng.random(n) < 0.3, rng.beta(0.1, 5, n), rng.random(n))
-    expected = stats.false_discovery_control(chance) <= 0.05 if n else np.zeros(0, dtype=bool)
-    np.testing.assert_array_equal(audit._discoveries(chance), expected)
-    tied = np.repeat(chance, 3).round(2)
-    expected = stats.false_discovery_control(tied) <= 0.05 if n else np.zeros(0, dtype=bool)
-    np.testing.assert_array_equal(audit._discoveries(tied), expected)
 
 
 def test_only_the_genes_of_the_mask_are_audited(structured):
@@ -378,7 +349,7 @@ def test_other_layers_are_audited_without_a_floor(structured, name):
     ("options", "error", "message"),
     [
         ({"n_masks": 0}, ValueError, "n_masks=0 cannot be used: give a whole number from 1"),
-        ({"method": "nobody"}, KeyError, "no method 'nobody': choose among 'gene_mean', .*'residual'"),
+        ({"method": "nobody"}, KeyError, "no completion method 'nobody': choose among 'gene_mean', .*'counts'"),
         ({"layer": "other"}, KeyError, "no layer 'other'"),
         ({"mask_var": "other"}, KeyError, "no column 'other' in adata.var"),
         ({"library_key": None}, ValueError, "library_key="),

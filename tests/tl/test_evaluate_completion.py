@@ -10,10 +10,10 @@ from scipy import stats
 
 import spared_sc as sp
 from helpers import dense
-from helpers.evaluation import QUICK, SECTIONS, block, crps_by_quadrature, fill, resolved_of, sections_of
-from spared_sc._kernels import baselines, metrics
+from helpers.evaluation import QUICK, SECTIONS, block, crps_by_quadrature, fill, registers, resolved_of, sections_of
+from spared_sc._kernels import metrics
 from spared_sc._kernels.moran import lattice_weights, morans_i
-from spared_sc._kernels.sections import Estimate, Sections
+from spared_sc._kernels.sections import Estimate
 
 HIDING = ("paper", "released", "spots", "blocks")
 
@@ -40,18 +40,8 @@ def tpm_of_what_is_left(adata, resolved, hidden: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Adds a completer of the package; what it is given is kept."""
-    seen: list[Sections] = []
-
-    def add(function, name="fake"):
-        def complete(sections, *, seed, n_threads):
-            seen.append(sections)
-            return function(sections)
-
-        monkeypatch.setitem(baselines.BASELINES, name, complete)
-        return seen
-
-    return add
+    """Registers a completion method; what it is given is kept."""
+    return registers(monkeypatch)
 
 
 def numbers_in(thing) -> list[np.ndarray]:
@@ -183,8 +173,9 @@ def test_completers_of_the_package_see_no_hidden_value(ready, fake, regime):
     hidden = whole.known & ~visible.known
     assert hidden.sum() > 50
     assert not visible.values[~visible.known].any()
-    assert not visible.counts[~visible.known].any()
-    np.testing.assert_allclose(visible.depth, whole.depth - np.where(hidden, whole.counts, 0).sum(axis=1))
+    assert not visible.counts.values[~visible.known].any()
+    lost = np.where(hidden, whole.counts.values, 0).sum(axis=1)
+    np.testing.assert_allclose(visible.counts.depth, whole.counts.depth - lost)
     expected = tpm_of_what_is_left(ready, resolved, hidden)
     np.testing.assert_allclose(visible.values[visible.known], expected[visible.known], rtol=1e-5)
     np.testing.assert_allclose(visible.total, 1e6, rtol=1e-5)
@@ -276,8 +267,8 @@ def negative_width(adata):
         (everywhere, r"'everywhere'.*changed \d+ values of visible entries"),
         (holes, r"'holes'.*NaN or infinite values for \d+ hidden entries"),
         (infinite, "'infinite'.*NaN or infinite values"),
-        (lost_spot, r"'lost_spot'.*shape \(\d+, 12\), where \(\d+, 12\)"),
-        (nothing, "'nothing'.*no array of numbers"),
+        (lost_spot, r"'lost_spot'.*shape \(\d+, 12\), expected \(\d+, 12\)"),
+        (nothing, "'nothing'.*expected an array of numbers"),
         (no_layer, "'no_layer'.*wrote no layer"),
         (negative_width, "'negative_width'.*negative standard deviations"),
     ],
@@ -450,7 +441,8 @@ def test_thinning_scores_expected_counts_on_the_other_half(ready, fake):
     from sklearn.metrics import mean_poisson_deviance
 
     whole = resolved_of(ready)
-    rate = whole.sections.depth[:, None] / 2 * whole.sections.counts.sum(axis=0) / whole.sections.depth.sum()
+    counts = whole.sections.counts
+    rate = counts.depth[:, None] / 2 * counts.values.sum(axis=0) / counts.depth.sum()
     rate = rate.astype(np.float32)
     seen = fake(lambda sections: Estimate(sections.values, rate))
     fake(lambda sections: Estimate(sections.values), "without rates")
@@ -459,8 +451,8 @@ def test_thinning_scores_expected_counts_on_the_other_half(ready, fake):
     assert set(scores["method"]) == {"fake"}
     assert len(seen) == 3  # a method without rates is not asked again
     scores = scores[scores["mask"] == 0].set_index(["library", "genes", "metric"])
-    half = seen[0].counts
-    other = whole.sections.counts - half
+    half = seen[0].counts.values
+    other = counts.values - half
     assert (other >= 0).all()
     assert half.sum() == pytest.approx(other.sum(), rel=0.05)
     for code, name in enumerate(("library_1", "library_2")):
@@ -530,7 +522,7 @@ def test_a_model_interrupted_in_training_is_not_scored(ready, monkeypatch):
 
     monkeypatch.setattr(torch, "randint", randint)
     with pytest.raises(KeyboardInterrupt):
-        sp.tl.evaluate_completion(ready, methods=["gene_mean", "residual"], regimes="paper", **QUICK)
+        sp.tl.evaluate_completion(ready, methods=["gene_mean", "counts"], regimes="paper", **QUICK)
     assert len(calls) == 60
 
 
@@ -565,7 +557,7 @@ def test_data_without_counts(ready):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"methods": "magic dust"}, KeyError, "no method 'magic dust'.*'gene_mean'.*'residual'"),
+        ({"methods": "magic dust"}, KeyError, "no completion method 'magic dust'.*'gene_mean'.*'counts'"),
         ({"methods": []}, ValueError, "no method to evaluate"),
         ({"methods": [3]}, TypeError, "among the methods has no name"),
         ({"methods": {"mine": 3}}, TypeError, "'mine' is a int"),

@@ -1,0 +1,78 @@
+"""_kernels/evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from helpers.evaluation import SECTIONS, sections_of
+from spared_sc._kernels.evaluation import Mask, evaluate, list_masks
+from spared_sc._kernels.hidden_entries import Truth
+from spared_sc._kernels.sections import Estimate
+
+
+@pytest.fixture
+def truth(collection):
+    return Truth(sections_of(collection(**SECTIONS)), np.random.default_rng(0))
+
+
+def test_masks_follow_the_regimes():
+    masks = list_masks(["spots", "paper"], [0.2, 0.4], 2)
+    expected = [("spots", 0.1, 0), ("spots", 0.1, 1), ("paper", 0.2, 0), ("paper", 0.2, 1)]
+    assert [(mask.regime, mask.share, mask.number) for mask in masks[:4]] == expected
+    assert len(masks) == 6
+    draws = {mask.generator(0).random() for mask in masks} | {mask.generator(1).random() for mask in masks}
+    assert len(draws) == 12
+    assert masks[3].generator(7).random() == Mask("paper", 0.2, 1).generator(7).random()
+
+
+def test_methods_without_rates_are_not_run_where_only_rates_count(truth):
+    calls = []
+
+    def method(name, rate):
+        def complete(visible):
+            calls.append(name)
+            ones = np.ones_like(visible.values)
+            return Estimate(ones, ones if rate else None)
+
+        return complete
+
+    fits = []
+    scores = list(
+        evaluate(
+            truth,
+            list_masks(["thinning", "spots"], [], 2),
+            {"known": method("known", False), "found": method("found", False), "rates": method("rates", True)},
+            without_rate=["known"],
+            seed=0,
+            on_fit=lambda: fits.append(1),
+        )
+    )
+    assert calls == ["found", "rates", "rates", *["known", "found", "rates"] * 2]
+    assert len(fits) == 12
+    assert [{score.method for score in of_mask} for of_mask in scores[:2]] == [{"rates"}] * 2
+    assert {score.method for score in scores[2]} == {"known", "found", "rates", "floor_low", "floor_high"}
+    assert {score.mask for score in scores[3]} == {Mask("spots", 0.1, 1)}
+
+
+def test_masks_are_scored_one_by_one(truth):
+    def fails_later(visible):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return Estimate(np.ones_like(visible.values))
+
+    calls: list[int] = []
+    masks = list_masks(["paper"], [0.3], 2)
+    scores = evaluate(truth, masks, {"a": fails_later}, without_rate=[], seed=0, on_fit=lambda: None)
+    assert {score.mask.number for score in next(scores)} == {0}
+    with pytest.raises(KeyboardInterrupt):
+        next(scores)
+
+
+def test_errors_name_the_method_and_the_regime(truth):
+    def wrong(visible):
+        return Estimate(visible.values[1:])
+
+    with pytest.raises(ValueError, match=r"method 'wrong', regime 'blocks': values of the shape"):
+        list(evaluate(truth, list_masks(["blocks"], [], 1), {"wrong": wrong}, without_rate=[], seed=0, on_fit=bool))
