@@ -365,6 +365,7 @@ def test_arguments_are_checked(structured, options, error, message):
     assert list(adata.var) == list(structured.var)
 
 
+@pytest.mark.filterwarnings("ignore:expected counts are not estimated")
 def test_counts_are_needed(structured):
     adata = structured.copy()
     adata.layers["detected"] = adata.X > 0

@@ -539,6 +539,7 @@ def test_layers_that_are_no_logarithm_of_counts_have_no_floor(ready):
         sp.tl.evaluate_completion(ready, methods=method, regimes="thinning", layer="log1p", **QUICK)
 
 
+@pytest.mark.filterwarnings("ignore:expected counts are not estimated")
 def test_data_without_counts(ready):
     ready.layers["detected"] = sps.csr_matrix(ready.X > 0)
     ready.X = ready.layers["log2tpm"].copy()

@@ -11,7 +11,7 @@ from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record
 from spared_sc._core.report import logger
-from spared_sc.tl._resolve import resolve
+from spared_sc.tl._resolve import check_device, resolve
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -130,12 +130,14 @@ def audit_completion(
     check_key(adata, key_added, attr="var")
     validate.check_number("n_masks", n_masks, 1, whole=True)
     method = COMPLETERS[method].name
-    compute = make_compute(
-        random_state=random_state,
-        device=device,
-        batch_size=batch_size,
-        n_jobs=n_jobs,
-        show_progress_bar=show_progress_bar,
+    compute = check_device(
+        make_compute(
+            random_state=random_state,
+            device=device,
+            batch_size=batch_size,
+            n_jobs=n_jobs,
+            show_progress_bar=show_progress_bar,
+        )
     )
     resolved = resolve(adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key)
     sections = resolved.sections

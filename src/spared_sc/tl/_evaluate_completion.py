@@ -11,7 +11,7 @@ from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.report import warn
-from spared_sc.tl._resolve import resolve, warn_of_no_floor
+from spared_sc.tl._resolve import check_device, resolve, warn_of_no_floor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -174,12 +174,14 @@ def evaluate_completion(
     chosen = _methods(methods)
     regimes, shares = _regimes(regimes, shares)
     validate.check_number("n_masks", n_masks, 1, whole=True)
-    compute = make_compute(
-        random_state=random_state,
-        device=device,
-        batch_size=batch_size,
-        n_jobs=n_jobs,
-        show_progress_bar=show_progress_bar,
+    compute = check_device(
+        make_compute(
+            random_state=random_state,
+            device=device,
+            batch_size=batch_size,
+            n_jobs=n_jobs,
+            show_progress_bar=show_progress_bar,
+        )
     )
     resolved = resolve(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep

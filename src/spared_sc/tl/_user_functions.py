@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sps
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
@@ -52,7 +53,7 @@ class UserFunctions(VisibleData):
 
     def _block(self, result: Any, visible: Sections) -> np.ndarray:
         """A result as an array, spots x genes to complete."""
-        array = validate.dense(result)
+        array = result.toarray() if sps.issparse(result) else np.asarray(result)
         if array.dtype.kind not in "buif":
             raise ValueError(f"it returned a {type(result).__name__}, expected an array of numbers")
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
