@@ -190,7 +190,7 @@ def test_limits_given_by_the_user_hold_for_measured_and_predicted(adata):
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ({"gene": "nothing"}, KeyError, ["'nothing'", "predicts genes such as"]),
+        ({"gene": "nothing"}, KeyError, ["'nothing'", "names look like", "gene="]),
         ({"key": "other"}, KeyError, ["'other'", KEY, "sp.tl.predict_expression"]),
         ({"layer": "tpm"}, KeyError, ["'tpm'", "'log2tpm'"]),
         ({"panels": ["measured", "error"]}, ValueError, ["'error'", "'difference'", "panels="]),

@@ -96,7 +96,7 @@ def test_scatter_into_given_axes(adata):
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ({"genes": "nothing"}, KeyError, ["'nothing'", "predicts genes such as"]),
+        ({"genes": "nothing"}, KeyError, ["'nothing'", "names look like"]),
         ({"genes": []}, ValueError, ["`genes` is empty", "None for the best"]),
         ({"layer": "tpm"}, KeyError, ["'tpm'", "'log2tpm'"]),
         ({"key": "other"}, KeyError, ["'other'", KEY]),

@@ -82,8 +82,8 @@ def test_training_curve_after_a_round_trip_through_a_file(tmp_path_factory):
 
 def test_training_curve_errors():
     adata = collection(("A",))
-    with pytest.raises(KeyError, match="no record .*spackle.*sp.tl.spackle_complete"):
+    with pytest.raises(KeyError, match="no training curve.*sp.tl.spackle_complete"):
         sp.pl.training_curve(adata)
-    with pytest.raises(KeyError, match="median.*no training curve.*spackle.*key="):
+    with pytest.raises(KeyError, match="no training curve.*median.*spackle.*key="):
         sp.pl.training_curve(trained(adata), key="median")
     assert not plt.get_fignums()

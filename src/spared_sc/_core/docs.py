@@ -26,7 +26,7 @@ PARAMETERS = {
         "asks `sp.settings`."
     ),
     "subject_key": "Column of `obs` with the donor of each spot. Without it, every library counts as its own donor.",
-    "spatial_key": "Key in `obsm` of the spots' positions, x and y in pixels of the image.",
+    "spatial_key": "Key in `obsm` of the spots' positions, x and y in pixels of the full-resolution image.",
     "split_key": 'Column of `obs` with `"train"`, `"val"` or `"test"`. The default column is used where it exists.',
     "use_rep": "Key in `obsm` of an embedding of the spots, such as of their images.",
     "device": 'Torch device, such as `"cpu"` or `"cuda:0"`. `None` asks `sp.settings`.',
@@ -40,9 +40,18 @@ PARAMETERS = {
     ),
     "copy": "Return a changed copy instead of changing `adata`.",
     "n_bootstrap": "Number of bootstrap resamples.",
-    "ax": "Axes to draw into. `None` makes a new figure.",
-    "figsize": "Width and height of the figure in inches.",
-    "show": "Call `plt.show()` and return `None`.",
+    "libraries": "Libraries to show, in this order. `None` shows all.",
+    "img": "Draw the tissue image, lightened, where there is one.",
+    "img_key": 'Name of the image in `uns["spatial"][library]["images"]`. `None` takes `"hires"`, else `"lowres"`.',
+    "crop": "Show only the part of the image that holds spots.",
+    "size": (
+        "Diameter of the circles as a multiple of the spots' own (`spot_diameter_fullres`; without it, 0.55 times the "
+        "distance between neighbouring spots)."
+    ),
+    "alpha": "Opacity of the circles.",
+    "ax": "Axes to draw a single panel into. `None` makes a new figure.",
+    "figsize": "Width and height of a new figure in inches. `None` chooses them.",
+    "show": "Call `plt.show()`. `None` means no.",
 }
 
 COUNTS_LAYER = """

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import listing
+from spared_sc._core.validate import get_libraries, listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
+
+    from spared_sc._core.validate import Libraries
 
 _SCORED = {"held-out": ("test", "held out"), "validation": ("val",)}  # the first kind that exists is scored
 
@@ -95,6 +97,13 @@ def prediction_key(adata: AnnData, key: str | None) -> str:
     if key is None and len(keys) > 1:
         raise ValueError(f"there are several predictions ({listing(keys)}): pass one of them as `key`.")
     return keys[0] if key is None else key
+
+
+def fitted_libraries(adata: AnnData, key: str) -> tuple[Libraries, dict[str, str]]:
+    """The libraries of the call that predicted, and the part in fitting that each had."""
+    record = adata.uns[Key.uns.records][key]
+    column = record["params"]["library_key"]
+    return get_libraries(adata, None if column == "None" else column), by_library(record["roles"])
 
 
 def by_library(entries: Mapping[str, Any]) -> dict[str, str]:

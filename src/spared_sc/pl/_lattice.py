@@ -5,28 +5,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sps
 
+from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, check_number, get_lattice, get_libraries, listing
-from spared_sc.pl._spots import add_circles, check_panels, draw_tissue, get_sections, in_points
+from spared_sc.pl._marks import VERMILION, check_panels, finish, make_grid
+from spared_sc.pl._tissue import add_circles, draw_tissue, get_sections, in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.colors import ListedColormap
+    from matplotlib.colors import Colormap, ListedColormap, Normalize
     from matplotlib.figure import Figure
 
-    from spared_sc.pl._spots import Section
+    from spared_sc.pl._marks import Panels
+    from spared_sc.pl._tissue import Section
 
-_DIAMETER = 0.75  # of the spot's own, so that the edges between spots are seen
+_DIAMETER = 0.75  # of the spot's own, so that the edges between spots stay visible
 _DIAMETER_ALONE = 1.5
 _EDGE_WIDTH = 0.12  # of the spot's own diameter
 _PANEL_WIDTH = 4.6  # inches
-_ALONE = "#D55E00"  # Okabe and Ito's vermilion, which is not in the scale of the other spots
+_ALONE = VERMILION  # not in the scale of the other spots
 _TOUCHING = {"hex": 6, "grid": 8, "grid4": 4}  # neighbours of a spot in the middle of the tissue
 
 
+@docs.fill()
 def lattice(
     adata: AnnData,
     *,
@@ -42,49 +46,41 @@ def lattice(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Figure | Axes:
-    """The graph of neighbouring spots on the tissue, one panel per section.
+    """Show the graph of neighbouring spots on the tissue, one panel per section.
 
-    Spots are coloured by their number of neighbours, so that holes and spots without a neighbour (larger circles) are seen.
+    Spots are coloured by their number of neighbours; those without any are drawn larger, so that holes and isolated
+    spots stand out.
 
     Parameters
     ----------
     adata
         Spots x genes, with positions.
-    library_key
-        Column of `adata.obs` that tells the libraries apart; `None` only where there is one library.
-    libraries
-        Libraries to show, in this order; `None` shows all.
-    spatial_key
-        Slot of `adata.obsm` with positions (x, y) in pixels of the full-resolution image.
-    img
-        Whether to draw the tissue image, lightened, where there is one.
-    img_key
-        Name of the image in `uns["spatial"][library]["images"]`; `None` takes `"hires"`, else `"lowres"`.
+    {library_key}
+    {libraries}
+    {spatial_key}
+    {img}
+    {img_key}
     n_rings
         Connect spots up to this many hops apart. Not used with `connectivity_key`.
     connectivity_key
-        Name in `adata.obsp` of the graph to draw. By default the exact lattice (`pp.lattice_neighbors`), whether or not
-        it was written before. Two spots are connected where the graph has an entry for them in either direction.
-    crop
-        Whether to show only the part of the image that holds spots.
-    ax
-        Axes to draw into, for one library only.
-    figsize
-        Width and height of the new figure in inches; by default it grows with the panels.
-    show
-        Whether to call `plt.show()`; `None` means no.
+        Name in `adata.obsp` of the graph to draw. `None` draws the exact lattice (`pp.lattice_neighbors`), whether or
+        not it has been written. Two spots are connected if the graph has an entry for them in either direction.
+    {crop}
+    {ax}
+    {figsize}
+    {show}
 
     Returns
     -------
-    The figure, or `ax` where it was given.
+    The figure, or `ax` if it was given.
 
     Raises
     ------
     KeyError
         If a library, the positions, the graph or the image does not exist.
     ValueError
-        If `ax` is given with several libraries, if there are several libraries and no `library_key`, if the graph
-        joins spots of different libraries, if positions are not finite or off the image, or if `n_rings` is no whole
+        If `ax` is given for several libraries, if there are several libraries and no `library_key`, if the graph joins
+        spots of different libraries, if positions are not finite or off the image, or if `n_rings` is not a whole
         number from 1 upwards.
 
     Examples
@@ -95,7 +91,6 @@ def lattice(
     >>> fig = sp.pl.lattice(adata, library_key="library_id")
     >>> plt.close(fig)
     """
-    import matplotlib.pyplot as plt
     from matplotlib.colors import BoundaryNorm
 
     check_adata(adata)
@@ -103,30 +98,17 @@ def lattice(
     sections = get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
     check_panels(ax, len(sections), f"{len(sections)} libraries", "one with `libraries=`")
     graph, most = _graph(adata, library_key, spatial_key, int(n_rings), connectivity_key)
-    n_neighbours = np.diff(graph.indptr)
 
-    fig, panels = _panels(sections, figsize) if ax is None else (ax.figure, [ax])
+    panels = _make_panels(ax, sections, figsize)
     cmap = _colours(most)
     norm = BoundaryNorm(np.arange(most + 2) - 0.5, cmap.N)
-    for panel, section in zip(panels, sections, strict=True):
+    for panel, section in zip(panels.axes, sections, strict=True):
         draw_tissue(panel, section)
         _draw_edges(panel, section, graph[section.rows][:, section.rows])
-        number = n_neighbours[section.rows]
-        edge = {"edgecolors": "0.25", "linewidths": in_points(panel, section, 0.04 * section.diameter)}
-        # A spot alone is easily missed on a whole slide; around it, there is room.
-        diameter = section.diameter * np.where(number == 0, _DIAMETER_ALONE, _DIAMETER)
-        add_circles(panel, section.xy, diameter, array=number, norm=norm, cmap=cmap, label="spots", **edge)
-        panel.set_title(f"{section.name}\n{number.size} spots, {(number == 0).sum()} without a neighbour", fontsize=10)
-    several = f" within {n_rings} hops" if connectivity_key is None and n_rings > 1 else ""
-    label = f"neighbours of the spot{several}"
-    colours = plt.cm.ScalarMappable(norm=norm, cmap=cmap)
-    bar = fig.colorbar(colours, ax=panels, label=label, shrink=0.6, aspect=20)
-    # At most ten numbers beside the bar, however many neighbours a spot may have.
-    bar.set_ticks(np.arange(0, most + 1, 1 + most // 10), minor=False)
-    bar.ax.tick_params(which="both", length=0)
-    if show:
-        plt.show()
-    return fig if ax is None else ax
+        _draw_spots(panel, section, np.diff(graph.indptr)[section.rows], norm, cmap)
+    within = f" within {n_rings} hops" if connectivity_key is None and n_rings > 1 else ""
+    _add_colour_bar(panels, norm, cmap, most, f"neighbours of the spot{within}")
+    return finish(panels.result, show)
 
 
 def _graph(
@@ -160,18 +142,13 @@ def _graph(
     return graph, max(full, int(np.diff(graph.indptr).max()))
 
 
-def _panels(sections: list[Section], figsize: tuple[float, float] | None) -> tuple[Figure, list[Axes]]:
-    """A new figure with the sections in rows, as many of them as columns."""
-    import matplotlib.pyplot as plt
-
-    n_cols = int(np.ceil(np.sqrt(len(sections))))
-    rows = [sections[i : i + n_cols] for i in range(0, len(sections), n_cols)]
+def _make_panels(ax: Axes | None, sections: list[Section], figsize: tuple[float, float] | None) -> Panels:
+    """The sections in about as many rows as columns."""
+    n_columns = int(np.ceil(np.sqrt(len(sections))))
+    rows = [sections[i : i + n_columns] for i in range(0, len(sections), n_columns)]
     heights = [max(section.height / section.width for section in row) for row in rows]
-    size = figsize or (_PANEL_WIDTH * n_cols + 1.2, _PANEL_WIDTH * sum(heights) + 0.5 * len(rows))
-    fig, axes = plt.subplots(len(rows), n_cols, squeeze=False, figsize=size, layout="compressed", height_ratios=heights)
-    for unused in axes.flat[len(sections) :]:
-        unused.remove()
-    return fig, list(axes.flat[: len(sections)])
+    size = figsize or (_PANEL_WIDTH * n_columns + 1.2, _PANEL_WIDTH * sum(heights) + 0.5 * len(rows))
+    return make_grid(ax, len(sections), n_columns, size, height_ratios=heights)
 
 
 def _colours(most: int) -> ListedColormap:
@@ -190,5 +167,25 @@ def _draw_edges(ax: Axes, section: Section, graph: sps.csr_matrix) -> None:
     width = in_points(ax, section, _EDGE_WIDTH * section.diameter)
     # Between the image (0) and the circles (1); lines would lie over both.
     ax.add_collection(
-        LineCollection(segments, colors="0.2", linewidths=width, label="edges", zorder=0.9), autolim=False
+        LineCollection(list(segments), colors="0.2", linewidths=width, label="edges", zorder=0.9), autolim=False
     )
+
+
+def _draw_spots(ax: Axes, section: Section, number: np.ndarray, norm: Normalize, cmap: Colormap) -> None:
+    """Spots in the colour of their number of neighbours, which the title sums up."""
+    # An isolated spot is easily missed on a whole slide; around it, there is room.
+    diameter = section.diameter * np.where(number == 0, _DIAMETER_ALONE, _DIAMETER)
+    width = in_points(ax, section, 0.04 * section.diameter)
+    style = {"norm": norm, "cmap": cmap, "edgecolors": "0.25", "linewidths": width}
+    add_circles(ax, section.xy, diameter, array=number, label="spots", **style)
+    ax.set_title(f"{section.name}\n{number.size} spots, {(number == 0).sum()} without a neighbour", fontsize=10)
+
+
+def _add_colour_bar(panels: Panels, norm: Normalize, cmap: Colormap, most: int, label: str) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    colours = ScalarMappable(norm=norm, cmap=cmap)
+    bar = panels.figure.colorbar(colours, ax=list(panels.axes), label=label, shrink=0.6, aspect=20)
+    # At most ten numbers beside the bar, however many neighbours a spot may have.
+    bar.set_ticks(list(range(0, most + 1, 1 + most // 10)), minor=False)
+    bar.ax.tick_params(which="both", length=0)

@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, check_number, get_libraries, listing
 from spared_sc._images.resolve import resolve_patches
+from spared_sc.pl._marks import as_list, finish, keep_panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,11 +17,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.figure import Figure
 
+    from spared_sc._core.validate import Libraries
+
 _PANEL_WIDTH = 1.7  # inches
 _UNITS = {"spot": "spot diameters", "pixel": "pixels of the image", "um": "µm"}
 _LONGEST_NAME = 22  # characters that fit above a panel
 
 
+@docs.fill()
 def patches(
     adata: AnnData,
     spots: Sequence[str] | None = None,
@@ -36,31 +41,28 @@ def patches(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Figure:
-    """Patches of some spots, as encoders and predictors get them.
+    """Show the patches of some spots, as encoders and predictors see them.
 
     Parameters
     ----------
     adata
         Spots x genes, with positions.
     spots
-        Names in `adata.obs_names`, in this order. `None` draws some at random, as many of each library.
+        Names in `adata.obs_names`, in this order. `None` draws some at random, equally many from each library.
     n_spots
-        How many to draw.
+        Number of spots to draw at random.
     image, size, unit, output_size
-        As in :func:`spared_sc.pp.extract_patches`. `None` takes what it recorded, or its defaults.
-    library_key
-        Column of `adata.obs` that tells the libraries apart; `None` only where there is one library.
+        As in :func:`spared_sc.pp.extract_patches`. `None` takes its recorded values, or its defaults.
+    {library_key}
     spatial_key
-        Slot of `adata.obsm` with positions (x, y) in pixels of the full-resolution image; by default the one that
-        `extract_patches` recorded, or `"spatial"`.
+        Key in `obsm` of the spots' positions, x and y in pixels of the full-resolution image. The default is the one
+        that `extract_patches` recorded, or `"spatial"`.
     n_cols
         Patches in a row.
     random_state
         Seed of the choice.
-    figsize
-        Width and height of the figure in inches; by default it grows with the panels.
-    show
-        Whether to call `plt.show()`; `None` means no.
+    {figsize}
+    {show}
 
     Returns
     -------
@@ -89,17 +91,7 @@ def patches(
     check_number("n_spots", n_spots, 1, whole=True)
     check_number("n_cols", n_cols, 1, whole=True)
     libraries = get_libraries(adata, library_key)
-    if spots is None:
-        rows = _draw(libraries.rows(), n_spots, np.random.default_rng(random_state))
-    else:
-        spots = [spots] if isinstance(spots, str) else list(spots)
-        rows = adata.obs_names.get_indexer(spots)
-        if not spots or (rows < 0).any():
-            missing = [spot for spot, row in zip(spots, rows, strict=True) if row < 0]
-            raise KeyError(
-                f"there are no spots {listing(missing, 5)} in adata.obs_names (such as {listing(adata.obs_names, 3)}): "
-                "pass names that are there as `spots=`, or None."
-            )
+    rows = _chosen(adata, libraries, spots, n_spots, random_state)
     resolved = resolve_patches(
         adata,
         libraries,
@@ -109,29 +101,36 @@ def patches(
         output_size=output_size,
         spatial_key=spatial_key,
     )
-    pixels = resolved.read(rows)
-
     n_cols = min(n_cols, len(rows))
     n_rows = -(-len(rows) // n_cols)
-    fig, axes = plt.subplots(
-        n_rows,
-        n_cols,
-        squeeze=False,
-        figsize=figsize or (_PANEL_WIDTH * n_cols, (_PANEL_WIDTH + 0.4) * n_rows + 0.4),
-        layout="constrained",
-    )
-    for unused in axes.flat[len(rows) :]:
-        unused.remove()
-    for ax, row, patch in zip(axes.flat, rows, pixels, strict=False):
-        ax.imshow(patch)
-        ax.set(xticks=[], yticks=[])
-        lines = [adata.obs_names[row]] + ([libraries.names[libraries.codes[row]]] if len(libraries.names) > 1 else [])
-        ax.set_title("\n".join(map(_short, lines)), fontsize=7)
-    what = resolved.recipe
-    fig.suptitle(f"{what['size']:g} {_UNITS[what['unit']]} wide, as {what['output_size']} pixels", fontsize=9)
-    if show:
-        plt.show()
-    return fig
+    size_inches = figsize or (_PANEL_WIDTH * n_cols, (_PANEL_WIDTH + 0.4) * n_rows + 0.4)
+    fig, axes = plt.subplots(n_rows, n_cols, squeeze=False, figsize=size_inches, layout="constrained")
+    for panel, row, patch in zip(keep_panels(axes, len(rows)), rows, resolved.read(rows), strict=True):
+        panel.imshow(patch)
+        panel.set(xticks=[], yticks=[])
+        names = [adata.obs_names[row]] + [libraries.names[libraries.codes[row]]] * (len(libraries.names) > 1)
+        panel.set_title("\n".join(map(_short, names)), fontsize=7)
+    recipe = resolved.recipe
+    width = f"{recipe['size']:g} {_UNITS[recipe['unit']]} wide, as {recipe['output_size']} pixels"
+    fig.suptitle(width, fontsize=9)
+    return finish(fig, show)
+
+
+def _chosen(
+    adata: AnnData, libraries: Libraries, spots: Sequence[str] | None, n_spots: int, random_state: int
+) -> np.ndarray:
+    """Rows of the spots to draw."""
+    if spots is None:
+        return _draw(libraries.rows(), n_spots, np.random.default_rng(random_state))
+    names = as_list(spots)
+    rows = adata.obs_names.get_indexer(names)
+    if not names or (rows < 0).any():
+        missing = [name for name, row in zip(names, rows, strict=True) if row < 0]
+        raise KeyError(
+            f"there are no spots {listing(missing, 5)} in adata.obs_names (such as {listing(adata.obs_names, 3)}): "
+            "pass names that are there as `spots=`, or None."
+        )
+    return rows
 
 
 def _draw(rows: list[np.ndarray], n_spots: int, generator: np.random.Generator) -> np.ndarray:

@@ -4,16 +4,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.missing import missing_table
+from spared_sc.pl._marks import finish, make_axes, width_in_points
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
 _LABEL_SIZE = 7  # points: gene names stand upright, so this is also the width that one takes
 
 
+@docs.fill()
 def missing(
     adata: AnnData,
     *,
@@ -24,28 +28,22 @@ def missing(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Axes:
-    """Share of spots in which each gene was not detected, per section.
+    """Plot the share of spots in which each gene was not detected, per section.
 
-    A heat map of genes (sorted, most complete first) x sections, with the mean of every section beside it.
+    A heat map of genes (most complete first) x sections, with the mean of every section beside it.
     `sp.get.missing_share` gives the numbers.
 
     Parameters
     ----------
     adata
         Spots x genes, with `layers["detected"]` or raw counts.
-    mask_var
-        Boolean column of `adata.var` with the genes to show. The default column is used where it exists; `None` means
-        all genes.
-    library_key
-        Column of `adata.obs` that tells the libraries apart; `None` only where there is one library.
+    {mask_var}
+    {library_key}
     n_genes_labelled
-        How many genes to name, evenly spaced; `None` names as many as fit.
-    ax
-        Axes to draw into; a new figure by default.
-    figsize
-        Width and height of the new figure in inches; by default it grows with the genes and sections.
-    show
-        Whether to call `plt.show()`; `None` means no.
+        Number of genes to name, evenly spaced. `None` names as many as fit.
+    {ax}
+    {figsize}
+    {show}
 
     Returns
     -------
@@ -69,8 +67,6 @@ def missing(
     >>> ax = sp.pl.missing(adata, library_key="library_id")
     >>> plt.close(ax.figure)
     """
-    import matplotlib.pyplot as plt
-
     if n_genes_labelled is not None and n_genes_labelled < 0:
         raise ValueError(
             f"n_genes_labelled={n_genes_labelled} cannot be used: give 0 or more, or None for all that fit."
@@ -78,17 +74,24 @@ def missing(
     share = missing_table(adata, mask_var, library_key)
     share = share.loc[share.mean(axis=1).sort_values(kind="stable").index]
     n_genes, n_libraries = share.shape
-    if ax is None:
-        size = figsize or (min(2.5 + 0.14 * n_genes, 14), 2.2 + 0.32 * n_libraries)
-        _, ax = plt.subplots(figsize=size, layout="constrained")
-
+    ax = make_axes(ax, figsize or (min(2.5 + 0.14 * n_genes, 14), 2.2 + 0.32 * n_libraries))
     image = ax.imshow(
         100 * share.to_numpy().T, cmap="magma_r", vmin=0, vmax=100, aspect="auto", interpolation="nearest"
     )
     # Above the map: names of genes and means of sections take the other sides.
     ax.figure.colorbar(image, ax=ax, location="top", shrink=0.4, aspect=30, label="spots without a count (%)")
-    ax.set_yticks(np.arange(n_libraries), share.columns)
-    ax.set_yticks(np.arange(1, n_libraries) - 0.5, minor=True)
+    _name_sections(ax, share)
+    labelled = _labelled_genes(ax, n_genes, n_genes_labelled)
+    ax.set_xticks(labelled, share.index[labelled], rotation=90, fontsize=_LABEL_SIZE, fontstyle="italic")
+    some = f", {len(labelled)} of them named" if len(labelled) < n_genes else ""
+    ax.set_xlabel(f"{n_genes} genes, most complete first{some}")
+    return finish(ax, show)
+
+
+def _name_sections(ax: Axes, share: pd.DataFrame) -> None:
+    """Names at the left, means at the right, and lines between the sections."""
+    ax.set_yticks(range(share.shape[1]), share.columns)
+    ax.set_yticks(np.arange(1, share.shape[1]) - 0.5, minor=True)
     ax.grid(which="minor", axis="y", color="white", linewidth=1.5)
     ax.tick_params(axis="y", which="both", length=0)
     right = ax.get_yaxis_transform()
@@ -96,20 +99,11 @@ def missing(
     for row, mean in enumerate(share.mean()):
         ax.text(1.01, row, f"{100 * mean:.0f} %", transform=right, va="center")
 
-    labelled = _labelled_genes(ax, n_genes, n_genes_labelled)
-    ax.set_xticks(labelled, share.index[labelled], rotation=90, fontsize=_LABEL_SIZE)
-    some = f", {len(labelled)} of them named" if len(labelled) < n_genes else ""
-    ax.set_xlabel(f"{n_genes} genes, most complete first{some}")
-    if show:
-        plt.show()
-    return ax
-
 
 def _labelled_genes(ax: Axes, n_genes: int, n_labelled: int | None) -> np.ndarray:
     """Evenly spaced columns of the map to name."""
     if n_labelled is None:
-        width = ax.get_window_extent().width * 72 / ax.figure.dpi
         # A constant step, so that the eye can count on from a named gene to one that is not.
-        step = max(1, int(np.ceil(n_genes * 1.25 * _LABEL_SIZE / width)))
+        step = max(1, int(np.ceil(n_genes * 1.25 * _LABEL_SIZE / width_in_points(ax))))
         return np.arange(0, n_genes, step)
     return np.unique(np.linspace(0, n_genes - 1, min(n_labelled, n_genes)).round().astype(int))

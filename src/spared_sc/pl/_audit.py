@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spared_sc._core import docs
+from spared_sc._core.completions import describe_method
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, check_number, listing
-from spared_sc.pl._spots import OKABE_ITO
+from spared_sc.pl._marks import BLACK, BLUE, ORANGE, VERMILION, as_list, check_gene, height_in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-_VERDICTS = {  # verdict -> colour, what it means
-    "complete": (OKABE_ITO[0], "filled values beat depth and gene averages: use them"),
-    "use as is": (OKABE_ITO[1], "filling in brings no sure gain: keep the measured values"),
-    "drop": (OKABE_ITO[6], "hardly more than noise: leave the gene out"),
+_VERDICTS = {  # verdict -> colour, meaning
+    "complete": (BLUE, "filled values beat depth and gene averages: use them"),
+    "use as is": (ORANGE, "filling in brings no sure gain: keep the measured values"),
+    "drop": (BLACK, "hardly more than noise: leave the gene out"),
 }
 _HARM = "Filling in would do harm here: do not use the filled values."
 _COLUMNS = ("verdict", "skill", "skill_low", "skill_high", "missing", "floor", "mse_depth_only", "mse_additive")
-_LIMIT, _WARNING = "0.6", OKABE_ITO[5]
+_LIMIT = "0.6"
 _LIMIT_LABEL, _BEYOND_LABEL = "limit set by noise", "further left"
 _LABEL_SIZE = 7  # points
 _ROW = 1.25 * _LABEL_SIZE / 72  # inches for a gene with its name
@@ -33,6 +35,7 @@ _CHARACTERS = 12.5  # of the summary in an inch
 _LINE = 0.24  # inches, of the summary
 
 
+@docs.fill()
 def audit(
     adata: AnnData,
     *,
@@ -42,42 +45,40 @@ def audit(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Figure:
-    """What the audit of completion found: for which genes the filled values are to be trusted, and how far.
+    """Show the audit of a completion: for which genes its values can be trusted, and how far.
 
-    On top stands the summary, with a warning where completion would do harm. At the left, the genes by verdict. At the
-    right, one row for every gene, the best first, in the colour of its verdict: the skill with its interval, and the
-    share of spots without a count. Skill is the share of the error that filling in removes from the better of two simple
+    The summary stands on top, with a warning if completion would do harm. At the left, the genes by verdict. At the
+    right, one row per gene, best first, in the colour of its verdict: the skill with its interval, and the share of
+    spots without a count. Skill is the share of the error that filling in removes from the better of two simple
     estimates, depth only and additive (gene, spot and section): at 0 filling in is no better than those, below 0 it is
-    worse. The grey mark is what the noise of the counts allows at best.
+    worse. The grey mark is the best skill that the noise of the counts allows.
 
     Parameters
     ----------
     adata
-        Spots x genes, with what `sp.tl.audit_completion` wrote.
+        Spots x genes, with the results of `sp.tl.audit_completion`.
     key
-        The `key_added` of that call. Not needed where there is one audit.
+        The `key_added` of that call. Needed when there are several audits.
     genes
-        Genes to show at the right, such as markers; by default all that were audited.
+        Genes to show at the right, such as markers. `None` shows all that were audited.
     n_genes
-        How many genes to show at the right, evenly spaced in the order of their skill, the best and the worst among
-        them; `None` shows all.
-    figsize
-        Width and height of the new figure in inches; by default it grows with the genes.
-    show
-        Whether to call `plt.show()`; `None` means no.
+        Number of genes to show at the right, evenly spaced in the order of their skill, the best and the worst among
+        them. `None` shows all.
+    {figsize}
+    {show}
 
     Returns
     -------
-    The figure. Genes are named where all names fit. Genes whose skill lies beyond the left end of the axis have an
-    arrow there.
+    The figure. Genes are named if all names fit. Arrows stand for genes whose skill lies beyond the left end of the
+    axis.
 
     Raises
     ------
     KeyError
         If there is no audit under `key`, or one of `genes` is not in the object.
     ValueError
-        If there are several audits and no `key`, no gene was audited, none of `genes` was, a verdict is unknown, or
-        `n_genes` is no whole number from 1 upwards.
+        If there are several audits and no `key`, if no gene or none of `genes` was audited, if a verdict is unknown, or
+        if `n_genes` is not a whole number from 1 upwards.
 
     Examples
     --------
@@ -98,28 +99,25 @@ def audit(
     >>> plt.close(fig)
     """
     import matplotlib.pyplot as plt
-    from matplotlib.transforms import blended_transform_factory
 
-    record, table = _audited(adata, key)
+    key = _audit_key(adata, key)
+    record, table = adata.uns.get(Key.uns.records, {}).get(key, {}), _audited(adata, key)
     shown = _shown(adata, table, genes, n_genes)
-    size = figsize or (10.5, np.clip(2.5 + _ROW * len(shown), 5, 10))
+    size = figsize or (10.5, float(np.clip(2.5 + _ROW * len(shown), 5, 10)))
     lines = textwrap.wrap(str(record["summary"]), int(_CHARACTERS * size[0])) or [""]
     fig = plt.figure(figsize=size, layout="constrained")
     height = 0.1 + _LINE * len(lines)
     grid = fig.add_gridspec(2, 3, height_ratios=(height, size[1] - height), width_ratios=(3.4, 4.5, 1.4))
     if record["harm"]:
-        fig.suptitle(_HARM, color=_WARNING, fontweight="bold")
-    top = fig.add_subplot(grid[0, :], label="<summary>")
-    top.set_axis_off()
-    # Over the whole width; the layout gives it a row of its own, and must not make room at its sides.
-    across = blended_transform_factory(fig.transFigure, top.transAxes)
-    top.text(0.01, 1, "\n".join(lines), transform=across, va="top").set_in_layout(False)
-    counts = fig.add_subplot(grid[1, 0], label="<verdicts>")
-    _draw_verdicts(counts, table["verdict"], adata.n_vars)
+        fig.suptitle(_HARM, color=VERMILION, fontweight="bold")
+    _write_summary(fig.add_subplot(grid[0, :], label="<summary>"), lines)
+    _draw_verdicts(fig.add_subplot(grid[1, 0], label="<verdicts>"), table["verdict"], adata.n_vars)
     skill = fig.add_subplot(grid[1, 1], label="<skill>")
     missing = fig.add_subplot(grid[1, 2], label="<missing>", sharey=skill)
     _draw_skill(skill, shown)
     _draw_missing(missing, shown)
+    method = record.get("params", {}).get("method")
+    skill.set_title("Does filling in pay?" + (f" ({describe_method(str(method))})" if method else ""))
     _name_genes(skill, shown, int(table["skill"].isna().sum()))
     fig.legend(handles=_marks(skill), loc="outside lower right", ncols=3, frameon=False)
     if show:
@@ -127,20 +125,23 @@ def audit(
     return fig
 
 
-def _audited(adata: AnnData, key: str | None) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The record of the audit, and its table of the audited genes."""
+def _audit_key(adata: AnnData, key: str | None) -> str:
+    """The audit that is asked for, or the only one."""
     check_adata(adata)
-    records = adata.uns.get(Key.uns.records, {})
-    audits = [name for name, record in records.items() if "harm" in record]
+    audits = [name for name, record in adata.uns.get(Key.uns.records, {}).items() if "harm" in record]
     if key is None and len(audits) > 1:
         raise ValueError(f"there are several audits ({listing(audits)}): pass one of them as `key=`.")
-    key = key or (audits or ["audit"])[0]
+    return key or (audits or ["audit"])[0]
+
+
+def _audited(adata: AnnData, key: str) -> pd.DataFrame:
+    """The table of the audited genes."""
+    record = adata.uns.get(Key.uns.records, {}).get(key, {})
     columns = [f"{key}_{name}" for name in _COLUMNS]
     missing = [f"adata.var[{column!r}]" for column in columns if column not in adata.var]
-    missing += [
-        f'uns["spared_sc"][{key!r}][{name!r}]' for name in ("summary", "harm") if name not in records.get(key, {})
-    ]
+    missing += [f'uns["spared_sc"][{key!r}][{name!r}]' for name in ("summary", "harm") if name not in record]
     if missing:
+        audits = [name for name, past in adata.uns.get(Key.uns.records, {}).items() if "harm" in past]
         raise KeyError(
             f"there is no {missing[0]} (audits: {listing(audits)}): pass one of those as `key=`, or call "
             f'`sp.tl.audit_completion(adata, key_added="{key}")`, which writes it.'
@@ -158,7 +159,7 @@ def _audited(adata: AnnData, key: str | None) -> tuple[dict[str, Any], pd.DataFr
         raise ValueError(
             "no gene was audited: run `sp.tl.audit_completion(adata)` on some of the genes in this object."
         )
-    return records[key], table
+    return table
 
 
 def _shown(adata: AnnData, table: pd.DataFrame, genes: str | Sequence[str] | None, n_genes: int | None) -> pd.DataFrame:
@@ -166,19 +167,23 @@ def _shown(adata: AnnData, table: pd.DataFrame, genes: str | Sequence[str] | Non
     if n_genes is not None:
         check_number("n_genes", n_genes, 1, whole=True)
     if genes is not None:
-        genes = [genes] if isinstance(genes, str) else list(genes)
-        unknown = [gene for gene in genes if gene not in adata.var_names]
-        if unknown:
-            raise KeyError(
-                f"there is no gene {unknown[0]!r} in adata.var_names (such as {listing(adata.var_names, 3)}): "
-                "pass other names as `genes=`."
-            )
-        table = table[table.index.isin(genes)]
+        for gene in as_list(genes):
+            check_gene(gene, adata.var_names, "adata.var_names", "genes")
+        table = table[table.index.isin(as_list(genes))]
     table = table[table["skill"].notna()].sort_values("skill", ascending=False, kind="stable")
     if table.empty:
         raise ValueError("none of the genes has a skill: leave `genes` out, or audit more genes.")
     at = np.linspace(0, len(table) - 1, min(n_genes or len(table), len(table))).round().astype(int)
     return table.iloc[at]
+
+
+def _write_summary(ax: Axes, lines: list[str]) -> None:
+    """The summary over the whole width: the layout gives it a row of its own, and must not make room at its sides."""
+    from matplotlib.transforms import blended_transform_factory
+
+    ax.set_axis_off()
+    across = blended_transform_factory(ax.figure.transFigure, ax.transAxes)
+    ax.text(0.01, 1, "\n".join(lines), transform=across, va="top").set_in_layout(False)
 
 
 def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int) -> None:
@@ -217,7 +222,7 @@ def _draw_skill(ax: Axes, table: pd.DataFrame) -> None:
     row = np.arange(len(table))
     skill, low, high = (table[name].to_numpy(dtype=float) for name in ("skill", "skill_low", "skill_high"))
     limit = 1 - table["floor"] / table[["mse_depth_only", "mse_additive"]].min(axis=1)
-    points = min(_row_height(ax, len(table)), 8)
+    points = min(height_in_points(ax) / len(table), 8)
     for name, (colour, _) in _VERDICTS.items():
         mask = (table["verdict"] == name).to_numpy()
         if mask.any():
@@ -233,7 +238,6 @@ def _draw_skill(ax: Axes, table: pd.DataFrame) -> None:
         ax.scatter(edge, row[beyond], marker="<", s=20, c=colours, clip_on=False, label=_BEYOND_LABEL, zorder=3)
     ax.set_xlim(left, right)
     ax.set_xlabel("skill: share of the averages' error removed\n(0: no better than averages, below 0: worse)")
-    ax.set_title("Does filling in pay?")
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -250,11 +254,6 @@ def _marks(ax: Axes) -> list[Line2D]:
     return marks if _BEYOND_LABEL in drawn else marks[:2]
 
 
-def _row_height(ax: Axes, n_rows: int) -> float:
-    """Points that a row takes."""
-    return 72 * ax.get_window_extent().height / ax.figure.dpi / n_rows
-
-
 def _ends(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
     """Ends of the axis of skill: few extreme genes, which may be very negative, must not squeeze all others."""
     left = min(np.nanpercentile(low, 2), -0.05)
@@ -265,7 +264,7 @@ def _ends(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
 
 def _draw_missing(ax: Axes, table: pd.DataFrame) -> None:
     colours = [_VERDICTS[name][0] for name in table["verdict"]]
-    width = min(max(0.6 * _row_height(ax, len(table)), 0.5), 12)
+    width = min(max(0.6 * height_in_points(ax) / len(table), 0.5), 12)
     ax.hlines(np.arange(len(table)), 0, 100 * table["missing"], colors=colours, linewidth=width)
     ax.set_xlim(0, 100)
     ax.set_xlabel("spots without\na count (%)")
@@ -277,7 +276,7 @@ def _name_genes(ax: Axes, table: pd.DataFrame, n_without: int) -> None:
     """Names where all fit, else their number."""
     ax.set_ylim(len(table) - 0.5, -0.5)
     without = f" ({n_without} without a skill left out)" if n_without else ""
-    if _row_height(ax, len(table)) >= 1.1 * _LABEL_SIZE:
+    if height_in_points(ax) >= 1.1 * _LABEL_SIZE * len(table):
         ax.set_yticks(np.arange(len(table)), table.index, fontsize=_LABEL_SIZE, fontstyle="italic")
         ax.tick_params(axis="y", length=0)
         ax.set_ylabel(without.strip(" ()"))

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sps
 
+from spared_sc._core import docs
+from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, check_number, dense, gene_mask, get_layer, get_libraries, listing
-from spared_sc.pl._spots import OKABE_ITO, PANEL_WIDTH, check_layers
+from spared_sc.pl._marks import PANEL_WIDTH, check_layers, finish, series_style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,11 +21,11 @@ if TYPE_CHECKING:
 
     from spared_sc._core.validate import Libraries
 
-_MARKERS = "o^sDvPX*"  # with each of them, every colour: 56 batches are told apart
 _N_BINS = 30
-_LEGEND_ROWS = 20  # as the figure is high enough for
+_LEGEND_ROWS = 20  # that fit the height of the figure
 
 
+@docs.fill()
 def batch_effect(
     adata: AnnData,
     *,
@@ -36,38 +38,34 @@ def batch_effect(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Figure:
-    r"""How much of the expression the batch explains, layer by layer: before and after ComBat.
+    r"""Plot how much of the expression the batch explains, layer by layer: before and after ComBat.
 
     Above, spots on the first two principal components of each layer, coloured by batch. Below, the share of each gene's
     variance that the batch explains, over all spots,
 
     .. math:: R^2_g = \frac{\sum_b n_b (\bar x_{bg} - \bar x_g)^2}{\sum_s (x_{sg} - \bar x_g)^2}
 
-    with its mean over the genes. Batches that hold different tissue differ for good reasons, too: a low share is no aim
-    in itself.
+    with its mean over the genes. Batches of different tissue differ for good reasons, too: a low share is not an aim in
+    itself.
 
     Parameters
     ----------
     adata
         Spots x genes, with the layers.
     layers
-        Layers to compare, from left to right. By default every layer that `pp.combat` wrote, after the one that it
+        Layers to compare, from left to right. `None` draws every layer that `pp.combat` wrote, after the one that it
         corrected; without such a layer, `"log2tpm"`.
-    mask_var
-        Boolean column of `adata.var` with the genes to use. The default column is used where it exists; `None` means
-        all genes.
+    {mask_var}
     batch_key
-        Column of `adata.obs` with the batch of each spot; by default every library is one.
+        Column of `obs` with the batch of each spot. `None` takes every library as a batch.
     library_key
-        Column of `adata.obs` that tells the libraries apart. Not used with `batch_key`.
+        Column of `obs` with the library (section) of each spot. Not used with `batch_key`.
     n_spots
-        Most spots to compute and draw components of, chosen at random; the same in all layers.
+        Largest number of spots to compute and draw components of, chosen at random; the same in all layers.
     random_state
-        Seed of the choice. It does not depend on the order of the rows.
-    figsize
-        Width and height of the figure in inches; by default it grows with the layers.
-    show
-        Whether to call `plt.show()`; `None` means no.
+        Seed of the choice. The choice does not depend on the order of the rows.
+    {figsize}
+    {show}
 
     Returns
     -------
@@ -80,8 +78,8 @@ def batch_effect(
     TypeError
         If the column `mask_var` is not boolean.
     ValueError
-        If there are fewer than two batches or two genes, if a layer holds NaN or does not vary, or if `n_spots` is no
-        whole number from 3 upwards.
+        If there is no layer to draw, if there are fewer than two batches or two genes, if a layer holds NaN or does not
+        vary, or if `n_spots` is not a whole number from 3 upwards.
 
     Examples
     --------
@@ -105,31 +103,20 @@ def batch_effect(
     shares = [_explained(block, batches.codes, layer) for block, layer in zip(blocks, layers, strict=True)]
     components = [_components(dense(block[spots]), layer) for block, layer in zip(blocks, layers, strict=True)]
 
-    legend_cols = -(-len(batches.names) // _LEGEND_ROWS)
-    size = figsize or (PANEL_WIDTH * len(layers) + 0.3 + 1.5 * legend_cols, 5.4)
+    ncols = -(-len(batches.names) // _LEGEND_ROWS)
+    size = figsize or (PANEL_WIDTH * len(layers) + 0.3 + 1.5 * ncols, 5.4)
     fig, axes = plt.subplots(2, len(layers), squeeze=False, figsize=size, layout="constrained", height_ratios=(3, 1))
     for panel, layer, (scores, variance) in zip(axes[0], layers, components, strict=True):
         _draw_spots(panel, scores, batches.codes[spots])
-        panel.set(
-            title=layer,
-            xlabel=f"component 1 ({100 * variance[0]:.0f} % of variance)",
-            ylabel=f"component 2 ({100 * variance[1]:.0f} %)",
-            xticks=[],
-            yticks=[],
-        )
+        panel.set_title(describe_layer(adata, layer))
+        panel.set_xlabel(f"component 1 ({100 * variance[0]:.0f} % of variance)")
+        panel.set_ylabel(f"component 2 ({100 * variance[1]:.0f} %)")
+        panel.set(xticks=[], yticks=[])
     _draw_shares(axes[1], shares)
     handles = [_mark(code) for code in range(len(batches.names))]
-    fig.legend(
-        handles,
-        batches.names,
-        loc="outside right upper",
-        ncols=legend_cols,
-        title=batch_key or library_key,
-        frameon=False,
-    )
-    if show:
-        plt.show()
-    return fig
+    title = batch_key or library_key
+    fig.legend(handles, batches.names, loc="outside right upper", ncols=ncols, title=title, frameon=False)
+    return finish(fig, show)
 
 
 def _before_and_after(adata: AnnData) -> list[str]:
@@ -164,7 +151,7 @@ def _explained(values: np.ndarray | sps.csr_matrix, batch: np.ndarray, layer: st
     batch_means = dense(member @ values) / n_spots
     mean = (n_spots * batch_means).sum(axis=0) / batch.size
     between = (n_spots * (batch_means - mean) ** 2).sum(axis=0)
-    squares = values.multiply(values) if sps.issparse(values) else values**2
+    squares = values**2 if isinstance(values, np.ndarray) else values.multiply(values)
     square_sum = np.asarray(squares.sum(axis=0)).ravel()
     total = square_sum - batch.size * mean**2
     varies = total > 1e-9 * square_sum  # below, it is rounding
@@ -189,23 +176,19 @@ def _components(values: np.ndarray, layer: str) -> tuple[np.ndarray, np.ndarray]
     return left[:, :2] * size[:2] * sign, size[:2] ** 2 / (size**2).sum()
 
 
-def _style(code: int) -> tuple[str, str]:
-    """Colour and marker of a batch."""
-    return OKABE_ITO[code % len(OKABE_ITO)], _MARKERS[code // len(OKABE_ITO) % len(_MARKERS)]
-
-
 def _mark(code: int) -> Line2D:
     from matplotlib.lines import Line2D
 
-    colour, marker = _style(code)
+    colour, marker = series_style(code)
     return Line2D([], [], linestyle="", marker=marker, markersize=6, color=colour, markeredgewidth=0)
 
 
 def _draw_spots(ax: Axes, scores: np.ndarray, batch: np.ndarray) -> None:
-    colours, markers = np.array([_style(code) for code in batch]).T
+    colours, markers = np.array([series_style(code) for code in batch]).T
     for marker in dict.fromkeys(markers):
         mask = markers == marker
-        ax.scatter(*scores[mask].T, s=9, marker=marker, c=colours[mask], alpha=0.7, linewidths=0)
+        x, y = scores[mask].T
+        ax.scatter(x, y, s=9, marker=marker, c=colours[mask], alpha=0.7, linewidths=0)
 
 
 def _draw_shares(axes: np.ndarray, shares: list[np.ndarray]) -> None:

@@ -1,22 +1,29 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spared_sc._core import docs
 from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, listing
-from spared_sc.pl._spots import OKABE_ITO
+from spared_sc.pl._marks import BLUE, GREEN, PURPLE, VERMILION, finish, make_axes
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-_BLUE, _, _GREEN, _PURPLE, _, _VERMILION, _ = OKABE_ITO
 _WIDE = 10  # largest over smallest value from which a linear axis hides the end of the curve
+_SIMPLER = {  # method in the record's score -> label, line, colour
+    "median": ("adaptive median", "--", GREEN),
+    "gene_mean": ("mean of the gene", ":", PURPLE),
+    "stack": ("stack of simple estimates", "--", GREEN),
+    "library_gene_mean": ("mean of the gene in the section", ":", PURPLE),
+}
 
 
+@docs.fill()
 def training_curve(
     adata: AnnData,
     *,
@@ -25,29 +32,27 @@ def training_curve(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Axes:
-    """Training and validation error of a completion model against the training step.
+    """Plot training and validation error of a completion model against the training step.
 
-    The best step, whose weights were kept, is marked. Where the record holds the errors of simpler methods on hidden
-    entries (for the paper's model the adaptive median and the gene's mean, for the default the stack that its network
-    starts from and the gene's mean in the section), they are drawn as horizontal lines: a model is worth using when
-    its validation error ends below them.
+    The best step, whose weights were kept, is marked. Horizontal lines are the errors of simpler methods on hidden
+    entries, where the record holds them (for the paper's model the adaptive median and the gene's mean, for the default
+    the stack that its network starts from and the gene's mean in the section): a model is worth using if its validation
+    error ends below them.
 
     Parameters
     ----------
     adata
         Object that a model was trained on.
     key
-        Name of the record in `uns["spared_sc"]`: the `key_added` of the training call. Not needed where there is one.
-    ax
-        Axes to draw into; a new figure by default.
-    figsize
-        Width and height of the new figure in inches.
-    show
-        Whether to call `plt.show()`; `None` means no.
+        Name of the record in `uns["spared_sc"]`: the `key_added` of the training call. Needed when there are several.
+    {ax}
+    {figsize}
+    {show}
 
     Returns
     -------
-    The axes. The error axis is logarithmic when the largest error is at least ten times the smallest.
+    The axes. The title names the model. The error axis is logarithmic if the largest error is at least ten times the
+    smallest.
 
     Raises
     ------
@@ -68,57 +73,48 @@ def training_curve(
     >>> ax = sp.pl.training_curve(adata)
     >>> plt.close(ax.figure)
     """
-    import matplotlib.pyplot as plt
-
     key = _trained(adata, key)
     record = adata.uns[Key.uns.records][key]
-    training, score = record["training"], record.get("score", {})
-    step = np.asarray(training["step"])
-    if ax is None:
-        _, ax = plt.subplots(figsize=figsize or (6, 4), layout="constrained")
+    ax = make_axes(ax, figsize or (6, 4))
+    _draw_curves(ax, record["training"])
+    for name, (label, style, colour) in _SIMPLER.items():
+        if name in record.get("score", {}):
+            mse = record["score"][name]
+            ax.axhline(mse, linestyle=style, color=colour, label=f"{label} ({mse:.3g})")
+    drawn = np.concatenate([np.asarray(line.get_ydata()) for line in ax.get_lines()])
+    if drawn.min() > 0 and drawn.max() >= _WIDE * drawn.min():
+        ax.set_yscale("log")
+    ax.margins(y=0.1)  # a line at the bottom must not hide behind the axis
+    ax.set_xlabel("training step")
+    ax.set_ylabel("mean squared error")
+    ax.set_title(describe_layer(adata, key), fontsize="medium")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return finish(ax, show)
 
+
+def _draw_curves(ax: Axes, training: dict[str, Any]) -> None:
+    """Errors in training and in validation, and the step that was kept."""
+    step = np.asarray(training["step"])
     curves = {
-        "training": (np.asarray(training["train_mse"], dtype=float), _BLUE),
-        "validation": (np.asarray(training["validation_mse"], dtype=float), _VERMILION),
+        "training": (np.asarray(training["train_mse"], dtype=float), BLUE),
+        "validation": (np.asarray(training["validation_mse"], dtype=float), VERMILION),
     }
     for label, (mse, colour) in curves.items():
         measured = np.isfinite(mse)  # validation may be rarer than training
         ax.plot(step[measured], mse[measured], color=colour, label=label)
     best = np.flatnonzero(step == training["best_step"])
-    validation = curves["validation"][0]
     ax.plot(
         step[best],
-        validation[best],
+        curves["validation"][0][best],
         linestyle="",
         marker="o",
         markersize=8,
         markerfacecolor="white",
-        markeredgecolor=_VERMILION,
+        markeredgecolor=VERMILION,
         markeredgewidth=2,
         label=f"best step ({int(training['best_step'])})",
     )
-    baselines = {
-        "median": ("adaptive median", "--", _GREEN),
-        "gene_mean": ("mean of the gene", ":", _PURPLE),
-        "stack": ("stack of simple estimates", "--", _GREEN),
-        "library_gene_mean": ("mean of the gene in the section", ":", _PURPLE),
-    }
-    for name, (label, style, colour) in baselines.items():
-        if name in score:
-            ax.axhline(score[name], linestyle=style, color=colour, label=f"{label} ({score[name]:.3g})")
-
-    drawn = np.concatenate([line.get_ydata() for line in ax.get_lines()])
-    if drawn.min() > 0 and drawn.max() >= _WIDE * drawn.min():
-        ax.set_yscale("log")
-    ax.margins(y=0.1)  # a baseline at the bottom must not hide behind the axis
-    ax.set_xlabel("training step")
-    ax.set_ylabel("mean squared error")
-    ax.set_title(describe_layer(adata, key))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
-    if show:
-        plt.show()
-    return ax
 
 
 def _trained(adata: AnnData, key: str | None) -> str:

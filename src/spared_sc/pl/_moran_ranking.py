@@ -4,19 +4,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_adata, check_number, gene_mask, listing
-from spared_sc.pl._spots import OKABE_ITO
+from spared_sc.pl._marks import BLUE, finish, height_in_points, labelled, make_axes
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-_SELECTED, _OTHER = OKABE_ITO[0], "0.6"
+_SELECTED, _OTHER = BLUE, "0.6"
 _LABEL_SIZE = 8  # points
 _WINDOW = 0.1  # of the genes, for the running median of the expressed fraction
 
 
+@docs.fill()
 def moran_ranking(
     adata: AnnData,
     *,
@@ -28,10 +30,10 @@ def moran_ranking(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Axes:
-    """Genes by rank of their mean Moran's I, with the selected ones in colour.
+    """Plot genes by rank of their mean Moran's I, with the selected ones in colour.
 
     Below, on the same ranks, stands the share of spots in which each gene was detected, with its running median: it
-    shows whether the ranking favours well or poorly detected genes. It is drawn where `pp.spared_filter` left
+    shows whether the ranking favours well or poorly detected genes. It is drawn if `pp.spared_filter` left
     `var["expressed_fraction"]`.
 
     Parameters
@@ -39,34 +41,32 @@ def moran_ranking(
     adata
         Spots x genes, with scores in `var`.
     key
-        Column of `adata.var` with Moran's I, as `pp.moran` writes it.
+        Column of `var` with Moran's I from `pp.moran`.
     mask_var
-        Boolean column of `adata.var` with the genes to rank. The default column is used where it exists; `None` means
-        all genes. Genes without a score are left out.
+        Boolean column of `var` with the genes to rank. `"spared_keep"` is used where it exists, all genes otherwise;
+        `None` ranks all genes. Genes without a score are left out.
     selected
-        Boolean column of `adata.var` with the selected genes. The default column is used where it exists; `None` marks
-        none. The cut-off is marked where the selected genes are exactly the best ones.
+        Boolean column of `var` with the selected genes. `"spared_selected"` is used where it exists; `None` marks none.
+        The cut-off is marked if the selected genes are exactly the best ones.
     n_labelled
-        How many of the best genes to name.
-    ax
-        Axes to draw into; a new figure by default. The lower panel takes a part of them.
-    figsize
-        Width and height of the new figure in inches.
-    show
-        Whether to call `plt.show()`; `None` means no.
+        Number of best genes to name.
+    {ax}
+    {figsize}
+    {show}
 
     Returns
     -------
-    The axes of the ranking. Those of the lower panel have the label `"<expressed fraction>"`.
+    The axes of the ranking. Those of the lower panel, which takes a part of `ax`, have the label
+    `"<expressed fraction>"`.
 
     Raises
     ------
     KeyError
         If `key`, `mask_var` or `selected` names no column.
     TypeError
-        If `mask_var` or `selected` is not boolean, or `key` holds no numbers.
+        If `mask_var` or `selected` is not boolean, or `key` is not numeric.
     ValueError
-        If no gene has a score, or `n_labelled` is no whole number from 0 upwards.
+        If no gene has a score, or `n_labelled` is not a whole number from 0 upwards.
 
     Examples
     --------
@@ -77,43 +77,32 @@ def moran_ranking(
     >>> ax = sp.pl.moran_ranking(adata)
     >>> plt.close(ax.figure)
     """
-    import matplotlib.pyplot as plt
-
     check_number("n_labelled", n_labelled, 0, whole=True)
     genes, n_unscored = _ranked(adata, key, mask_var)
     score = adata.var[key].to_numpy(dtype=float)[genes]
     chosen = _chosen(adata, selected)[genes]
     rank = np.arange(1, genes.size + 1)
-    if ax is None:
-        _, ax = plt.subplots(figsize=figsize or (7, 5), layout="constrained")
+    ax = make_axes(ax, figsize or (7, 5))
 
     panels = [ax]
     if Key.var.expressed_fraction in adata.var:
         panels.append(_add_panel_below(ax))
-        fraction = 100 * adata.var[Key.var.expressed_fraction].to_numpy(dtype=float)[genes]
-        _draw_points(panels[1], rank, fraction, chosen)
-        panels[1].plot(rank, _running_median(fraction), color="black", linewidth=1.5, label="running median")
-        panels[1].set(ylim=(0, 104), yticks=[0, 50, 100], ylabel="expressed in\n(% of spots)")
+        _draw_fraction(panels[1], rank, adata.var[Key.var.expressed_fraction].to_numpy(dtype=float)[genes], chosen)
     _draw_points(ax, rank, score, chosen)
     n_chosen = int(chosen.sum())
-    if 0 < n_chosen < genes.size and chosen[:n_chosen].all():
-        for panel in panels:
-            panel.axvline(n_chosen + 0.5, color="black", linestyle="--", linewidth=0.8, label="cut-off")
     for panel in panels:
+        if 0 < n_chosen < genes.size and chosen[:n_chosen].all():
+            panel.axvline(n_chosen + 0.5, color="black", linestyle="--", linewidth=0.8, label="cut-off")
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlim(1 - 0.015 * genes.size, 1.015 * genes.size)
     _name_genes(ax, rank, score, adata.var_names[genes[:n_labelled]])
-
     ax.set_ylabel("mean Moran's I")
     without = f" ({n_unscored} without a score left out)" if n_unscored else ""
     panels[-1].set_xlabel(f"rank of the gene by Moran's I{without}")
-    # One entry for what is drawn in both panels.
-    legend = {text: mark for panel in panels for mark, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-    if legend:
-        ax.legend(legend.values(), legend, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-    if show:
-        plt.show()
-    return ax
+    marks = labelled(panels)
+    if marks:
+        ax.legend(list(marks.values()), list(marks), loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    return finish(ax, show)
 
 
 def _ranked(adata: AnnData, key: str, mask_var: str | None) -> tuple[np.ndarray, int]:
@@ -146,17 +135,25 @@ def _chosen(adata: AnnData, selected: str | None) -> np.ndarray:
 
 def _add_panel_below(ax: Axes) -> Axes:
     """Axes under the given ones, which shrink to make room as they do for a colour bar."""
-    if ax.get_subplotspec() is not None:
-        place, below = ax.get_subplotspec().subgridspec(2, 1, height_ratios=(2.5, 1), hspace=0.1)
-        ax.set_subplotspec(place)
-        added = ax.figure.add_subplot(below, sharex=ax)
+    spec = ax.get_subplotspec()
+    if spec is not None:
+        grid = spec.subgridspec(2, 1, height_ratios=(2.5, 1), hspace=0.1)
+        ax.set_subplotspec(grid[0])
+        added = ax.figure.add_subplot(grid[1], sharex=ax)
     else:  # axes that were placed by hand
         left, bottom, width, height = ax.get_position().bounds
-        ax.set_position([left, bottom + 0.32 * height, width, 0.68 * height])
-        added = ax.figure.add_axes([left, bottom, width, 0.27 * height], sharex=ax)
+        ax.set_position((left, bottom + 0.32 * height, width, 0.68 * height))
+        added = ax.figure.add_axes((left, bottom, width, 0.27 * height), sharex=ax)
     ax.tick_params(labelbottom=False)
     added.set_label("<expressed fraction>")
     return added
+
+
+def _draw_fraction(ax: Axes, rank: np.ndarray, fraction: np.ndarray, chosen: np.ndarray) -> None:
+    """The share of spots that detected each gene, and its running median."""
+    _draw_points(ax, rank, 100 * fraction, chosen)
+    ax.plot(rank, _running_median(100 * fraction), color="black", linewidth=1.5, label="running median")
+    ax.set(ylim=(0, 104), yticks=[0, 50, 100], ylabel="expressed in\n(% of spots)")
 
 
 def _draw_points(ax: Axes, rank: np.ndarray, value: np.ndarray, chosen: np.ndarray) -> None:
@@ -178,10 +175,8 @@ def _name_genes(ax: Axes, rank: np.ndarray, score: np.ndarray, names: np.ndarray
 
     step = 1.35 * _LABEL_SIZE / 72  # inches
     # The points fall from left to right: the names stand where these have come down below the last name.
-    lowest = (
-        ax.get_ylim()[1]
-        - np.ptp(ax.get_ylim()) * (len(names) + 1) * step * ax.figure.dpi / ax.get_window_extent().height
-    )
+    low, high = ax.get_ylim()
+    lowest = high - (high - low) * (len(names) + 1) * 72 * step / height_in_points(ax)
     left, right = ax.get_xlim()
     passed = rank[min(int((score > lowest).sum()), rank.size - 1)]
     x = np.clip((passed - left) / (right - left) + 0.02, 0.09, 0.85)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc._core import docs
+from spared_sc._core.completions import describe_method
+from spared_sc.pl._completion_tables import (
+    floor_range,
+    hidden_label,
+    metric_label,
+    ranked,
+    scale_axis,
+    section_scores,
+    share_by_library,
+)
+from spared_sc.pl._marks import check_panels, finish, labelled, make_panels, series_style
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LINES = ("-", "--", ":")  # with each, every colour
+
+
+@docs.fill()
+def completion_curve(
+    scores: pd.DataFrame,
+    *,
+    metric: str = "mse",
+    regime: str = "paper",
+    genes: str = "all",
+    methods: str | Sequence[str] | None = None,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+) -> Figure | Axes:
+    """Plot how completion worsens as more is hidden: a line for every method, and the noise floor.
+
+    Lines are means over the sections, each averaged over its masks; bands hold the middle half of the sections. Each
+    data set has its own panel if the table has a column `"set"`. On a large table, name the methods to compare.
+
+    Parameters
+    ----------
+    scores
+        Table from `sp.tl.evaluate_completion` with several hidden shares. Several tables can be concatenated, with a
+        column `"set"` that names the data set.
+    metric
+        Value of the column `"metric"`.
+    regime
+        Value of the column `"regime"`.
+    genes
+        Value of the column `"genes"`: `"all"`, or a group.
+    methods
+        Methods to draw. `None` draws all.
+    {ax}
+    {figsize}
+    {show}
+
+    Returns
+    -------
+    The figure, or `ax` if it was given. The legend lists the highest line first. The axis is logarithmic if the largest
+    value is at least four times the smallest.
+
+    Raises
+    ------
+    KeyError
+        If a column of the table is missing.
+    TypeError
+        If `scores` is not a table.
+    ValueError
+        If the table has no rows for the request, or only one hidden share, or if `ax` is given for several data sets.
+
+    Notes
+    -----
+    The line plot of Figure 4 of the SpaRED paper (Ruiz et al. 2025) for the data at hand.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), depth=300, image=False)
+    >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
+    >>> arguments = {"methods": ["additive", "median"], "regimes": "paper", "n_masks": 2, "library_key": "library_id"}
+    >>> scores = sp.tl.evaluate_completion(adata, shares=(0.1, 0.3, 0.5, 0.7), **arguments)
+    >>> fig = sp.pl.completion_curve(scores)
+    >>> plt.close(fig)
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    table = section_scores(scores, metric, regime, genes, methods)
+    shares = np.unique(table["share"])
+    if shares.size == 1:
+        raise ValueError(
+            f"the table has only the hidden share {shares[0]:g} in the regime {regime!r}, and a curve needs several: run "
+            "`sp.tl.evaluate_completion` with more, or draw it with `sp.pl.completion_scores`."
+        )
+    sets = list(dict.fromkeys(table["set"]))
+    check_panels(ax, len(sets), f"{len(sets)} data sets", "rows of one data set")
+    order = ranked(table, lambda value: -value)
+
+    size = figsize or (2.2 + 4 * len(sets), max(3.8, 0.6 + 0.22 * len(order)))
+    panels = make_panels(ax, 1, len(sets), size, layout="constrained")
+    for name, panel in zip(sets, panels.axes[0], strict=True):
+        part = table[table["set"] == name]
+        _draw_curves(panel, part, order)
+        scale_axis(panel, "y", part["value"])
+        panel.set_title(str(name))
+        panel.set_xticks(shares)
+        panel.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=""))
+        panel.set_xlabel(hidden_label(regime, None) + " (%)")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels.axes[0, 0].set_ylabel(metric_label(metric, genes))
+    marks = labelled(panels.axes.flat)
+    names = sorted(marks, key=[*map(describe_method, order), *marks].index)  # the noise floor last
+    placed = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0, "frameon": False}
+    panels.add_legend({name: marks[name] for name in names}, at_right=True, placed=placed)
+    return finish(panels.result, show)
+
+
+def _draw_curves(ax: Axes, table: pd.DataFrame, order: list[str]) -> None:
+    """The methods' lines, the bands around them, and the noise floor."""
+    low, high = floor_range(table)
+    if len(low) and len(high):
+        ax.fill_between(low.index, low, high, color="0.85", linewidth=0, zorder=0, label="noise floor (range)")
+    for i, method in enumerate(order):
+        colour, marker = series_style(i)
+        values = share_by_library(table, method)
+        ax.plot(
+            values.index,
+            values.mean(axis=1),
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linestyle=_LINES[i // 7 % len(_LINES)],
+            label=describe_method(method),
+        )
+        if values.shape[1] > 1:
+            quarters = values.quantile([0.25, 0.75], axis=1)
+            ax.fill_between(values.index, *quarters.to_numpy(), color=colour, alpha=0.15, linewidth=0)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc._core import docs
+from spared_sc._core.completions import completed_layers, describe_layer
+from spared_sc._core.keys import Key
+from spared_sc._core.validate import check_adata, dense, gene_mask, get_detected, get_layer, listing
+from spared_sc.pl._marks import PANEL_WIDTH, as_list, check_panels, finish, make_panels, unit
+from spared_sc.pl._pairs import add_count_bar, agreement, bin_edges, draw_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_N_BINS = 60
+
+
+@docs.fill()
+def completion_scatter(
+    adata: AnnData,
+    *,
+    key: str | Sequence[str] | None = None,
+    layer: str = Key.layers.log2tpm,
+    hidden: str = "hidden",
+    mask_var: str | None = Key.var.selected,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+) -> Figure | Axes:
+    """Plot filled-in against measured values, at entries that were hidden from the completion.
+
+    Each completed layer gets a two-dimensional histogram, on common axes, with the line of equality. Titles name the
+    model, and give the mean squared error, Pearson's correlation over all entries (differences between genes included,
+    as in the paper) and the number of entries. This function completes nothing: hide entries in a copy, complete the
+    copy, and bring the layer back, as in the example.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with the layers.
+    key
+        Layers that were completed with the entries hidden, one panel each. `None` draws all completed layers.
+    layer
+        Layer with the measured values.
+    hidden
+        Boolean layer, true at the entries that were hidden. Undetected entries have no measured value and are left out.
+    {mask_var}
+    {ax}
+    {figsize}
+    {show}
+
+    Returns
+    -------
+    The figure, or `ax` if it was given.
+
+    Raises
+    ------
+    KeyError
+        If a layer or `mask_var` does not exist.
+    TypeError
+        If the layer `hidden` is not boolean.
+    ValueError
+        If there is no completed layer, if `hidden` marks no detected entry of the genes, if a completed layer repeats
+        the measured value at half of the hidden entries or more (it was made while they were visible), or if `ax` is
+        given for several layers.
+
+    Notes
+    -----
+    The scatter plots of Figure 5 of the SpaRED paper (Ruiz et al. 2025), for all genes at once.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_genes=50, image=False)
+    >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=20)
+    >>> detected = adata.layers["detected"].toarray()
+    >>> hidden = detected & (np.random.default_rng(0).random(adata.shape) < 0.3)
+    >>> rest = adata.copy()
+    >>> for layer in ["log2tpm", "detected"]:
+    ...     rest.layers[layer] = rest.layers[layer].multiply(~hidden).tocsr()
+    >>> sp.tl.median_complete(rest, library_key="library_id")
+    >>> adata.layers["hidden"] = hidden
+    >>> adata.layers["median"] = rest.layers["median"]
+    >>> fig = sp.pl.completion_scatter(adata)
+    >>> plt.close(fig)
+    """
+    check_adata(adata)
+    keys = completed_layers(adata) if key is None else as_list(key)
+    _check_layers(adata, keys, layer, hidden)
+    check_panels(ax, len(keys), f"{len(keys)} layers", "one with `key=`")
+    measured, filled = _hidden_values(adata, keys, layer, hidden, mask_var)
+
+    pairs = [(measured, values) for values in filled]
+    size = figsize or (PANEL_WIDTH * len(keys) + 1.3, PANEL_WIDTH + 0.8)
+    panels = make_panels(ax, 1, len(keys), size)
+    mesh = draw_pairs(panels.axes[0], pairs, [bin_edges(pairs, _N_BINS)] * len(pairs), "filled = measured")
+    for name, panel, values in zip(keys, panels.axes[0], filled, strict=True):
+        title = agreement(np.mean((measured - values) ** 2), _pearson(measured, values), measured.size)
+        panel.set_title(f"{describe_layer(adata, name)}\n{title}", fontsize="medium")
+        panel.set_xlabel(f"measured, {unit(adata, layer)}")
+    panels.axes[0, 0].set_ylabel(f"filled in, {unit(adata, layer)}")
+    add_count_bar(panels, mesh, "hidden entries")
+    return finish(panels.result, show)
+
+
+def _check_layers(adata: AnnData, keys: list[str], layer: str, hidden: str) -> None:
+    """Refuse layers that are not there."""
+    if not keys:
+        raise ValueError(
+            f"there is no completed layer to draw, `key` is empty: pass some of {listing(adata.layers)}, or complete a copy "
+            "in which the entries are hidden and bring its layer back."
+        )
+    expected = {
+        "key": "a layer completed with the entries hidden",
+        "layer": "the layer with the measured values",
+        "hidden": "a boolean layer that marks the entries that were hidden from the completion",
+    }
+    for name, argument in [*((key, "key") for key in keys), (layer, "layer"), (hidden, "hidden")]:
+        if name not in adata.layers:
+            raise KeyError(
+                f"there is no layer {name!r} (layers: {listing(adata.layers)}): pass {expected[argument]} as "
+                f"`{argument}=`."
+            )
+    if adata.layers[hidden].dtype != bool:
+        raise TypeError(
+            f"layers[{hidden!r}] has the type {adata.layers[hidden].dtype}: a boolean layer is needed, true at the "
+            "entries that were hidden."
+        )
+
+
+def _hidden_values(
+    adata: AnnData, keys: list[str], layer: str, hidden: str, mask_var: str | None
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Measured values at the hidden entries, and the filled-in values of each layer."""
+    genes = np.flatnonzero(gene_mask(adata, mask_var, optional=Key.var.selected))
+    entries = dense(get_layer(adata, hidden)[:, genes]) & dense(get_detected(adata)[:, genes])
+    if not entries.any():
+        raise ValueError(
+            f"layers[{hidden!r}] marks no detected entry of the {genes.size} genes: mark the entries that were hidden "
+            "from the completion, or choose other genes with `mask_var=`."
+        )
+    measured = dense(get_layer(adata, layer)[:, genes])[entries].astype(np.float64)
+    filled = [dense(get_layer(adata, key)[:, genes])[entries].astype(np.float64) for key in keys]
+    for key, values in zip(keys, filled, strict=True):
+        same = int((values == measured).sum())
+        if 2 * same >= measured.size:
+            raise ValueError(
+                f"layers[{key!r}] repeats the measured value at {same} of {measured.size} hidden entries: it was made "
+                "while they were visible. Hide them in a copy, complete the copy, and bring its layer back."
+            )
+    return measured, filled
+
+
+def _pearson(one: np.ndarray, other: np.ndarray) -> float:
+    """Correlation over all entries; NaN where one side is constant."""
+    return np.corrcoef(one, other)[0, 1] if np.ptp(one) > 0 and np.ptp(other) > 0 else np.nan

@@ -1,0 +1,205 @@
+"""Colours, panels and legends that all plots share."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from spared_sc._core.keys import Key
+from spared_sc._core.validate import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+    Drawn = TypeVar("Drawn", bound=Axes | Figure)
+
+# Okabe and Ito (2008): colour-blind readers can tell them apart. Their yellow is left out: it vanishes on white.
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+BLUE, ORANGE, GREEN, PURPLE, _, VERMILION, BLACK = OKABE_ITO
+PANEL_WIDTH = 3.6  # inches
+LEGEND_WIDTH = 7  # inches, for a legend below the panels in one line
+_MARKERS = "o^sDvPX*"  # each in every colour: 56 series can be told apart
+
+
+@dataclass(frozen=True)
+class Panels:
+    """The axes of a plot, and what the plot returns: a new figure, or the axes that the user passed."""
+
+    axes: np.ndarray  # of Axes: (n_rows, n_columns), or (n_panels,) of a grid
+    figure: Figure | SubFigure
+    result: Figure | Axes
+
+    @property
+    def is_new(self) -> bool:
+        return self.result is self.figure
+
+    def add_legend(
+        self,
+        marks: Mapping[str, Any],
+        *,
+        at_right: bool = False,
+        ncols: int | None = None,
+        placed: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A legend below the panels, in one line where there is room, or at their right; in given axes as `placed`."""
+        if ncols is None:
+            width = self.figure.bbox.width / self.figure.dpi
+            ncols = len(marks) if width >= LEGEND_WIDTH and not at_right else 1
+        handles, names = list(marks.values()), list(marks)
+        if marks and not self.is_new:
+            self.axes.flat[0].legend(handles, names, ncols=ncols, **(placed or {}))
+        elif marks and at_right:
+            self.figure.legend(handles, names, ncols=ncols, frameon=False, loc="outside right upper")
+        elif marks:
+            self.figure.legend(handles, names, ncols=ncols, frameon=False, loc="outside lower center")
+
+
+def make_panels(
+    ax: Axes | None,
+    n_rows: int,
+    n_columns: int,
+    size: tuple[float, float],
+    *,
+    height_ratios: Sequence[float] | None = None,
+    layout: str = "compressed",
+    sharey: bool = False,
+) -> Panels:
+    """Panels of a new figure, or the given axes as the only one.
+
+    "compressed" is the constrained layout for panels of fixed aspect; the plain one cuts off their labels.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is not None:
+        return Panels(np.array([[ax]]), ax.figure, ax)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, squeeze=False, figsize=size, layout=layout, height_ratios=height_ratios, sharey=sharey
+    )
+    return Panels(axes, figure, figure)
+
+
+def make_grid(
+    ax: Axes | None,
+    n_panels: int,
+    n_columns: int,
+    size: tuple[float, float],
+    height_ratios: Sequence[float] | None = None,
+) -> Panels:
+    """As many panels as needed, row by row."""
+    panels = make_panels(ax, -(-n_panels // n_columns), n_columns, size, height_ratios=height_ratios)
+    return Panels(keep_panels(panels.axes, n_panels), panels.figure, panels.result)
+
+
+def keep_panels(axes: np.ndarray, n_panels: int) -> np.ndarray:
+    """The first panels of a grid, (n_panels,); the others are removed."""
+    for unused in axes.flat[n_panels:]:
+        unused.remove()
+    return axes.ravel()[:n_panels]
+
+
+def make_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """The given axes, or those of a new figure."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+
+
+def finish(drawn: Drawn, show: bool | None) -> Drawn:
+    """Show the plot if asked to, and return it."""
+    import matplotlib.pyplot as plt
+
+    if show:
+        plt.show()
+    return drawn
+
+
+def check_panels(ax: Axes | None, n_panels: int, what: str, remedy: str) -> None:
+    """Refuse given axes for more than one panel."""
+    if ax is not None and n_panels != 1:
+        raise ValueError(f"`ax` holds one panel, but {what} were asked for: pass {remedy}, or leave `ax` out.")
+
+
+def labelled(axes: Iterable[Axes]) -> dict[str, Any]:
+    """The labelled marks of all panels, each label once."""
+    return {text: mark for panel in axes for mark, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+
+
+def series_style(i: int) -> tuple[str, str]:
+    """Colour and marker of the i-th series."""
+    return OKABE_ITO[i % len(OKABE_ITO)], _MARKERS[i // len(OKABE_ITO) % len(_MARKERS)]
+
+
+def width_in_points(ax: Axes) -> float:
+    return 72 * ax.get_window_extent().width / ax.figure.dpi
+
+
+def height_in_points(ax: Axes) -> float:
+    return 72 * ax.get_window_extent().height / ax.figure.dpi
+
+
+def unit(adata: AnnData, layer: str) -> str:
+    """Unit of the normalised layer, the name of any other."""
+    return normalised_unit(adata) if layer == Key.layers.log2tpm else layer
+
+
+def normalised_unit(adata: AnnData) -> str:
+    """Unit of `layers["log2tpm"]`: `pp.normalize_tpm` computes CPM where there are no gene lengths."""
+    made = adata.uns.get(Key.uns.records, {}).get(Key.layers.log2tpm, {})
+    return "log2(CPM + 1)" if str(made.get("match", "")).startswith("CPM") else "log2(TPM + 1)"
+
+
+def pcc_text(pcc: float) -> str:
+    """A correlation, or that there is none."""
+    return f"{pcc:.3f}" if np.isfinite(pcc) else "none"
+
+
+def as_list(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def check_layers(adata: AnnData, layers: str | Sequence[str]) -> list[str]:
+    """The layers as a list, at least one, all of them there."""
+    layers = as_list(layers)
+    if not layers:
+        raise ValueError(
+            f"there is no layer to draw, `layers` is empty: pass some of {listing(adata.layers)}, or write one first with "
+            "`sp.pp.normalize_tpm` or `sp.tl.spackle_complete`."
+        )
+    missing = [layer for layer in layers if layer not in adata.layers]
+    if missing:
+        raise KeyError(
+            f"there is no layer {missing[0]!r} (layers: {listing(adata.layers)}): pass some of those as `layers=`, or "
+            "write it first with `sp.pp.normalize_tpm`, `sp.pp.combat`, `sp.tl.median_complete` or "
+            "`sp.tl.spackle_complete`."
+        )
+    return layers
+
+
+def check_gene(gene: str, names: Iterable[str], where: str, argument: str = "gene") -> None:
+    """Refuse a gene that is not there, naming similar ones."""
+    if gene in names:
+        return
+    lower = {str(name).lower(): str(name) for name in names}
+    close = [lower[name] for name in difflib.get_close_matches(str(gene).lower(), lower, n=5)]
+    hint = f"did you mean {listing(close)}?" if close else f"names look like {listing(list(names)[:3])}."
+    raise KeyError(f"there is no gene {gene!r} in {where}: {hint} Pass another name as `{argument}=`.")
+
+
+def pick(table: pd.DataFrame, column: str, wanted: str | Sequence[str], argument: str | None = None) -> pd.DataFrame:
+    """Rows with one of the values, each of which must occur."""
+    wanted = as_list(wanted)
+    known = list(dict.fromkeys(table[column]))
+    unknown = [value for value in wanted if value not in known]
+    argument = argument or column
+    if unknown or not wanted:
+        problem = f"there is no {column} {unknown[0]!r} in the rows" if unknown else f"`{argument}` is empty"
+        raise ValueError(f"{problem}: pass some of {listing(known, 20)} as `{argument}=`.")
+    return table[table[column].isin(wanted)]

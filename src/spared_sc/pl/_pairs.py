@@ -1,0 +1,59 @@
+"""Two-dimensional histograms of measured against filled or predicted values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc.pl._marks import pcc_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+
+    from spared_sc.pl._marks import Panels
+
+
+def draw_pairs(
+    axes: Sequence[Axes] | np.ndarray,
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    edges: Sequence[np.ndarray],
+    equality: str,
+) -> QuadMesh:
+    """A histogram and the line of equality in each panel, with one colour scale; the first of a pair lies to the right."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import MaxNLocator
+
+    counts = [np.histogram2d(*pair, bins=edge)[0].T for pair, edge in zip(pairs, edges, strict=True)]
+    norm = LogNorm(1, max(2, max(count.max() for count in counts)))
+    for ax, edge, count in zip(axes, edges, counts, strict=True):
+        ticks = MaxNLocator(6).tick_values(edge[0], edge[-1])[1:-1]
+        mesh = ax.pcolormesh(edge, edge, np.ma.masked_equal(count, 0), norm=norm, cmap="viridis", rasterized=True)
+        ax.plot(edge[[0, -1]], edge[[0, -1]], color="black", linewidth=1, linestyle="--", label=equality)
+        ax.set(aspect="equal", xticks=ticks, yticks=ticks)
+        ax.spines[["top", "right"]].set_visible(False)
+    return mesh
+
+
+def add_count_bar(panels: Panels, mesh: QuadMesh, label: str, shrink: float = 0.8) -> None:
+    """The colour bar of the histograms, with ticks at whole numbers."""
+    from matplotlib.ticker import LogLocator
+
+    ticks = LogLocator(subs=(1, 2, 5))
+    bar = panels.figure.colorbar(
+        mesh, ax=list(panels.axes.flat), label=label, shrink=shrink, aspect=25, ticks=ticks, format="%d"
+    )
+    bar.minorticks_off()
+
+
+def bin_edges(pairs: Sequence[tuple[np.ndarray, np.ndarray]], n_bins: int) -> np.ndarray:
+    """Edges of bins that hold all values, for both axes."""
+    return np.histogram_bin_edges(np.concatenate([values for pair in pairs for values in pair]), bins=n_bins)
+
+
+def agreement(mse: float, pcc: float, n_entries: int) -> str:
+    """Error, correlation and number of entries, for the title of a panel."""
+    return f"MSE {mse:.3g}, PCC {pcc_text(pcc)}, {n_entries:,} entries"

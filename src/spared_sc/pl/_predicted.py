@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc._core import docs
+from spared_sc._core.completions import describe_layer
+from spared_sc._core.keys import Key
+from spared_sc._core.predictions import fitted_libraries, prediction_key
+from spared_sc._core.validate import check_adata, get_detected, get_layer, listing
+from spared_sc._kernels import prediction_scores
+from spared_sc.pl._marks import VERMILION, as_list, check_gene, check_panels, finish, pcc_text, unit
+from spared_sc.pl._tissue import (
+    Colours,
+    add_circles,
+    add_colour_bar,
+    add_spot_legend,
+    colour_scale,
+    column,
+    draw_spots,
+    draw_tissue,
+    get_sections,
+    in_points,
+    section_panels,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+    from spared_sc.pl._marks import Panels
+    from spared_sc.pl._tissue import Section
+
+_PANELS = ("measured", "predicted", "difference")
+_DIVERGING = "RdBu_r"
+# The part of a section in the fit -> the warning beside it.
+_FITTED = {"train": "fitted to {}", "val": "fit chosen on {}", "seen": "target layer made with {}"}
+
+
+@docs.fill()
+def predicted(
+    adata: AnnData,
+    gene: str,
+    *,
+    key: str | None = None,
+    layer: str = Key.layers.log2tpm,
+    panels: str | Sequence[str] | None = None,
+    library_key: str | None = None,
+    libraries: str | Sequence[str] | None = None,
+    spatial_key: str = Key.obsm.spatial,
+    img: bool = True,
+    img_key: str | None = None,
+    size: float = 1.0,
+    cmap: str | Colormap = "viridis",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    alpha: float = 1.0,
+    crop: bool = True,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+) -> Figure | Axes:
+    """Show one gene as measured, as predicted, and the difference on the tissue; sections are rows.
+
+    Measured and predicted expression share one colour scale. Spots in which the gene was not detected are grey in the
+    measured panel and left out of the difference, predicted - measured. Beside each section stand the share of spots
+    in which the gene was detected and the Pearson correlation over them. A section that took part in fitting is marked:
+    its correlation says nothing about the predictor. A slide without measured expression gets the prediction only.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with positions and a table from :func:`spared_sc.tl.predict_expression`.
+    gene
+        One of the predicted genes.
+    key
+        Name of the table in `obsm`. Needed when there are several.
+    layer
+        Measured expression.
+    panels
+        Panels to draw, out of `"measured"`, `"predicted"` and `"difference"`. `None` draws all that can be drawn.
+    {library_key}
+    {libraries}
+    {spatial_key}
+    {img}
+    {img_key}
+    {size}
+    cmap
+        Colour map of measured and predicted expression.
+    vmin, vmax
+        Ends of its scale. `None` takes the 1st and 99th percentile of measured and predicted values in the spots shown
+        that detected the gene (of all predicted values where nothing is measured).
+    {alpha}
+    {crop}
+    {ax}
+    {figsize}
+    {show}
+
+    Returns
+    -------
+    The figure, or `ax` if it was given. The scale of the differences is centred at zero and ends at the 99th percentile
+    of their absolute values.
+
+    Raises
+    ------
+    KeyError
+        If the table, the gene, the layer, a library, the positions or the image does not exist.
+    ValueError
+        If `ax` is given for several panels, if a panel is unknown or needs measured expression and there is none, if
+        there are several tables and no `key`, or several libraries and no `library_key`.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=3)
+    >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
+    >>> sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
+    >>> gene = adata.var_names[adata.var["spared_selected"]][0]
+    >>> fig = sp.pl.predicted(adata, gene, library_key="library_id")
+    >>> plt.close(fig)
+    """
+    check_adata(adata, genes=False)
+    key = prediction_key(adata, key)
+    spots = _read_spots(adata, gene, key, layer)
+    names = _chosen_panels(panels, gene, spots.is_measured)
+    sections = get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
+    asked = f"{len(sections)} libraries x {len(names)} panels"
+    check_panels(ax, len(sections) * len(names), asked, "one with `libraries=` and one with `panels=`")
+    shown = np.concatenate([section.rows for section in sections])
+    colours = colour_scale(spots.columns[shown], spots.detected[shown], cmap, vmin, vmax)
+    around_zero = _difference_colours(spots.difference[shown])
+
+    grid = section_panels(ax, sections, len(names), figsize, gene, margins=(1.6, 1.1))
+    drawn: set[str] = set()
+    for section, row in zip(sections, grid.axes, strict=True):
+        for panel, name in zip(row, names, strict=True):
+            draw_tissue(panel, section)
+            if name == "difference":
+                _draw_difference(panel, section, spots, around_zero, size, alpha)
+            else:
+                values, detected = spots.of(name, section)
+                drawn |= draw_spots(panel, section, values, detected, colours, size=size, alpha=alpha)
+        _label_section(row[0], section, spots)
+    for panel, name in zip(grid.axes[0], names, strict=True):
+        title = f"predicted ({key.removeprefix(Key.predicted(''))})" if name == "predicted" else name
+        panel.set_title(title if grid.is_new else f"{gene}, {title}")
+    label = unit(adata, layer) if spots.is_measured else _target_scale(adata, key)
+    _add_colour_bars(grid, names, colours, around_zero, label)
+    add_spot_legend(grid, drawn, colours)
+    return finish(grid.result, show)
+
+
+@dataclass(frozen=True)
+class _Spots:
+    """One gene in all spots, (n_spots,) each."""
+
+    predicted: np.ndarray
+    measured: np.ndarray  # zero on a slide without measurements, as is `detected`
+    detected: np.ndarray
+    is_measured: bool
+    role: np.ndarray  # of the spot's library in the fit
+
+    @property
+    def columns(self) -> np.ndarray:
+        """The values that share a colour scale, (n_spots, 1 or 2)."""
+        return np.column_stack([self.measured, self.predicted] if self.is_measured else [self.predicted])
+
+    @property
+    def difference(self) -> np.ndarray:
+        return np.where(self.detected, self.predicted - self.measured, 0)
+
+    def of(self, panel: str, section: Section) -> tuple[np.ndarray, np.ndarray]:
+        """Values of a section, and which spots have one."""
+        if panel == "measured":
+            return self.measured[section.rows], self.detected[section.rows]
+        return self.predicted[section.rows], np.ones(len(section.rows), dtype=bool)
+
+
+def _read_spots(adata: AnnData, gene: str, key: str, layer: str) -> _Spots:
+    """The gene as predicted and, where the slide has expression, as measured."""
+    table = adata.obsm[key]
+    check_gene(gene, table.columns, f"adata.obsm[{key!r}]")
+    libraries, roles = fitted_libraries(adata, key)
+    role = np.array([roles.get(name, "") for name in libraries.names])[libraries.codes]
+    predicted = table[gene].to_numpy(dtype=float)
+    is_measured = gene in adata.var_names and (layer != Key.layers.log2tpm or layer in adata.layers)
+    if not is_measured:
+        return _Spots(predicted, np.zeros(len(predicted)), np.zeros(len(predicted), dtype=bool), is_measured, role)
+    at = adata.var_names.get_loc(gene)
+    measured = column(get_layer(adata, layer), at).astype(float)
+    return _Spots(predicted, measured, column(get_detected(adata), at), is_measured, role)
+
+
+def _chosen_panels(panels: str | Sequence[str] | None, gene: str, is_measured: bool) -> list[str]:
+    """The panels asked for, in their fixed order."""
+    possible = _PANELS if is_measured else ("predicted",)
+    wanted = list(possible) if panels is None else as_list(panels)
+    unknown = [name for name in wanted if name not in _PANELS]
+    if unknown or not wanted:
+        problem = f"there is no panel {unknown[0]!r}" if unknown else "`panels` is empty"
+        raise ValueError(f"{problem}: pass some of {listing(_PANELS)} as `panels=`.")
+    lacking = [name for name in wanted if name not in possible]
+    if lacking:
+        raise ValueError(
+            f"the panel {lacking[0]!r} needs measured expression of {gene!r}: run `sp.pp.normalize_tpm(adata)` where there "
+            "are counts, or pass panels='predicted'."
+        )
+    return [name for name in _PANELS if name in wanted]
+
+
+def _difference_colours(difference: np.ndarray) -> Colours:
+    """Colours centred at zero."""
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import Normalize
+
+    size = np.abs(difference[difference != 0])
+    end = np.percentile(size, 99) if size.size else 1.0
+    return Colours(Normalize(-end, end), plt.get_cmap(_DIVERGING), "both" if (size > end).any() else "neither")
+
+
+def _draw_difference(ax: Axes, section: Section, spots: _Spots, colours: Colours, size: float, alpha: float) -> None:
+    """The spots that detected the gene, with an edge: around zero, the colours are as pale as the slide."""
+    detected, diameter = spots.detected[section.rows], size * section.diameter
+    add_circles(
+        ax,
+        section.xy[detected],
+        diameter,
+        array=spots.difference[section.rows[detected]],
+        norm=colours.norm,
+        cmap=colours.cmap,
+        label="difference",
+        edgecolors="0.5",
+        linewidths=0.06 * in_points(ax, section, diameter),
+        alpha=alpha,
+    )
+
+
+def _label_section(ax: Axes, section: Section, spots: _Spots) -> None:
+    """Name of the section, how often the gene was detected, the agreement there, and its part in the fit."""
+    lines, rows = [section.name], section.rows
+    if spots.is_measured:
+        truth, detected, values = (array[rows, None] for array in (spots.measured, spots.detected, spots.predicted))
+        scores = prediction_scores.by_gene(truth, detected, values, np.zeros(len(rows), dtype=int), 1)
+        lines.append(f"{100 * detected.mean():.0f} % detected, PCC {pcc_text(scores['pcc'][0, 0])}")
+    roles = set(spots.role[rows])
+    which = "this section" if len(roles) == 1 else "part of this section"
+    warnings = [words.format(which) for role, words in _FITTED.items() if role in roles]
+    ax.set_ylabel("\n".join([*lines, *warnings]))
+    if warnings:
+        ax.yaxis.label.set_color(VERMILION)
+
+
+def _target_scale(adata: AnnData, key: str) -> str:
+    """The scale of a prediction without a measurement to compare it with."""
+    target = adata.uns[Key.uns.records][key].get("card", {}).get("layer", "the target")
+    return f"predicted, scale of layer {describe_layer(adata, target)!r} in training"
+
+
+def _add_colour_bars(grid: Panels, names: list[str], colours: Colours, around_zero: Colours, label: str) -> None:
+    """One for expression and one for differences, beside their columns."""
+    is_difference = np.array([name == "difference" for name in names])
+    if not is_difference.all():
+        add_colour_bar(grid, grid.axes[:, ~is_difference], colours, label)
+    if is_difference.any():
+        add_colour_bar(grid, grid.axes[:, is_difference], around_zero, f"predicted - measured, {label}")

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spared_sc._core import docs
+from spared_sc._core.keys import Key
+from spared_sc._core.predictions import fitted_libraries, prediction_key, scored_libraries
+from spared_sc._core.validate import check_adata, check_number, dense, get_detected, get_layer, get_libraries, listing
+from spared_sc._kernels import prediction_scores
+from spared_sc.pl._marks import PANEL_WIDTH, as_list, check_gene, check_panels, finish, make_grid, unit
+from spared_sc.pl._pairs import add_count_bar, agreement, bin_edges, draw_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_N_BINS = 40
+_N_COLUMNS = 4
+
+
+@docs.fill()
+def prediction_scatter(
+    adata: AnnData,
+    *,
+    key: str | None = None,
+    genes: str | Sequence[str] | None = None,
+    n_genes: int = 4,
+    layer: str = Key.layers.log2tpm,
+    library_key: str | None = None,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+) -> Figure | Axes:
+    """Plot predicted against measured expression of a few genes, where they were detected.
+
+    A two-dimensional histogram for every gene, with the line of equality, over the libraries that took no part in
+    fitting; if there are none, over those on which the fit was chosen. Titles give the mean squared error and Pearson's
+    correlation, averaged over libraries as in :func:`spared_sc.tl.score_prediction`, and the number of entries. Without
+    `genes`, those with the highest correlation are drawn: the best ones, not a sample of all.
+
+    Parameters
+    ----------
+    adata
+        Spots x genes, with a table from :func:`spared_sc.tl.predict_expression`.
+    key
+        Name of the table in `obsm`. Needed when there are several.
+    genes
+        Genes to draw. `None` draws the best ones.
+    n_genes
+        Number of best genes to draw.
+    layer
+        Measured expression.
+    {library_key}
+    {ax}
+    {figsize}
+    {show}
+
+    Returns
+    -------
+    The figure, or `ax` if it was given.
+
+    Raises
+    ------
+    KeyError
+        If the table, a gene or the layer does not exist.
+    ValueError
+        If all libraries took part in fitting, if a gene was detected nowhere else, if `ax` is given for several genes,
+        if there are several tables and no `key`, or several libraries and no `library_key`.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import spared_sc as sp
+    >>> adata = sp.datasets.synthetic(n_libraries=3)
+    >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
+    >>> sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
+    >>> fig = sp.pl.prediction_scatter(adata, library_key="library_id")
+    >>> plt.close(fig)
+    """
+    check_adata(adata)
+    check_number("n_genes", n_genes, 1, whole=True)
+    key = prediction_key(adata, key)
+    names = _chosen_genes(adata.obsm[key], genes, key)
+    n_panels = min(n_genes, len(names)) if genes is None else len(names)
+    check_panels(ax, n_panels, f"{n_panels} genes", "one with `genes=`, or n_genes=1")
+    compared = _compare(adata, key, names, layer, library_key)
+    shown = compared.best(n_panels) if genes is None else np.arange(len(names))
+    compared.check(shown)
+
+    pairs = [compared.pair(i) for i in shown.tolist()]
+    n_columns = min(len(shown), _N_COLUMNS)
+    n_rows = -(-len(shown) // n_columns)
+    size = figsize or (PANEL_WIDTH * n_columns + 1.3, (PANEL_WIDTH + 0.3) * n_rows + 0.5)
+    panels = make_grid(ax, len(shown), n_columns, size)
+    mesh = draw_pairs(panels.axes, pairs, [bin_edges([pair], _N_BINS) for pair in pairs], "predicted = measured")
+    for i, panel, pair in zip(shown, panels.axes, pairs, strict=True):
+        title = agreement(compared.mse[i], compared.pcc[i], len(pair[0]))
+        panel.set_title(f"{names[i]}\n{title}", fontsize="medium")
+        panel.set_xlabel(f"measured, {unit(adata, layer)}")
+    for panel in panels.axes[::n_columns]:
+        panel.set_ylabel(f"predicted, {unit(adata, layer)}")
+    if panels.is_new:
+        best = f", best {len(shown)} of {len(names)} genes" if genes is None else ""
+        panels.figure.suptitle(f"{key}: {compared.sections}{best}")
+    add_count_bar(panels, mesh, "detected entries", shrink=0.8 / n_rows)
+    return finish(panels.result, show)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Measured and predicted values of the libraries that are scored."""
+
+    names: list[str]  # of the genes
+    measured: np.ndarray  # (n_spots, n_genes), as are the next two
+    detected: np.ndarray
+    predicted: np.ndarray
+    mse: np.ndarray  # (n_genes,) mean over libraries, as is the next
+    pcc: np.ndarray
+    role: str  # of the libraries
+    n_libraries: int
+
+    @property
+    def sections(self) -> str:
+        return f"{self.n_libraries} {self.role} section{'s' if self.n_libraries > 1 else ''}"
+
+    @property
+    def is_measured(self) -> np.ndarray:
+        """Genes that some spot detected, (n_genes,)."""
+        return np.any(self.detected, axis=0)
+
+    def pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Measured and predicted values of a gene where it was detected."""
+        known = self.detected[:, i]
+        return self.measured[known, i], self.predicted[known, i]
+
+    def best(self, n_genes: int) -> np.ndarray:
+        """The genes with the highest correlation; those without one last, those detected nowhere not at all."""
+        order = np.argsort(-np.nan_to_num(self.pcc, nan=-np.inf), kind="stable")
+        return order[self.is_measured[order]][:n_genes]
+
+    def check(self, shown: np.ndarray) -> None:
+        """Refuse genes that nothing was measured of."""
+        if shown.size and self.is_measured[shown].all():
+            return
+        lost = [name for name, is_measured in zip(self.names, self.is_measured, strict=True) if not is_measured]
+        raise ValueError(
+            f"no spot of the {self.role} sections has a count of {listing(lost, 3)}: there is nothing to compare with; "
+            "pass other genes as `genes=`."
+        )
+
+
+def _chosen_genes(table: pd.DataFrame, genes: str | Sequence[str] | None, key: str) -> list[str]:
+    names = list(table.columns) if genes is None else as_list(genes)
+    if not names:
+        raise ValueError(f"`genes` is empty: pass some of {listing(table.columns)}, or None for the best ones.")
+    for name in names:
+        check_gene(name, table.columns, f"adata.obsm[{key!r}]", "genes")
+    return names
+
+
+def _compare(adata: AnnData, key: str, names: list[str], layer: str, library_key: str | None) -> _Compared:
+    """Measured and predicted values of the libraries to score, and their agreement."""
+    fitted, roles = fitted_libraries(adata, key)
+    is_scored, role = scored_libraries(roles, fitted.names)
+    rows = np.flatnonzero(is_scored[fitted.codes])
+    genes = adata.var_names.get_indexer(names)
+    if (genes < 0).any():
+        lost = [name for name, at in zip(names, genes, strict=True) if at < 0]
+        raise KeyError(f"adata has no genes {listing(lost, 5)}, which were predicted: name others with `genes=`.")
+    measured = dense(get_layer(adata, layer)[:, genes]).astype(np.float32)[rows]
+    detected = dense(get_detected(adata)[:, genes])[rows]
+    predicted = adata.obsm[key][names].to_numpy(dtype=np.float32)[rows]
+    codes, library = np.unique(get_libraries(adata, library_key).codes[rows], return_inverse=True)
+    scores = prediction_scores.by_gene(measured, detected, predicted, library, len(codes))
+    mse, pcc = _mean(scores["mse"]), _mean(scores["pcc"])
+    return _Compared(names, measured, detected, predicted, mse, pcc, role, len(codes))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over libraries of the defined values, (n_genes,)."""
+    n = np.isfinite(values).sum(axis=0)
+    return np.where(n > 0, np.nansum(values, axis=0) / np.maximum(n, 1), np.nan)

@@ -1,0 +1,302 @@
+"""Drawing spots on tissue: sections, their images, and circles of true size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc._core.keys import Key
+from spared_sc._core.validate import dense, get_libraries, get_positions, listing
+from spared_sc.pl._marks import PANEL_WIDTH, as_list, make_panels, width_in_points
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import scipy.sparse as sps
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.lines import Line2D
+
+    from spared_sc._core.validate import Libraries
+    from spared_sc.pl._marks import Panels
+
+_DIAMETER_OF_PITCH = 0.55  # Visium: spots of 55 um, 100 um from centre to centre
+_PALE, _PALE_EDGE = "0.88", "0.55"  # light grey with an edge, visible on pale and on dark tissue
+_OUTLINE, _OUTLINE_DIAMETER = "black", 1.3  # the second as a multiple of the spot's
+
+
+@dataclass(frozen=True)
+class Section:
+    """One library to draw, in pixels of its image (of the full-resolution image where it has none)."""
+
+    name: str
+    rows: np.ndarray  # (n_spots,) rows of the AnnData
+    xy: np.ndarray  # (n_spots, 2)
+    diameter: float
+    window: tuple[float, float, float, float]  # left, right, top, bottom: y grows downward
+    image: np.ndarray | None
+
+    @property
+    def width(self) -> float:
+        return self.window[1] - self.window[0]
+
+    @property
+    def height(self) -> float:
+        return self.window[3] - self.window[2]
+
+
+@dataclass(frozen=True)
+class Colours:
+    """A colour scale that panels share."""
+
+    norm: Normalize
+    cmap: Colormap
+    extend: str  # ends at which values lie beyond it, as colour bars take them
+
+
+def choose_libraries(known: Libraries, libraries: str | Sequence[str] | None) -> list[str]:
+    """The libraries to draw, in the order asked for, or all."""
+    names = known.names if libraries is None else as_list(libraries)
+    if not names:
+        raise ValueError(f"`libraries` is empty: pass some of {listing(known.names)}, or None for all.")
+    unknown = [name for name in names if name not in known.names]
+    if unknown:
+        raise KeyError(f"there is no library {unknown[0]!r}: pass names out of {listing(known.names)} as `libraries=`.")
+    return names
+
+
+def get_sections(
+    adata: AnnData,
+    library_key: str | None,
+    libraries: str | Sequence[str] | None,
+    spatial_key: str,
+    *,
+    img: bool,
+    img_key: str | None,
+    crop: bool,
+) -> list[Section]:
+    """The libraries to draw, each with its spots and its image."""
+    known = get_libraries(adata, library_key)
+    names = choose_libraries(known, libraries)
+    position = get_positions(adata, spatial_key)
+    rows = dict(zip(known.names, known.rows(), strict=True))
+    slides = adata.uns.get(Key.uns.spatial, {})
+    return [
+        _section(name, rows[name], position[rows[name]], slides.get(name, {}), img=img, img_key=img_key, crop=crop)
+        for name in names
+    ]
+
+
+def _section(
+    name: str,
+    rows: np.ndarray,
+    position: np.ndarray,
+    slide: dict[str, Any],
+    *,
+    img: bool,
+    img_key: str | None,
+    crop: bool,
+) -> Section:
+    factors = slide.get("scalefactors", {})
+    image, scale = _image(name, slide.get("images", {}), factors, img_key) if img else (None, 1.0)
+    xy = position * scale
+    diameter = scale * float(factors.get("spot_diameter_fullres", _DIAMETER_OF_PITCH * _pitch(position)))
+    left, top = xy.min(axis=0) - 1.5 * diameter
+    right, bottom = xy.max(axis=0) + 1.5 * diameter
+    if image is not None:
+        height, width = image.shape[:2]
+        if right < 0 or bottom < 0 or left > width or top > height:
+            raise ValueError(
+                f"the spots of library {name!r} lie outside its image (x {left:.0f} to {right:.0f}, y {top:.0f} to "
+                f"{bottom:.0f}; image {width} x {height}): check the scale factors and positions, or pass img=False."
+            )
+        if not crop:
+            left, right, top, bottom = whole_image(image)
+    return Section(name, rows, xy, diameter, (left, right, top, bottom), image)
+
+
+def whole_image(image: np.ndarray) -> tuple[float, float, float, float]:
+    """The window of all pixels, as imshow draws it: whole numbers are the middles of pixels."""
+    height, width = image.shape[:2]
+    return -0.5, width - 0.5, -0.5, height - 0.5
+
+
+def _image(
+    name: str, images: dict[str, Any], factors: dict[str, Any], img_key: str | None
+) -> tuple[np.ndarray | None, float]:
+    """The image to draw and its pixels per pixel of the full-resolution image."""
+    key = img_key or next((key for key in ("hires", "lowres") if key in images), None)
+    if key is None:
+        return None, 1.0
+    if key not in images:
+        raise KeyError(
+            f"library {name!r} has no image {key!r} (images: {listing(images)}): pass one of those as `img_key=`, "
+            "or img=False to draw none."
+        )
+    if f"tissue_{key}_scalef" not in factors:
+        raise KeyError(
+            f'uns["spatial"][{name!r}]["scalefactors"] has no "tissue_{key}_scalef" (it has {listing(factors)}): '
+            "add the scale of that image, name another one with `img_key=`, or pass img=False."
+        )
+    return np.asarray(images[key]), float(factors[f"tissue_{key}_scalef"])
+
+
+def _pitch(position: np.ndarray) -> float:
+    """Median distance from a spot to its nearest neighbour."""
+    from scipy.spatial import cKDTree
+
+    if len(position) == 1:
+        return 1.0
+    distance, _ = cKDTree(position).query(position, k=2)
+    return float(np.median(distance[:, 1]))
+
+
+def section_panels(
+    ax: Axes | None,
+    sections: Sequence[Section],
+    n_columns: int,
+    figsize: tuple[float, float] | None,
+    gene: str,
+    margins: tuple[float, float],
+) -> Panels:
+    """A row of panels for each section under the gene's name, or the given axes; margins in inches."""
+    heights = [section.height / section.width for section in sections]
+    size = figsize or (PANEL_WIDTH * n_columns + margins[0], PANEL_WIDTH * sum(heights) + margins[1])
+    panels = make_panels(ax, len(sections), n_columns, size, height_ratios=heights)
+    if panels.is_new:
+        panels.figure.suptitle(gene, fontstyle="italic")
+    return panels
+
+
+def draw_tissue(ax: Axes, section: Section) -> None:
+    """The lightened image within the section's window, and axes without ticks."""
+    left, right, top, bottom = section.window
+    if section.image is not None:
+        height, width = section.image.shape[:2]
+        x0, x1 = max(int(left), 0), min(int(np.ceil(right)) + 1, width)
+        y0, y1 = max(int(top), 0), min(int(np.ceil(bottom)) + 1, height)
+        # Only the visible part: every panel keeps a copy of what it is given.
+        ax.imshow(_lighten(section.image[y0:y1, x0:x1, :3]), extent=(x0 - 0.5, x1 - 0.5, y1 - 0.5, y0 - 0.5))
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def in_points(ax: Axes, section: Section, length: float) -> float:
+    """A length on the tissue at its present size in the figure, for line widths."""
+    return length * width_in_points(ax) / section.width
+
+
+def _lighten(image: np.ndarray) -> np.ndarray:
+    """Paler and greyer, so that the spots' colours stand out and the tissue's structure stays readable."""
+    if image.dtype.kind in "ui":
+        image = image / np.float32(np.iinfo(image.dtype).max)
+    image = image / max(np.percentile(image, 95), 1 / 255)  # the bare slide becomes white
+    grey = image.mean(axis=2, keepdims=True)
+    return np.clip(0.35 + 0.65 * (0.5 * image + 0.5 * grey), 0, 1)
+
+
+def add_circles(ax: Axes, xy: np.ndarray, diameter: float | np.ndarray, **style: Any) -> None:
+    """One collection of circles whose diameter is a length on the tissue: one for all, or one for each."""
+    from matplotlib.collections import EllipseCollection
+
+    circles = EllipseCollection(diameter, diameter, 0, units="xy", offsets=xy, offset_transform=ax.transData, **style)
+    ax.add_collection(circles, autolim=False)
+
+
+def column(matrix: np.ndarray | sps.csr_matrix, at: int) -> np.ndarray:
+    """One column of a layer as an array."""
+    return dense(matrix[:, [at]]).ravel()
+
+
+def colour_scale(
+    values: np.ndarray, detected: np.ndarray, cmap: str | Colormap, vmin: float | None, vmax: float | None
+) -> Colours:
+    """Colours from the 1st to the 99th percentile of detected values (of all, where none is), or between given ends."""
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import Normalize
+
+    measured = values[detected] if detected.any() else values
+    low, high = np.percentile(measured, [1, 99])
+    if low == high:
+        low -= 1
+    low, high = low if vmin is None else vmin, high if vmax is None else vmax
+    if low >= high:
+        raise ValueError(f"vmin={low:g} is not below vmax={high:g}: change one of them, or leave both out.")
+    coloured = values[detected[:, None] | (values != 0)]
+    beyond = bool((coloured < low).any()), bool((coloured > high).any())
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
+    return Colours(Normalize(low, high), plt.get_cmap(cmap), extend)
+
+
+def draw_spots(
+    ax: Axes,
+    section: Section,
+    values: np.ndarray,
+    detected: np.ndarray,
+    colours: Colours,
+    *,
+    size: float,
+    alpha: float,
+    mark_filled: bool = False,
+) -> set[str]:
+    """Circles of true size, one collection per kind of spot; returns the kinds."""
+    completed = (values[~detected] != 0).any()
+    kinds = {"detected": detected, ("filled in" if completed else "not detected"): ~detected}
+    diameter = size * section.diameter
+    points = in_points(ax, section, diameter)
+    for kind, spots in kinds.items():
+        style: dict[str, Any] = {
+            "array": values[spots],
+            "norm": colours.norm,
+            "cmap": colours.cmap,
+            "edgecolors": "none",
+        }
+        if kind == "not detected":
+            style = {"facecolors": _PALE, "edgecolors": _PALE_EDGE, "linewidths": 0.08 * points}
+        if kind == "filled in" and mark_filled:
+            # White between colour and outline: on dark colours, a dark outline alone is invisible.
+            outline = {"facecolors": "white", "edgecolors": _OUTLINE, "linewidths": 0.1 * points}
+            add_circles(ax, section.xy[spots], _OUTLINE_DIAMETER * diameter, label="outline", alpha=alpha, **outline)
+        add_circles(ax, section.xy[spots], diameter, label=kind, alpha=alpha, **style)
+    return {kind for kind, spots in kinds.items() if spots.any()}
+
+
+def spot_mark(face: Any, edge: Any = "none", size: float = 8) -> Line2D:
+    """A spot for a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="", marker="o", markersize=size, markerfacecolor=face, markeredgecolor=edge)
+
+
+def add_spot_legend(panels: Panels, drawn: set[str], colours: Colours, *, mark_filled: bool = False) -> None:
+    """Explain grey spots, and outlines where they were asked for, below the panels."""
+    marks: dict[str, Any] = {}
+    if "not detected" in drawn:
+        marks["not detected"] = spot_mark(_PALE, _PALE_EDGE)
+    if mark_filled and "filled in" in drawn:
+        marks["detected"] = spot_mark(colours.cmap(0.6))
+        marks["filled in"] = spot_mark("white", _OUTLINE, 8 * _OUTLINE_DIAMETER), spot_mark(colours.cmap(0.6))
+    add_legend_below(panels, marks)
+
+
+def add_legend_below(panels: Panels, marks: dict[str, Any]) -> None:
+    """A legend in one line below the panels, also of given axes."""
+    placed = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "frameon": False}
+    panels.add_legend(marks, ncols=len(marks), placed=placed)
+
+
+def add_colour_bar(panels: Panels, axes: np.ndarray, colours: Colours, label: str) -> None:
+    """A colour bar beside some of the panels."""
+    from matplotlib.cm import ScalarMappable
+
+    panels.figure.colorbar(
+        ScalarMappable(norm=colours.norm, cmap=colours.cmap),
+        ax=list(axes.flat),
+        label=label,
+        extend=colours.extend,
+        shrink=0.7 / len(panels.axes),
+        aspect=20,
+    )
