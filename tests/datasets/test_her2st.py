@@ -135,7 +135,7 @@ def test_her2st_offline_names_files_and_folder(collection: Server, tmp_path: Pat
 
 def test_her2st_with_the_wrong_content(collection: Server, tmp_path: Path):
     collection.files["/data/ST-cnts/E1.tsv.gz"] = b"<html>log in</html>"
-    with pytest.raises(ValueError, match=r"E1.tsv.gz is not the file that was expected"):
+    with pytest.raises(ValueError, match=r"E1.tsv.gz is not the expected file"):
         sp.datasets.her2st("E1")
     collection.files["/data/ST-cnts/E2.tsv.gz"] = b"<html>log in</html>"  # no hash: found out when it is read
     with pytest.raises(ValueError, match=r"E2.tsv.gz cannot be read .*download or copy it again"):

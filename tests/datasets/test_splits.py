@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def test_published_catalogue():
-    from spared_sc._core.catalogue import spared_splits
+    from spared_sc.datasets._splits import spared_splits
 
     splits = spared_splits()
     assert len(splits) == 26

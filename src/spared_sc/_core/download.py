@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _WAITS = (1.0, 2.0, 4.0)  # seconds before each new attempt
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two blocks
 _BLOCK = 2**17
-# Answers that may be different in a moment; a range that cannot be had is not asked for twice.
+# Answers that may change in a moment. A refused range is retried without what is left of the file.
 _PASSING = {
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
@@ -31,16 +31,15 @@ _PASSING = {
 def fetch(url: str, path: Path, *, known_hash: str | None) -> Path:
     """Download a file, or finish a download that was interrupted.
 
-    What has arrived is kept beside the destination as `<name>.part`, and becomes the file itself, in one step, when it
-    is complete and its hash is right. An interrupted download is continued only where a hash can prove that both parts
-    belong together.
+    Data are written to `<name>.part` beside the destination, which replaces the file in one step when it is complete and
+    its hash is right. An interrupted download is resumed only where a hash can prove that both parts belong together.
 
     Parameters
     ----------
     url
         Address of the file.
     path
-        Destination; a file that is there already stays as it is until the new one is complete.
+        Destination; an existing file stays until the new one is complete.
     known_hash
         Such as `"sha256:<hexadecimal digits>"`, or `None` where no hash is known.
 
@@ -51,11 +50,11 @@ def fetch(url: str, path: Path, *, known_hash: str | None) -> Path:
     Raises
     ------
     ConnectionError
-        There is no connection, or the server does not have the file, or it broke off at every attempt.
+        There is no connection, the server does not have the file, or every attempt was interrupted.
     ValueError
-        What came has another hash; nothing of it is kept.
+        The download has another hash; it is deleted.
     OSError
-        The folder cannot be written to, or the disk is full.
+        The folder is not writable, or the disk is full.
     """
     if known_hash is not None and path.is_file() and _matches(path, known_hash):
         return path
@@ -66,7 +65,7 @@ def fetch(url: str, path: Path, *, known_hash: str | None) -> Path:
     try:
         if not (resumed and _matches(part, known_hash)):
             _persistently(url, lambda: _stream(url, part, resume=known_hash is not None))
-        if known_hash is None or _matches(part, known_hash):
+        if _matches(part, known_hash):
             with writing(path):
                 part.replace(path)
             return path
@@ -77,17 +76,16 @@ def fetch(url: str, path: Path, *, known_hash: str | None) -> Path:
             return path
         raise
     if resumed:
-        logger.info("what was left of an earlier download of %s does not belong to it: starting again", path.name)
+        logger.info("the rest of an earlier download of %s does not belong to it: starting again", path.name)
         return fetch(url, path, known_hash=known_hash)
     raise ValueError(
-        f"{url} is not the file that was expected: it should have the hash {known_hash}. It was not kept. The file "
-        "was changed at its source, or something between here and there answers in its place: try again from another "
-        "network, or update spared_sc."
+        f"{url} is not the expected file: its hash is not {known_hash}, and it was deleted. The file was changed at its "
+        "source, or a proxy answered in its place: try again from another network, or update spared_sc."
     )
 
 
 def read_text(url: str) -> str:
-    """A short text from the network, with the attempts and errors of `fetch`."""
+    """A short text from the network, with the retries and errors of `fetch`."""
     import requests
 
     def read() -> str:
@@ -100,24 +98,27 @@ def read_text(url: str) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say of a file that cannot be written what to do about it."""
+    """Turn the failure to write a file into an error with a remedy."""
     import requests
 
     try:
         yield
-    except requests.RequestException:  # an OSError too, but none of the disk's
+    except requests.RequestException:  # an OSError too, but not from the disk
         raise
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{path} cannot be written ({error.strerror or error}): free some space, or name a folder that can be "
-            "written to with `sp.settings.cache_dir = ...` or SPARED_SC_CACHE_DIR",
+            f"{path} cannot be written ({error.strerror or error}): free some space, or name a writable folder with "
+            "`sp.settings.cache_dir = ...` or SPARED_SC_CACHE_DIR",
         ) from error
 
 
-def _matches(path: Path, known_hash: str) -> bool:
+def _matches(path: Path, known_hash: str | None) -> bool:
+    """Whether a file has the hash; any file does where none is known."""
     import pooch
 
+    if known_hash is None:
+        return True
     algorithm, _, digest = known_hash.rpartition(":")
     return pooch.file_hash(path, alg=algorithm or "sha256") == digest.lower()
 
@@ -133,24 +134,24 @@ def _persistently(url: str, attempt: Callable[[], Any]) -> Any:
         except requests.RequestException as error:
             if error.response is not None and error.response.status_code not in _PASSING:
                 raise ConnectionError(
-                    f"{url} could not be downloaded ({error}): the server does not give it out. Look whether the "
-                    "address still exists, or get the file in another way."
+                    f"{url} could not be downloaded ({error}): the server refuses it. Check that the address still "
+                    "exists, or get the file in another way."
                 ) from error
             if not waits:
                 raise ConnectionError(
                     f"{url} could not be downloaded ({error}): check the network connection and try again."
                 ) from error
             wait = waits.pop(0)
-            logger.info("%s broke off (%s): trying again in %g s", url, error, wait)
+            logger.info("%s was interrupted (%s): trying again in %g s", url, error, wait)
             time.sleep(wait)
 
 
 def _stream(url: str, part: Path, *, resume: bool) -> None:
-    """Write a file to `part`, or the rest of it behind what is there."""
+    """Write a file to `part`, or append the rest of it."""
     import requests
 
     start = part.stat().st_size if resume and part.exists() else 0
-    # As it is stored: of a file that is packed for the way no part can be asked for.
+    # Uncompressed: a file that is compressed for transfer cannot be requested in parts.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -159,8 +160,8 @@ def _stream(url: str, part: Path, *, resume: bool) -> None:
         start = start if response.status_code == HTTPStatus.PARTIAL_CONTENT else 0
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
-        # Each byte is written to its own place and nothing is cut off before the end, so that two processes that
-        # download the same file do not harm each other.
+        # Every byte is written to its own place, and the file is cut only at the end, so that two processes that download
+        # the same file do not harm each other.
         with writing(part):
             part.touch()
             with part.open("r+b") as file, progress_bar(total=total or 0, desc=part.stem, unit="B") as bar:

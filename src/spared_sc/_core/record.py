@@ -173,14 +173,14 @@ def write_columns(
     """
     if base.dtype.kind != "f":
         base = base.astype(block.dtype)
-    if not sps.issparse(base):
+    if isinstance(base, np.ndarray):
         result = base.copy()
         result[:, columns] = block
         return result
-    others = np.ones(base.shape[1], dtype=bool)
-    others[columns] = False
+    replaced = np.zeros(base.shape[1], dtype=bool)
+    replaced[columns] = True
     kept = base.copy()
-    kept.data[~others[kept.indices]] = 0
+    kept.data[replaced[kept.indices]] = 0
     kept.eliminate_zeros()
     filled = sps.csr_matrix(block.astype(base.dtype, copy=False))
     filled = sps.csr_matrix((filled.data, columns[filled.indices], filled.indptr), shape=base.shape)

@@ -151,7 +151,7 @@ class Settings:
     show_progress_bar: bool | None
     verbosity: str | None
     library_key: str | None
-    cache_dir: Path | None
+    cache_dir: Path
     data_dir: Path | None
 
     def __init__(self) -> None:

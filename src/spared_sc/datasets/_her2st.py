@@ -17,7 +17,7 @@ from spared_sc._core.report import logger
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
 from spared_sc.datasets._join import Section, check_library_key, join_sections
-from spared_sc.datasets._read_st import read_places, read_section
+from spared_sc.datasets._st_files import read_places, read_section
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,9 +46,8 @@ def her2st(
 ) -> AnnData:
     """HER2-positive breast cancer: 36 sections of 8 patients, Spatial Transcriptomics (Andersson et al., 2021).
 
-    Files are looked for in the folder `her2st` of `settings.data_dir` (also a clone of the repository there), then in
-    that of `settings.cache_dir`, and the missing ones are downloaded into the latter: 1 to 2 MB for a section, 4 MB
-    for an image.
+    Files are read from the folder `her2st` of `settings.data_dir` (or a clone of the repository there), then from that of
+    `settings.cache_dir`. Missing ones are downloaded into the latter: 1 to 2 MB for a section, 4 MB for an image.
 
     Parameters
     ----------
@@ -58,11 +57,11 @@ def her2st(
     images
         Also read the H&E images.
     labels
-        Also read the pathologist's labels, which exist for one section of each patient: A1, B1, C1, D1, E1, F1, G2
+        Also read the pathologist's labels. They exist for one section of each patient: A1, B1, C1, D1, E1, F1, G2
         and H1.
     join
-        Genes to keep: those that all sections have (`"inner"`, as SpaRED does), or any (`"outer"`). The table of a
-        section lists the genes that were detected in it, so a gene that it lacks has the count 0.
+        Genes to keep: those of all sections (`"inner"`, as in SpaRED) or of any (`"outer"`). A section's table lists the
+        genes that were detected in it, so a missing gene has the count 0.
     library_key
         Column of `obs` for the names of the sections.
 
@@ -71,27 +70,26 @@ def her2st(
     Spots x genes as from :func:`spared_sc.datasets.read_st`, with
 
     - `obs["subject"]`: patient, categorical
-    - `obs["label"]`: pathologist's label, categorical, missing where there is none; no such column when no section
-      has labels
-    - `uns["spatial"][section]`: with the image, when `images`; positions are in pixels of the full image (about
-      9,270 x 9,910), which is where `metadata["source_image_path"]` says
+    - `obs["label"]`: pathologist's label, categorical, missing where there is none; absent when no section has labels
+    - `uns["spatial"][section]`: with the image if `images=True`; positions are in pixels of the full image (about
+      9,270 x 9,910), whose path is `metadata["source_image_path"]`
     - `uns["spared_sc"]["her2st"]`: how it was read
 
-    Spots are named by their place, with `_<section>` behind it where there are several sections; genes are symbols.
+    Spots are named by their place, followed by `_<section>` where there are several sections; genes are symbols.
 
     Raises
     ------
     ValueError
         There is no such section, or a file is damaged or not the expected one.
     ConnectionError
-        Files are neither on this machine nor can they be downloaded; the message names them and their folder.
+        Files are not on this machine and cannot be downloaded; the message names them and their folder.
     OSError
         The cache cannot be written to.
 
     Notes
     -----
-    Downloads are checked against sha256 sums where these are known (sections of the patients A to D, their labels,
-    and the images of B4 and C2 to C5); the log names the files for which none is.
+    Downloads are checked against sha256 sums where these are known (sections of the patients A to D, their labels, and
+    the images of B4 and C2 to C5). The log names files without a known sum.
 
     Examples
     --------
@@ -177,7 +175,8 @@ def _chosen(sections: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _data_roots() -> list[Path]:
     """Folders of the user that may hold the collection: as it is, or as a clone of the repository."""
-    return [] if settings.data_dir is None else [settings.data_dir / _NAME, settings.data_dir / _NAME / "data"]
+    folder = settings.data_dir
+    return [] if folder is None else [folder / _NAME, folder / _NAME / "data"]
 
 
 def _cache_root() -> Path:
@@ -186,8 +185,9 @@ def _cache_root() -> Path:
 
 def _get(needed: Iterable[str]) -> dict[str, Path]:
     """Paths of files of the collection, downloaded where they are not on this machine."""
-    paths = {relative: _local(relative) for relative in needed}
-    missing = [relative for relative, path in paths.items() if path is None]
+    local = {relative: _local(relative) for relative in needed}
+    paths = {relative: path for relative, path in local.items() if path is not None}
+    missing = [relative for relative in local if relative not in paths]
     known = _registry()
     if missing:
         logger.info("downloading %d files of the HER2+ collection from %s", len(missing), _URL)
@@ -199,7 +199,7 @@ def _get(needed: Iterable[str]) -> dict[str, Path]:
             file = _image_file(relative) if relative.endswith(_ANY_IMAGE) else relative
             paths[relative] = fetch(f"{_URL}/{file}", _cache_root() / file, known_hash=known.get(file))
         except ConnectionError as error:
-            left = [other for other in missing if paths[other] is None]
+            left = [other for other in missing if other not in paths]
             raise ConnectionError(
                 f"{len(left)} files of the HER2+ collection are not on this machine ({listing(left, 12)}) and could "
                 f"not be downloaded ({error}) Try again with a network connection, or get them from the folder `data` "
@@ -212,13 +212,13 @@ def _get(needed: Iterable[str]) -> dict[str, Path]:
 def _local(relative: str) -> Path | None:
     for root in (*_data_roots(), _cache_root()):
         # Files with a leading dot are what macOS leaves behind on other file systems.
-        found = sorted(path for path in root.glob(relative) if path.is_file() and not path.name.startswith("."))
-        if len(found) > 1:
+        paths = sorted(path for path in root.glob(relative) if path.is_file() and not path.name.startswith("."))
+        if len(paths) > 1:
             raise ValueError(
-                f"{found[0].parent} holds several images ({listing(path.name for path in found)}): keep one."
+                f"{paths[0].parent} holds several images ({listing(path.name for path in paths)}): keep one."
             )
-        if found:
-            return found[0]
+        if paths:
+            return paths[0]
     return None
 
 
@@ -230,12 +230,12 @@ def _image_file(pattern: str) -> str:
     folder = pattern.removesuffix(_ANY_IMAGE)
     try:
         listed = json.loads(read_text(f"{_LIST_URL}/{folder}?ref=master"))
-        found = [entry["name"] for entry in listed if entry["name"].lower().endswith(".jpg")]
+        images = [entry["name"] for entry in listed if entry["name"].lower().endswith(".jpg")]
     except (KeyError, TypeError, ValueError) as error:  # something else answers in GitHub's place
         raise ConnectionError(f"{_LIST_URL}/{folder} does not list any files.") from error
-    if len(found) != 1:
-        raise ConnectionError(f"{_LIST_URL}/{folder} lists {listing(found)} instead of one image.")
-    return f"{folder}/{found[0]}"
+    if len(images) != 1:
+        raise ConnectionError(f"{_LIST_URL}/{folder} lists {listing(images)} instead of one image.")
+    return f"{folder}/{images[0]}"
 
 
 @cache
@@ -249,12 +249,12 @@ def _read_labels(section: Section, path: Path) -> list[str | None]:
     """The pathologist's label of each spot, joined on the rounded places, as counts and spots are."""
     labels = read_places(path, ("x", "y", "label"))["label"]
     place = pd.MultiIndex.from_frame(section.positions[[Key.obs.array_col, Key.obs.array_row]])
-    found = labels.reindex(place)
-    n_found = int(found.notna().sum())
-    logger.info("library %r: %d of %d spots have a label", section.name, n_found, len(place))
-    if n_found < 0.5 * len(place):
+    labels = labels.reindex(place)
+    n_labelled = int(labels.notna().sum())
+    logger.info("library %r: %d of %d spots have a label", section.name, n_labelled, len(place))
+    if n_labelled < 0.5 * len(place):
         raise ValueError(
-            f"only {n_found} of {len(place)} spots of section {section.name} have a label in {path}: expected the "
+            f"only {n_labelled} of {len(place)} spots of section {section.name} have a label in {path}: expected the "
             "labels of this section; download the file again, or pass labels=False."
         )
-    return found.tolist()
+    return labels.tolist()

@@ -1,4 +1,4 @@
-"""Read the folders that Space Ranger writes."""
+"""Read Visium sections from the folders that Space Ranger writes."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def read_visium(
     Parameters
     ----------
     paths
-        One folder, several, or a dictionary library name -> folder. A folder is Space Ranger's `outs`, or the one
-        that holds `outs`: it has the counts and a folder `spatial`. Of a Visium HD run pass one folder of
-        `binned_outputs`. Without a dictionary a library is called like its folder (like the parent of `outs`).
+        One folder, several, or a dictionary library name -> folder. A folder is Space Ranger's `outs` or its parent, with
+        the counts and a folder `spatial`. For Visium HD pass one folder of `binned_outputs`. Without a dictionary,
+        libraries are named after their folders (after the parent of `outs`).
     library_key
-        Column of `obs` that tells the sections apart.
+        Column of `obs` for the names of the sections.
     counts_file
         Name of the counts inside each folder, an `.h5` file or a folder with `matrix.mtx.gz`. By default
         `filtered_feature_bc_matrix` is used, and `raw_feature_bc_matrix` where that is missing.
     load_images
-        Also read the hires and lowres images, as far as they are there.
+        Also read the hires and lowres images that exist.
     in_tissue_only
-        Drop the spots that Space Ranger found outside the tissue.
+        Drop the spots that Space Ranger marks as outside the tissue.
 
     Returns
     -------
@@ -87,9 +87,9 @@ def read_visium(
 
     - `X`: raw counts, sparse (CSR), float32
     - `obs`: `in_tissue`, `array_row`, `array_col` (integers) and the categorical column `library_key`; spots are
-      named by their barcode, with `_<library>` behind it where there are several sections
-    - `var`: `gene_ids`, and what else the files say about genes and is the same in all sections. Sections are joined
-      on `gene_ids`, keeping the genes that all of them have; names are the symbols, made unique
+      named by their barcode, followed by `_<library>` where there are several sections
+    - `var`: `gene_ids`, and the other columns that are equal in all sections. Sections are joined on `gene_ids`, keeping
+      the genes that all of them have; names are the symbols, made unique
     - `obsm["spatial"]`: x and y of the spots in pixels of the full-resolution image, float64
     - `uns["spatial"][library]`: `images` (`hires`, `lowres`: uint8 RGB), `scalefactors`, `metadata`
     - `uns["spared_sc"]["read_visium"]`: how it was read
@@ -99,12 +99,12 @@ def read_visium(
     FileNotFoundError
         A folder, its counts, its positions or its scale factors are missing.
     ValueError
-        A file is damaged, counts and positions do not belong together, or two libraries have one name.
+        A file is damaged, counts and positions do not belong together, or two libraries have the same name.
 
     Notes
     -----
-    Genes that are not in all sections, spots outside the tissue and features other than gene expression are left
-    out; the log says how many.
+    Genes that are not in all sections, spots outside the tissue and features other than gene expression are dropped; the
+    log says how many.
 
     Examples
     --------
@@ -179,14 +179,14 @@ def _matches(folder: Path, pattern: str) -> list[Path]:
 def _find(folder: Path, patterns: Sequence[str]) -> Path | None:
     """The file that fits the first pattern that any file fits."""
     for pattern in patterns:
-        found = _matches(folder, pattern)
-        if len(found) > 1:
+        paths = _matches(folder, pattern)
+        if len(paths) > 1:
             raise ValueError(
-                f"{folder} holds several files that fit {pattern!r}: {listing(path.name for path in found)}. "
+                f"{folder} holds several files that fit {pattern!r}: {listing(path.name for path in paths)}. "
                 "Keep one section per folder; counts are chosen with counts_file=."
             )
-        if found:
-            return found[0]
+        if paths:
+            return paths[0]
     return None
 
 
@@ -239,9 +239,9 @@ def _counts_path(folder: Path, counts_file: str | None) -> Path:
                 f"counts_file={counts_file!r} cannot be used: expected an .h5 file or a folder with matrix.mtx.gz."
             )
         return path
-    path = _find(folder, _COUNTS)
-    if path is not None:
-        return path
+    usual = _find(folder, _COUNTS)
+    if usual is not None:
+        return usual
     inside = [
         child
         for child in sorted({*folder.glob("*"), *folder.glob("*/*")})
@@ -277,10 +277,10 @@ def _read_counts(path: Path) -> tuple[sps.csr_matrix, pd.Index, pd.DataFrame]:
         if not keep.all():
             logger.info("%s: left out %d features that are not gene expression", path.name, int((~keep).sum()))
             genes, counts = genes[keep], counts[:, keep]
-    for values, what in ((genes.index, "gene ids"), (read.obs_names, "barcodes")):
+    for values, kind in ((genes.index, "gene ids"), (read.obs_names, "barcodes")):
         if not values.is_unique:
             raise ValueError(
-                f"{path}: {int(values.duplicated().sum())} {what} occur more than once (such as "
+                f"{path}: {int(values.duplicated().sum())} {kind} occur more than once (such as "
                 f"{listing(values[values.duplicated()], 1)}); expected a feature-barcode matrix, one row per gene."
             )
     return counts, pd.Index(read.obs_names, dtype=object), genes
@@ -304,8 +304,8 @@ def _h5_metadata(path: Path) -> dict[str, str]:
     if path.is_dir():
         return {}
     with h5py.File(path) as file:
-        found = {key: file.attrs[key] for key in ("chemistry_description", "software_version") if key in file.attrs}
-    return {key: value.decode() if isinstance(value, bytes) else str(value) for key, value in found.items()}
+        attrs = {key: file.attrs[key] for key in ("chemistry_description", "software_version") if key in file.attrs}
+    return {key: value.decode() if isinstance(value, bytes) else str(value) for key, value in attrs.items()}
 
 
 def _read_positions(spatial: Path) -> pd.DataFrame:

@@ -38,6 +38,17 @@ class _Lattice:
     height: float
 
 
+@dataclass(frozen=True)
+class _Section:
+    """One library, of the spots that are kept."""
+
+    kept: np.ndarray  # (n_kept,) index of the spots
+    counts: sps.csr_matrix  # (n_kept, n_genes)
+    rate: np.ndarray  # (n_kept, n_genes) expected counts
+    programs: np.ndarray  # (n_kept, n_programs)
+    image: np.ndarray | None  # hires, uint8 RGB
+
+
 def synthetic(
     n_libraries: int = 3,
     n_genes: int = 200,
@@ -52,39 +63,39 @@ def synthetic(
     library_key: str = "library_id",
     random_state: int = 0,
 ) -> AnnData:
-    r"""A collection of sections drawn from a known model, with H&E-like images that tell about expression.
+    r"""A collection of sections drawn from a known model, with H&E-like images that predict expression.
 
-    Every section has smooth spatial programmes, which are mixtures :math:`p_{sk}` with :math:`\sum_k p_{sk} = 1`;
-    genes load on them with :math:`w_{kg}`. The count of gene *g* in spot *s* of library *l* is
+    Every section is a smooth mixture of spatial programmes, :math:`p_{sk}` with :math:`\sum_k p_{sk} = 1`; genes load on
+    them with :math:`w_{kg}`. The count of gene *g* in spot *s* of library *l* is
 
     .. math:: x_{sg} \sim \mathrm{Poisson}(\lambda_{sg}), \qquad
         \lambda_{sg} = d_s \, \frac{e_{lg} \sum_k p_{sk} w_{kg}}{\sum_{g'} e_{lg'} \sum_k p_{sk} w_{kg'}}
 
-    with log-normal spot depths *d* and log-normal library effects *e*. The density and the colour of the nuclei in
-    the image follow the programmes, so the image predicts expression as far as the programmes do.
+    with log-normal spot depths *d* and log-normal library effects *e*. Density and colour of the nuclei in the image
+    follow the programmes, so the image predicts as much of the expression as the programmes explain.
 
     Parameters
     ----------
     n_libraries
-        Sections. Adding one leaves the others as they are.
+        Number of sections. Adding one does not change the others.
     n_genes
-        Genes.
+        Number of genes.
     lattice
         `"hex"` (Visium: array_row + array_col is even) or `"grid"` (legacy ST).
     shape
         Rows of the array, and spots in each row.
     n_programs
-        Spatial programmes.
+        Number of spatial programmes.
     depth
         Median of the expected counts per spot.
     library_effect
         Standard deviation of the log of the gene-wise library effects; 0 for none.
     missing_spots
-        Share of the spots that are left out at random, in [0, 1).
+        Share of the spots that are dropped at random, in [0, 1).
     image
         Draw the images.
     library_key
-        Column of `obs` that tells the sections apart.
+        Column of `obs` for the names of the sections.
     random_state
         Seed. The same seed gives the same result.
 
@@ -201,8 +212,7 @@ def _section(
     library_effect: float,
     missing_spots: float,
     stains: np.ndarray | None,
-) -> dict[str, Any]:
-    """One library: which spots are there, and their counts, rates, programmes and image."""
+) -> _Section:
     # Separate streams, so that drawing the image or leaving out spots changes nothing else.
     of_fields, of_counts, of_missing, of_image = generator.spawn(4)
     fields = _program_fields(of_fields, spots, loadings.shape[1])
@@ -213,13 +223,13 @@ def _section(
     counts = of_counts.poisson(rate)
     n_kept = max(1, round(len(rate) * (1 - missing_spots)))
     kept = np.sort(of_missing.permutation(len(rate))[:n_kept])
-    return {
-        "kept": kept,
-        "counts": sps.csr_matrix(counts[kept], dtype=np.float32),
-        "rate": rate[kept].astype(np.float32),
-        "programs": programs[kept],
-        "image": None if stains is None else _draw(of_image, spots, fields, stains),
-    }
+    return _Section(
+        kept=kept,
+        counts=sps.csr_matrix(counts[kept], dtype=np.float32),
+        rate=rate[kept].astype(np.float32),
+        programs=programs[kept],
+        image=None if stains is None else _draw(of_image, spots, fields, stains),
+    )
 
 
 def _program_fields(generator: np.random.Generator, spots: _Lattice, n_programs: int) -> np.ndarray:
@@ -254,7 +264,8 @@ def _draw(generator: np.random.Generator, spots: _Lattice, fields: np.ndarray, s
     from scipy.ndimage import gaussian_filter
 
     scale = _scale(spots)
-    size = tuple(int(np.ceil(round(length * scale, 6))) for length in (spots.height, spots.width))
+    height, width = (int(np.ceil(round(length * scale, 6))) for length in (spots.height, spots.width))
+    size = (height, width)
     tissue = _tissue(generator, spots, size, scale)
     # Fibres: noise that is smooth along one direction, waved by exchanging two directions from place to place.
     fine, coarse = 4 * scale, 30 * scale
@@ -290,11 +301,11 @@ def _tissue(generator: np.random.Generator, spots: _Lattice, size: tuple[int, in
     return 1 / (1 + np.exp((distance - edge) / 4))
 
 
-def _assemble(sections: list[dict[str, Any]], names: list[str], spots: _Lattice, library_key: str) -> AnnData:
+def _assemble(sections: list[_Section], names: list[str], spots: _Lattice, library_key: str) -> AnnData:
     from anndata import AnnData
 
-    kept = np.concatenate([section["kept"] for section in sections])
-    libraries = np.repeat(names, [len(section["kept"]) for section in sections])
+    kept = np.concatenate([section.kept for section in sections])
+    libraries = np.repeat(names, [len(section.kept) for section in sections])
     obs = pd.DataFrame(
         {
             Key.obs.in_tissue: 1,
@@ -304,19 +315,19 @@ def _assemble(sections: list[dict[str, Any]], names: list[str], spots: _Lattice,
         },
         index=[f"spot{spot + 1:04d}_{library}" for spot, library in zip(kept, libraries, strict=True)],
     )
-    n_genes = sections[0]["counts"].shape[1]
+    n_genes = sections[0].counts.shape[1]
     adata = AnnData(
-        X=sps.vstack([section["counts"] for section in sections], format="csr"),
+        X=sps.vstack([section.counts for section in sections], format="csr"),
         obs=obs,
         var=pd.DataFrame(index=[f"Gene{gene:03d}" for gene in range(1, n_genes + 1)]),
-        layers={Key.layers.rate: np.vstack([section["rate"] for section in sections])},
+        layers={Key.layers.rate: np.vstack([section.rate for section in sections])},
     )
     adata.obsm[Key.obsm.spatial] = spots.xy[kept]
-    adata.obsm["programs"] = np.vstack([section["programs"] for section in sections])
+    adata.obsm["programs"] = np.vstack([section.programs for section in sections])
     scale = _scale(spots)
     adata.uns[Key.uns.spatial] = {
         name: {
-            "images": {} if section["image"] is None else {"hires": section["image"]},
+            "images": {} if section.image is None else {"hires": section.image},
             "scalefactors": {
                 "spot_diameter_fullres": _SPOT_DIAMETER,
                 "tissue_hires_scalef": scale,
