@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -41,3 +45,14 @@ def plan(
             validation = groups == names[(i + 1) % len(names)]
         folds.append(Fold(~out & ~validation, validation, out))
     return folds, ["held out"] * len(groups)
+
+
+def detected_in_training(folds: Sequence[Fold], library: np.ndarray, detected: np.ndarray) -> np.ndarray:
+    """Entries of genes that were detected in the libraries behind their prediction, (n_spots, n_genes).
+
+    `library` (n_spots,) is 0, 1, ..., and `detected` (n_spots, n_genes) booleans.
+    """
+    result = np.empty(detected.shape, dtype=bool)
+    for fold in folds:
+        result[fold.predicted[library]] = detected[fold.train[library]].any(axis=0)
+    return result

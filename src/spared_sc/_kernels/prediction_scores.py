@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spared_sc._kernels.metrics import grouped_pearson
+from spared_sc._kernels.metrics import FLOORS, grouped_pearson
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,12 @@ class Measured:
         scores["pcc_pooled"] = _mean_over_genes(pooled)
         return scores
 
-    def limits(self, variance: np.ndarray) -> dict[str, np.ndarray]:
-        """Scores of a prediction without error, from the sampling variance of every entry, (n_spots, n_genes)."""
+    def limits(self, variances: Sequence[np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+        """Scores of a prediction without error, at two estimates of the sampling variance, (n_spots, n_genes)."""
+        low, high = sorted(map(self._limit, variances), key=lambda scores: np.nansum(scores["mse"]))
+        return dict(zip(FLOORS, (low, high), strict=True))
+
+    def _limit(self, variance: np.ndarray) -> dict[str, np.ndarray]:
         entries = [self.known & (self.library == code)[:, None] for code in range(self.n_libraries)]
         mse = [variance[here].mean() if here.any() else np.nan for here in entries]
         highest = ceiling(self.truth, self.known, variance, self.library, self.n_libraries)

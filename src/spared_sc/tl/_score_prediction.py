@@ -13,7 +13,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.lineage import unit_of
 from spared_sc._core.predictions import Predictions, get_predictions, scored_libraries
 from spared_sc._core.report import warn
-from spared_sc._kernels.folds import plan
+from spared_sc._kernels.folds import detected_in_training, plan
 from spared_sc.tl._task import get_spots
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from spared_sc._core.validate import Libraries
     from spared_sc._kernels.folds import Fold
-    from spared_sc._kernels.prediction_scores import Measured
 
 COLUMNS = ("prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper")
 _ALL = "all"
@@ -118,17 +117,23 @@ def score_prediction(
     scored, _ = scored_libraries(predictions.roles, libraries.names)
     _warn_of_units(adata, layer, predictions)
     values = {key: table.to_numpy(dtype=np.float32) for key, table in predictions.tables.items()}
-    values |= _anchors(adata, predictions, libraries, truth, known, spatial_key)
-    known = known & _detected_in_training(predictions, libraries, known)
+    if predictions.gene_mean is None:
+        folds = _folds(libraries, predictions)
+        values |= _anchors(adata, libraries, folds, truth, known, spatial_key)
+        known = known & detected_in_training(folds, libraries.codes, known)
+    else:  # of saved models, whose train libraries may not be at hand
+        values["gene_mean"] = np.broadcast_to(predictions.gene_mean, truth.shape)
+        known = known & np.isfinite(predictions.gene_mean)
     rows = np.flatnonzero(scored[libraries.codes])
     number = np.cumsum(scored) - 1  # of a scored library among those
     measured = Measured(truth[rows], known[rows], number[libraries.codes[rows]], int(scored.sum()))
     scores = {key: measured.scores(prediction[rows]) for key, prediction in values.items()}
     reference = scores["gene_mean"]["mse"]
-    for found in scores.values():
-        found["skill"] = 1 - found["mse"] / reference
+    for of_table in scores.values():
+        of_table["skill"] = 1 - of_table["mse"] / reference
     variances = _noise_variances(adata, layer, genes, library_key, spatial_key, random_state)
-    scores |= _limits(measured, [variance[rows] for variance in variances])
+    if variances is not None:
+        scores |= measured.limits([variance[rows] for variance in variances])
     kept = [(libraries.names[i], subjects[i], predictions.roles[libraries.names[i]]) for i in np.flatnonzero(scored)]
     return _table(scores, kept, predictions.genes, n_bootstrap, random_state)
 
@@ -154,24 +159,25 @@ def _warn_of_units(adata: AnnData, layer: str, predictions: Predictions) -> None
             )
 
 
+def _folds(libraries: Libraries, predictions: Predictions) -> list[Fold]:
+    """The fits behind the predictions; validation libraries are not told apart if all were held out in turn."""
+    role = np.array([predictions.roles[name] for name in libraries.names])
+    split = None if (role == "held out").all() else role
+    return plan(split, np.array([predictions.groups[name] for name in libraries.names]))[0]
+
+
 def _anchors(
     adata: AnnData,
-    predictions: Predictions,
     libraries: Libraries,
+    folds: Sequence[Fold],
     truth: np.ndarray,
     known: np.ndarray,
     spatial_key: str,
 ) -> dict[str, np.ndarray]:
-    """Predictions of the anchors, fitted to the detected entries of the libraries that the models were fitted to.
-
-    For saved models, whose train libraries may not be at hand, only the gene means are known.
-    """
-    if predictions.gene_mean is not None:
-        return {"gene_mean": np.broadcast_to(predictions.gene_mean, truth.shape)}
+    """Predictions of the anchors, fitted to the detected entries of the libraries that the models were fitted to."""
+    from spared_sc._models.prediction.anchors import predict_anchor
     from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS
 
-    folds = _folds(libraries, predictions)
-    compute = Compute(show_progress_bar=False)
     result = {}
     for name in ANCHORS:
         try:
@@ -180,36 +186,14 @@ def _anchors(
             warn(f"the anchor {name!r} is left out: {error}")
             continue
         spots = replace(spots, target=truth, known=known)
-        result[name] = np.empty(truth.shape, dtype=np.float32)
-        for fold in folds:
-            predictor = PREDICTORS.make(name, {})
-            predictor.fit(spots.take(np.flatnonzero(fold.train[libraries.codes])), None, compute)
-            rows = np.flatnonzero(fold.predicted[libraries.codes])
-            result[name][rows] = predictor.predict(spots.take(rows), compute)
+        result[name] = predict_anchor(name, spots, folds, Compute(show_progress_bar=False))
     return result
-
-
-def _detected_in_training(predictions: Predictions, libraries: Libraries, known: np.ndarray) -> np.ndarray:
-    """Entries of genes that were detected in the libraries behind their prediction, (n_spots, n_genes)."""
-    if predictions.gene_mean is not None:
-        return np.broadcast_to(np.isfinite(predictions.gene_mean), known.shape)
-    detected = np.empty(known.shape, dtype=bool)
-    for fold in _folds(libraries, predictions):
-        detected[fold.predicted[libraries.codes]] = known[fold.train[libraries.codes]].any(axis=0)
-    return detected
-
-
-def _folds(libraries: Libraries, predictions: Predictions) -> list[Fold]:
-    """The fits behind the predictions; validation libraries are not told apart if all were held out in turn."""
-    role = np.array([predictions.roles[name] for name in libraries.names])
-    split = None if (role == "held out").all() else role
-    return plan(split, np.array([predictions.groups[name] for name in libraries.names]))[0]
 
 
 def _noise_variances(
     adata: AnnData, layer: str, genes: np.ndarray, library_key: str | None, spatial_key: str, random_state: int
-) -> list[np.ndarray]:
-    """Two estimates of the sampling variance of every entry, (n_spots, n_genes); none if it cannot be computed."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Two estimates of the sampling variance of every entry, (n_spots, n_genes); `None` if they need what is missing."""
     from spared_sc._kernels.floor import noise_variances
     from spared_sc.tl._resolve import resolve, warn_of_no_floor
 
@@ -219,20 +203,12 @@ def _noise_variances(
         )
     except (KeyError, TypeError, ValueError) as error:
         warn(f"there is no noise floor: {error.args[0]}")
-        return []
+        return None
     if resolved.sections.total is None:
         warn_of_no_floor(layer)
-        return []
-    variances = noise_variances(resolved.sections, np.random.default_rng([random_state, 1]))
-    return [resolved.to_rows(variance) for variance in variances]
-
-
-def _limits(measured: Measured, variances: Sequence[np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """Scores of a prediction without error, at two estimates of the sampling noise."""
-    from spared_sc._kernels.metrics import FLOORS
-
-    limits = sorted((measured.limits(variance) for variance in variances), key=lambda found: np.nansum(found["mse"]))
-    return dict(zip(FLOORS, limits, strict=False))
+        return None
+    first, second = noise_variances(resolved.sections, np.random.default_rng([random_state, 1]))
+    return resolved.to_rows(first), resolved.to_rows(second)
 
 
 def _table(
@@ -252,8 +228,8 @@ def _table(
     units = donors if len(set(donors)) >= _LEAST_DONORS else names
     weights = unit_weights(units, n_bootstrap, np.random.default_rng(random_state))
     rows: list[tuple[str | float, ...]] = []
-    for key, found in scores.items():
-        for metric, values in found.items():
+    for key, of_table in scores.items():
+        for metric, values in of_table.items():
             if metric == "pcc_pooled":
                 rows.append((key, _ALL, _ALL, _ALL, _ALL, metric, float(values[0]), np.nan, np.nan))
                 continue
