@@ -22,7 +22,7 @@ def test_genes_with_a_slash_are_told_of(adata, tmp_path):
     gene = adata.var_names[adata.var["spared_selected"]][0]
     adata.var_names = [f"{name}/x" if name == gene else name for name in adata.var_names]
     with pytest.warns(
-        UserWarning, match=f"'{gene}/x': a table with such names cannot be written to zarr.*get.predicted"
+        UserWarning, match=f"'{gene}/x': a table with such gene names cannot be written to zarr.*get.predicted"
     ):
         predict(adata)
     del adata.uns["spatial"]

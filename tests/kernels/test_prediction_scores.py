@@ -73,3 +73,39 @@ def test_the_ceiling_is_the_correlation_with_the_expectation(rng):
     expected = [stats.pearsonr(truth[:, i], expectation[:, i]).statistic for i in range(2)]
     np.testing.assert_allclose(found, expected, atol=0.01)
     assert (prediction_scores.ceiling(truth, known, np.full(truth.shape, 99.0), library, 1) == 0).all()
+
+
+def test_scores_over_all_genes_come_first(rng):
+    truth, guess = rng.normal(size=(2, 60, 12))
+    known = rng.random((60, 12)) < 0.8
+    library = np.repeat([0, 1], 30)
+    measured = prediction_scores.Measured(truth, known, library, 2)
+    scores = measured.scores(guess)
+    genes = prediction_scores.by_gene(truth, known, guess, library, 2)
+    total = prediction_scores.by_library(truth, known, guess, library, 2)
+    for name in ("mse", "mae", "r2"):
+        np.testing.assert_array_equal(scores[name], np.column_stack([total[name], genes[name]]))
+    np.testing.assert_allclose(scores["pcc"][:, 0], np.nanmean(genes["pcc"], axis=1))
+    np.testing.assert_array_equal(scores["pcc_spot"][:, 0], total["pcc_spot"])
+    pooled = [stats.pearsonr(truth[known[:, g], g], guess[known[:, g], g]).statistic for g in range(12)]
+    assert scores["pcc_pooled"] == pytest.approx(np.mean(pooled))
+
+
+def test_limits_are_in_the_order_of_the_error(rng):
+    truth = rng.normal(size=(40, 3))
+    measured = prediction_scores.Measured(truth, np.ones(truth.shape, dtype=bool), np.repeat([0, 1], 20), 3)
+    limits = measured.limits([np.full(truth.shape, 0.4), np.full(truth.shape, 0.1)])
+    assert list(limits) == ["floor_low", "floor_high"]
+    np.testing.assert_allclose(limits["floor_low"]["mse"][:, 0], [0.1, 0.1, np.nan])  # the third library is empty
+    np.testing.assert_allclose(limits["floor_high"]["mse"][:, 0], [0.4, 0.4, np.nan])
+    assert (limits["floor_low"]["pcc"][:2] >= limits["floor_high"]["pcc"][:2]).all()
+
+
+def test_libraries_without_a_score_do_not_count(rng):
+    values = np.array([[1.0, np.nan, np.nan], [3.0, 2.0, np.nan], [np.nan, 6.0, 5.0]])
+    weights = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [1 / 3] * 3])
+    mean, low, high = prediction_scores.summarise(values, weights)
+    np.testing.assert_allclose(mean, [2, 4, 5])
+    np.testing.assert_allclose(low[:2], [np.quantile([1, 3, 2, 2], 0.025), np.quantile([2, 6, 2, 4], 0.025)])
+    np.testing.assert_allclose(high[:2], [np.quantile([1, 3, 2, 2], 0.975), np.quantile([2, 6, 2, 4], 0.975)])
+    assert np.isnan([low[2], high[2]]).all()  # one library has no interval

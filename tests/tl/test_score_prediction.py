@@ -10,7 +10,7 @@ from scipy import stats
 import spared_sc as sp
 from helpers import KEY
 from helpers.prediction import SECTIONS, embed, predict, with_split
-from spared_sc.tl import _prediction as prediction
+from spared_sc._core.lineage import unit_of
 
 
 @pytest.fixture
@@ -88,9 +88,9 @@ def test_genes_that_training_has_not_seen_are_not_scored(adata):
         at = column.row[rows[column.row]]
         values[at, adata.var_names.get_loc(gene)] = 0
         values.eliminate_zeros()
-    with pytest.warns(UserWarning, match=f"1 genes are detected in no library that is learned from .*{gene}"):
+    with pytest.warns(UserWarning, match=f"1 genes are undetected in every training library.*{gene}"):
         predict(adata)
-    with pytest.warns(UserWarning, match="1 genes are detected in no library"):
+    with pytest.warns(UserWarning, match="1 genes are undetected in every training library"):
         predict(adata, "knn")
     scores = sp.tl.score_prediction(adata, **KEY)
     of_gene = scores[(scores["gene"] == gene) & ~scores["prediction"].str.startswith("floor")]
@@ -104,7 +104,7 @@ def test_genes_that_training_has_not_seen_are_not_scored(adata):
         expected = ((test.obsm[key].to_numpy() - truth)[known] ** 2).mean()
         assert errors.set_index("prediction")["value"][key] == pytest.approx(expected, rel=1e-4)
     # The same of a model that was fitted before.
-    with pytest.warns(UserWarning, match="1 genes are detected in no library"):
+    with pytest.warns(UserWarning, match="1 genes are undetected in every training library"):
         fitted = sp.tl.fit_predictor(adata, use_rep="X_test", **KEY)
     sp.tl.predict_expression(adata, model=fitted, key_added="before", **KEY)
     again = sp.tl.score_prediction(adata, "before", **KEY)
@@ -148,9 +148,9 @@ def test_targets_in_another_unit_are_told(adata):
     assert overall.set_index("prediction").loc["predicted_ridge", "value"] > 0.02
     sp.tl.median_complete(adata, **KEY)
     sp.pp.uncenter(adata)
-    assert prediction.unit_of(adata, "median") == "log2tpm"
-    assert prediction.unit_of(adata, "log2tpm_delta_restored") == "log2tpm"
-    assert prediction.unit_of(adata, "log2tpm_delta") == "log2tpm_delta"
+    assert unit_of(adata, "median") == "log2tpm"
+    assert unit_of(adata, "log2tpm_delta_restored") == "log2tpm"
+    assert unit_of(adata, "log2tpm_delta") == "log2tpm_delta"
 
 
 def test_scores_without_positions_or_entries(adata):
