@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 from pathlib import Path
 
@@ -129,6 +130,13 @@ MAKING = ["pp.tile_slide"]  # make an AnnData out of something else
 
 def test_every_writing_function_is_covered():
     assert sorted([*RUNS, *READING, *LISTS, *MAKING]) == sorted(public_names("pp", "tl"))
+
+
+@pytest.mark.parametrize("name", public_names("pp", "tl", "pl", "get", "datasets"))
+def test_functions_can_be_sent_to_other_processes_and_take_spatialdata(name):
+    assert pickle.loads(pickle.dumps(function(name))) is function(name)
+    takes_adata = "adata" in inspect.signature(function(name)).parameters
+    assert takes_adata == (function(name).__code__ is sp.pp.moran.__code__)  # that of `accepts_spatialdata`
 
 
 @pytest.mark.parametrize("name", public_names("pp", "tl", "pl", "get"))

@@ -16,7 +16,7 @@ _LINE = re.compile(r"^(\s*)\{(\w+)\}$")
 
 # A docstring line `{name}` becomes the name and this text.
 PARAMETERS = {
-    "adata": "Spots x genes.",
+    "adata": "Spots x genes; an AnnData, or a SpatialData object with such a table.",
     "mask_var": (
         'Boolean column of `var` with the genes to use. `"spared_selected"` is used where it exists, all genes '
         "otherwise; `None` uses all genes."

@@ -32,7 +32,7 @@ _GENCODE = {
 }
 # References of several species put the genome in front of ids and symbols: GRCh38_, GRCh38__, mm10___.
 _GENOME_PREFIX = re.compile(r"^(?:GRCh|GRCm|hg|mm)\d+_+")
-# GENCODE tells the copies of the pseudo-autosomal genes on chromosome Y apart by their ending.
+# GENCODE marks the copies of the pseudo-autosomal genes on chromosome Y by their ending.
 _ENSEMBL_ID = r"^(ENS[A-Z]*G\d{6,})(?:\.\d+)?(_PAR_Y)?$"
 _WAYS_OUT = (
     "put the file into the folder that SPARED_SC_DATA_DIR names, pass the path of a GTF file or of a gene table "
@@ -63,14 +63,14 @@ def load_gene_table(source: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     source
-        `"human"` (GENCODE v43 basic) or `"mouse"` (GENCODE vM33 basic), looked for in the folder `annotation` of
-        `settings.data_dir` and of `settings.cache_dir`, and downloaded into the latter when it is in neither; or
-        the path of a `.gtf`, or of a `.tsv` or `.csv` table with the columns below, each also as `.gz`.
+        `"human"` (GENCODE v43 basic) or `"mouse"` (GENCODE vM33 basic), read from the folder `annotation` of
+        `settings.data_dir` or `settings.cache_dir`, and downloaded into the latter when it is in neither; or the path of
+        a `.gtf`, or of a `.tsv` or `.csv` table with the columns below, each also as `.gz`.
 
     Returns
     -------
-    One row per gene: `gene_id`, `gene_name`, `gene_type`, `chromosome` and `length`, the union of the gene's exons
-    in bp (NaN where the gene has none; of `"human"` and `"mouse"` the mitochondrial genes have none).
+    One row per gene: `gene_id`, `gene_name`, `gene_type`, `chromosome` and `length`, the union of the gene's exons in bp.
+    It is NaN where the gene has none, and for the mitochondrial genes of `"human"` and `"mouse"`.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def load_gene_table(source: str | Path) -> pd.DataFrame:
     ConnectionError
         The annotation is not on this machine and cannot be downloaded.
     OSError
-        It cannot be written to the cache.
+        The cache is not writable.
     """
     if str(source) in _GENCODE:
         return _gencode_table(str(source))
@@ -104,12 +104,12 @@ def _gencode_table(organism: str) -> pd.DataFrame:
             return _read_table(path)
     gtf = _download_gtf(f"{release}.annotation.gtf.gz", url, cached.parent, places)
     table = parse_gtf(gtf)
-    # The tables that SpaRED published give the mitochondrial genes no length, and so do the ones prepared from them.
-    # Their transcripts are so many in some spots that TPM, a share of all, would tell little about the other genes,
-    # and values must not depend on where the table came from.
+    # The tables that SpaRED published give the mitochondrial genes no length, and so do the tables prepared from them.
+    # In some spots their transcripts are so many that TPM, shares of all, would hide the other genes; and values must
+    # not depend on where the table came from.
     table.loc[table["chromosome"] == "chrM", "length"] = np.nan
     with writing(cached), TemporaryDirectory(dir=cached.parent) as folder:
-        # Written beside its place and then renamed: a second process never reads half a table.
+        # Renamed when it is complete, so that a second process never reads half a table.
         written = Path(folder) / name
         table.to_csv(written, sep="\t", index=False)
         written.replace(cached)
@@ -127,7 +127,7 @@ def _download_gtf(name: str, url: str, folder: Path, places: list[Path]) -> Path
         if name not in known:
             raise ValueError(f"{url}/MD5SUMS does not list {name}")
         return fetch(f"{url}/{name}", folder / name, known_hash=f"md5:{known[name]}")
-    except (ConnectionError, ValueError) as error:  # no network, or what came is not what the release lists
+    except (ConnectionError, ValueError) as error:  # no network, or not the file of the release
         raise ConnectionError(
             f"the gene lengths are not on this machine (searched {listing(places)}), and {url}/{name} "
             f"could not be downloaded ({error}). Try again with a network connection, {_WAYS_OUT}"
@@ -153,7 +153,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     if missing:
         raise ValueError(
             f"{path.name} lacks the columns {listing(missing)} (found {listing(table.columns)}): a gene table has "
-            f"{listing(_COLUMNS)}; of a plain list of lengths pass a pandas Series or a dict."
+            f"{listing(_COLUMNS)}; pass a plain list of lengths as a pandas Series or a dict."
         )
     _check_lengths(table["gene_id"], table["length"], path.name)
     return table[list(_COLUMNS)]
@@ -200,7 +200,7 @@ def parse_gtf(path: str | Path) -> pd.DataFrame:
             kind = _attribute(attributes, "gene_type") or _attribute(attributes, "gene_biotype")
             genes[gene_id] = (len(genes), symbol, kind, chromosome)
         code, _, _, home = genes[gene_id]
-        # Some annotations give the copies on X and Y one id: only the first one's exons are counted.
+        # Some annotations give the copies on X and Y the same id: only the exons of the first are counted.
         if feature == "exon" and chromosome == home:
             codes.append(code)
             starts.append(start)
@@ -221,21 +221,29 @@ def _gtf_lines(path: Path) -> Iterator[tuple[int, str, str, int, int, str]]:
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
             for number, line in enumerate(file, start=1):
-                if line.startswith("#") or line == "\n":
-                    continue
-                fields = line.split("\t", 8)
-                if len(fields) != 9:
-                    raise ValueError(f"found {len(fields)} fields, expected 9")
-                if fields[2] == "exon" or fields[2] == "gene":
-                    start, end = int(fields[3]), int(fields[4])
-                    if not 1 <= start <= end:
-                        raise ValueError(f"found positions {start} to {end}")
-                    yield number, fields[0], fields[2], start, end, fields[8]
+                fields = _gtf_fields(line)
+                if fields is not None:
+                    yield number, *fields
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise ValueError(
             f"{path.name} cannot be read as a GTF file: {error}, after line {max(number - 1, 0)}. "
-            "It seems to be cut short or to be something else: download it again."
+            "It seems to be cut short or to be of another kind: download it again."
         ) from error
+
+
+def _gtf_fields(line: str) -> tuple[str, str, int, int, str] | None:
+    """Chromosome, feature, start, end and attributes; `None` for a line that is neither a gene nor an exon."""
+    if line.startswith("#") or line == "\n":
+        return None
+    fields = line.split("\t", 8)
+    if len(fields) != 9:
+        raise ValueError(f"found {len(fields)} fields, expected 9")
+    if fields[2] not in ("exon", "gene"):
+        return None
+    start, end = int(fields[3]), int(fields[4])
+    if not 1 <= start <= end:
+        raise ValueError(f"found positions {start} to {end}")
+    return fields[0], fields[2], start, end, fields[8]
 
 
 def _attribute(attributes: str, name: str) -> str:
@@ -252,7 +260,7 @@ def _attribute(attributes: str, name: str) -> str:
 def _covered(codes: np.ndarray, starts: np.ndarray, ends: np.ndarray, n_genes: int) -> np.ndarray:
     """Positions covered by closed intervals, per gene; NaN for a gene without intervals."""
     order = np.lexsort((starts, codes))
-    # Genes are laid out one behind the other, so that one running maximum serves all of them.
+    # Genes are laid out one after the other, so that one running maximum serves them all.
     offset = codes[order] * (ends.max() + 1)
     starts, ends = starts[order] + offset, ends[order] + offset
     reached = np.maximum.accumulate(np.r_[0, ends[:-1]])  # end of all intervals before this one
@@ -272,18 +280,20 @@ def _ensembl_ids(names: pd.Series) -> pd.Series:
 
 
 def _position(names: pd.Series, known: pd.Series) -> np.ndarray:
-    """Index label in `known` of each name, -1 where it is not there; the first one counts."""
+    """Index label in `known` of the first match of each name, -1 without one."""
     known = known[known.notna() & (known != "")].drop_duplicates()
-    found = pd.Index(known.to_numpy()).get_indexer(pd.Index(names.to_numpy(dtype=object)))
-    return np.where(found >= 0, known.index.to_numpy()[found], -1) if len(known) else np.full(len(names), -1)
+    if not len(known):
+        return np.full(len(names), -1)
+    place = pd.Index(known.to_numpy()).get_indexer(pd.Index(names.to_numpy(dtype=object)))
+    return np.where(place >= 0, known.index.to_numpy()[place], -1)
 
 
 def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -> GeneMatch:
     """Lengths of a data set's genes.
 
-    Ensembl ids come first (those in `ids`, then those among `names`), without their version; then symbols as they
-    are; then symbols without the `-1` that scanpy adds to repeated ones. Genome prefixes such as `GRCh38_` are
-    ignored. Of several genes with one symbol a protein-coding one is taken, and of those the longest.
+    Ensembl ids come first (those in `ids`, then those in `names`), without their version; then symbols as they are; then
+    symbols without the `-1` that scanpy adds to repeated ones. Genome prefixes such as `GRCh38_` are ignored. Of several
+    genes with the same symbol, protein-coding ones come first, then the longest.
 
     Parameters
     ----------
@@ -299,7 +309,7 @@ def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -
     Lengths in bp aligned to `names`, NaN where the gene or its length is unknown.
     """
     table = table.reset_index(drop=True)
-    name = _without_genome(names)
+    symbols = _without_genome(names)
     table_ids = _ensembl_ids(table["gene_id"])
     ranked = table.assign(
         noncoding=table["gene_type"] != "protein_coding",
@@ -307,20 +317,20 @@ def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -
         shorter=-table["length"],
     ).sort_values(["noncoding", "copy_on_y", "shorter"], kind="stable")["gene_name"]
 
-    found = np.full(len(name), -1)
-    way = np.full(len(name), "", dtype=object)
+    row = np.full(len(symbols), -1)  # of the table
+    way = np.full(len(symbols), "", dtype=object)
     attempts = [
-        ("id", _ensembl_ids(name), table_ids),
-        ("symbol", name, ranked),
-        ("symbol", name.str.replace(r"-\d+$", "", regex=True), ranked),
+        ("id", _ensembl_ids(symbols), table_ids),
+        ("symbol", symbols, ranked),
+        ("symbol", symbols.str.replace(r"-\d+$", "", regex=True), ranked),
     ]
     if ids is not None:
         attempts.insert(0, ("id", _ensembl_ids(_without_genome(ids)), table_ids))
     for kind, queries, known in attempts:
-        position = np.where(found < 0, _position(queries, known), -1)
-        way[position >= 0] = kind
-        found = np.where(position >= 0, position, found)
-    lengths = table["length"].astype(float).reindex(found).to_numpy()  # NaN where nothing was found
+        match = np.where(row < 0, _position(queries, known), -1)
+        way[match >= 0] = kind
+        row = np.where(match >= 0, match, row)
+    lengths = table["length"].astype(float).reindex(row).to_numpy()  # NaN where nothing was found
     way[np.isnan(lengths)] = ""
     return GeneMatch(
         lengths=lengths,
@@ -337,18 +347,18 @@ def guess_organism(names: pd.Index, ids: pd.Series | None) -> str:
     ValueError
         The genes are of neither organism, or of both.
     """
-    name = _without_genome(names)
-    known = _ensembl_ids(name)
+    symbols = _without_genome(names)
+    known = _ensembl_ids(symbols)
     if ids is not None:
         known = _ensembl_ids(_without_genome(ids)).fillna(known)
     known = known.dropna()
     if len(known):
         share = {"human": known.str.match(r"ENSG\d").mean(), "mouse": known.str.match(r"ENSMUSG\d").mean()}
     else:
-        word = name[name.str.contains(r"[A-Za-z].*[A-Za-z]")]
-        share = {"human": (word == word.str.upper()).mean(), "mouse": (word == word.str.capitalize()).mean()}
+        words = symbols[symbols.str.contains(r"[A-Za-z].*[A-Za-z]")]
+        share = {"human": (words == words.str.upper()).mean(), "mouse": (words == words.str.capitalize()).mean()}
     best = max(share, key=lambda organism: share[organism])
-    # Well above one half, for a reference of two species is neither; an empty data set has NaN.
+    # Well above one half, since a reference of two species is neither; an empty data set has NaN.
     if not share[best] >= (0.9 if len(known) else 0.6):
         raise ValueError(
             f"the organism cannot be told from the genes ({listing(np.asarray(names), 5)}): pass "
@@ -367,14 +377,14 @@ def resolve_lengths(
     adata
         Names are `adata.var_names`, ids `adata.var["gene_ids"]` where that column exists.
     gene_lengths
-        `None`: no lengths (counts per million). `"auto"`: `adata.var["gene_length"]` where it exists, else the table
-        of the organism that the genes look like. `"human"`, `"mouse"` or a path: see `load_gene_table`. A series or
-        a dictionary: name or Ensembl id -> length in bp.
+        `None`: no lengths (counts per million). `"auto"`: `adata.var["gene_length"]` where it exists, else the table of
+        the organism that the gene names suggest. `"human"`, `"mouse"` or a path: see `load_gene_table`. A series or a
+        dictionary: name or Ensembl id -> length in bp.
 
     Raises
     ------
     ValueError
-        Lengths that are not positive, more than one for a gene, or none for any gene of the data set.
+        Lengths that are not positive, several for one gene, or none for any gene of the data set.
     """
     if gene_lengths is None:
         return None
@@ -383,7 +393,7 @@ def resolve_lengths(
         if Key.var.gene_length in adata.var:
             return _from_column(adata)
         gene_lengths = guess_organism(names, ids)
-        logger.info("the genes look like %s ones", gene_lengths)
+        logger.info("the gene names are those of %s", gene_lengths)
     if isinstance(gene_lengths, pd.Series | Mapping):
         table, source = _table_of(gene_lengths), "gene_lengths"
     elif isinstance(gene_lengths, str | Path):
@@ -421,7 +431,7 @@ def _table_of(lengths: pd.Series | Mapping[str, float]) -> pd.DataFrame:
     names = _without_genome(series.index)
     ids = _ensembl_ids(names)
     lengths = _numbers(series, "gene_lengths").reset_index(drop=True)
-    # Checked as they are compared: two versions of one id are one gene.
+    # Checked without their versions: two versions of an id are the same gene.
     _check_lengths(ids.fillna(names), lengths, "gene_lengths")
     return pd.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""SpatialData objects where an AnnData is expected: their table, its regions as libraries, their images."""
+"""SpatialData objects in place of an AnnData: their table, with its regions as libraries, and their images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
-_ATTRS = "spatialdata_attrs"  # spatialdata's own name for what links a table to its regions
+_ATTRS = "spatialdata_attrs"  # spatialdata's own key for the link between a table and its regions
 _TABLE = "table"
-# Images of the object, lent as they are, the name of the one to take, and where all of them lie.
+# Images of the object, the name of the one to use, and their coordinate system; references that no file can hold.
 _ELEMENTS = ("source_images", "source_image", "coordinate_system")
 _LONGEST = 2000  # pixels of the longer side of an image that is drawn
 
@@ -53,9 +53,9 @@ def _is_spatialdata(thing: Any) -> TypeGuard[SpatialData]:
 
 @contextmanager
 def as_anndata(sdata: SpatialData) -> Iterator[AnnData]:
-    """The table, with positions and images where our functions look for them as long as the block lasts.
+    """The table, with positions and images in the usual slots for the duration of the block.
 
-    Spots that the block drops are dropped from their regions' shapes as well.
+    Spots that the block drops are dropped from the shapes of their regions too.
     """
     table = _table(sdata)
     attrs = table.uns.get(_ATTRS, {})
@@ -76,7 +76,7 @@ def as_anndata(sdata: SpatialData) -> Iterator[AnnData]:
 
 
 def without_elements(result: Any) -> Any:
-    """What a function gives back; an AnnData without references to the object's images, which no file could hold."""
+    """The result of a function, without references to the images of the object where it is an AnnData."""
     slides = result.uns.get(Key.uns.spatial, {}) if hasattr(result, "uns") else {}
     for slide in slides.values():
         for name in _ELEMENTS:
@@ -97,10 +97,10 @@ def _table(sdata: SpatialData) -> AnnData:
 
 def _lend(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]) -> None:
     """Put positions and images into the table, where it has none."""
-    found = _places(sdata, table, regions, attrs)
-    if found is None:
+    located = _places(sdata, table, regions, attrs)
+    if located is None:
         return
-    systems, places = found
+    systems, places = located
     if Key.obsm.spatial not in table.obsm and np.isfinite(places).all():
         table.obsm[Key.obsm.spatial] = places
     slides = dict(table.uns.get(Key.uns.spatial, {}))
@@ -113,7 +113,7 @@ def _lend(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[st
 def _places(
     sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]
 ) -> tuple[dict[str, str], np.ndarray] | None:
-    """Of every region the coordinate system of the spots' positions, and these; `None` without shapes."""
+    """Coordinate system of every region, and positions (n_spots, 2) of the spots in it; `None` without shapes."""
     from spatialdata.transformations import get_transformation
 
     if not regions or any(region not in sdata.shapes for region in regions):
@@ -146,7 +146,7 @@ def _slide(sdata: SpatialData, region: str, systems: dict[str, str]) -> dict[str
     from spatialdata.transformations import get_transformation
 
     system = systems[region]
-    # Regions that share a coordinate system tell their images apart by name; the longest one counts ("s1" and "s10").
+    # Regions that share a coordinate system find their images by name; the longest match counts ("s1" and "s10").
     sharing = [other for other, its_own in systems.items() if its_own == system]
     here = {name: image for name, image in sdata.images.items() if system in get_transformation(image, get_all=True)}
     images = {
@@ -178,7 +178,7 @@ def _slide(sdata: SpatialData, region: str, systems: dict[str, str]) -> dict[str
 
 
 def only_scales(matrix: np.ndarray) -> bool:
-    """Whether a map (2 or 3, 3) from pixels enlarges alike in x and y, turns nothing and moves by a pixel at most."""
+    """Whether a map (2 or 3, 3) from pixels scales x and y alike, without rotation, and moves by at most a pixel."""
     scale = matrix[0, 0]
     return bool(
         scale > 0
@@ -202,7 +202,7 @@ def _pixel_size(image: Any, system: str) -> float:
 
 
 def _drop_shapes(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]) -> None:
-    """Drop the shapes of the spots that were dropped; a region without any spot goes altogether."""
+    """Drop the shapes of the spots that were dropped, and regions without any spot."""
     if not regions:
         return
     region_of = table.obs[attrs["region_key"]].astype(str).to_numpy()

@@ -29,7 +29,7 @@ def listing(names: Iterable[Any], most: int = 10) -> str:
 
 
 def check_adata(adata: Any, *, genes: bool = True) -> AnnData:
-    """The object itself, once it is an AnnData in memory with unique names, at least one spot and, if asked, one gene."""
+    """The object itself; refused unless it is an AnnData in memory with unique names and spots (and `genes`)."""
     from anndata import AnnData
 
     if not isinstance(adata, AnnData):
@@ -43,21 +43,21 @@ def check_adata(adata: Any, *, genes: bool = True) -> AnnData:
         raise ValueError(
             f"the AnnData is empty: {adata.n_obs} spots x {adata.n_vars} genes; check how it was filtered."
         )
-    for names, what, remedy in (
+    for names, kind, remedy in (
         (adata.obs_names, "spot", "adata.obs_names_make_unique()"),
         (adata.var_names, "gene", "adata.var_names_make_unique()"),
     ):
         if not names.is_unique:
             twice = names[names.duplicated()].unique()
-            raise ValueError(f"{len(twice)} {what} names occur twice ({listing(twice, 5)}): call `{remedy}` first.")
+            raise ValueError(f"{len(twice)} {kind} names occur twice ({listing(twice, 5)}): call `{remedy}` first.")
     return adata
 
 
 def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
-    """A numpy array or a CSR matrix, each entry stored once (without copying where it is one already).
+    """A numpy array or a CSR matrix with each entry stored once, copied only where needed.
 
-    Half-precision floats become float32, numbers of foreign byte order or of more than eight bytes the nearest common
-    type: neither scipy nor numba work on them.
+    Half-precision floats become float32, and numbers of foreign byte order or of more than eight bytes the nearest
+    common type, since scipy and numba do not work on them.
     """
     if (sps.issparse(matrix) or isinstance(matrix, np.ndarray)) and matrix.dtype.kind in "iuf":
         common = np.dtype(np.float64) if matrix.dtype.itemsize > 8 else matrix.dtype.newbyteorder("=")
@@ -317,13 +317,13 @@ def get_subjects(adata: AnnData, subject_key: str | None, libraries: Libraries) 
     column = adata.obs[subject_key].astype(str).to_numpy()
     subjects = []
     for name, rows in zip(libraries.names, libraries.rows(), strict=True):
-        found = sorted(set(column[rows]))
-        if len(found) > 1:
+        donors = sorted(set(column[rows]))
+        if len(donors) > 1:
             raise ValueError(
-                f"library {name!r} belongs to several values of adata.obs[{subject_key!r}] ({listing(found)}): a "
+                f"library {name!r} belongs to several values of adata.obs[{subject_key!r}] ({listing(donors)}): a "
                 "section comes from one donor."
             )
-        subjects.append(found[0])
+        subjects.append(donors[0])
     return subjects
 
 
@@ -429,7 +429,7 @@ def array_places(adata: AnnData, libraries: Libraries) -> np.ndarray | None:
 
 
 def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind: str = "auto") -> Lattice:
-    """The spots' lattice: from `array_row`/`array_col` where they exist, from pixel positions otherwise."""
+    """The lattice of the spots, from `array_row` and `array_col` where they exist, else from pixel positions."""
     from spared_sc._kernels import lattice
 
     if kind not in lattice.KINDS:
@@ -451,10 +451,7 @@ def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind:
 
 
 def canonical_order(adata: AnnData, libraries: Libraries, spatial_key: str) -> np.ndarray:
-    """Spots by library name and place, so that random draws do not depend on the order of rows or libraries.
-
-    Without places, by their names.
-    """
+    """Spots by library and place, or by name without places: an order independent of that of rows and libraries."""
     if {Key.obs.array_row, Key.obs.array_col} <= set(adata.obs):
         first, second = adata.obs[Key.obs.array_row].to_numpy(), adata.obs[Key.obs.array_col].to_numpy()
     elif spatial_key in adata.obsm:
@@ -464,26 +461,26 @@ def canonical_order(adata: AnnData, libraries: Libraries, spatial_key: str) -> n
     return np.lexsort((second, first, libraries.codes))
 
 
-def _check_places(position: np.ndarray, adata: AnnData, libraries: Libraries, what: str) -> None:
+def _check_places(position: np.ndarray, adata: AnnData, libraries: Libraries, kind: str) -> None:
     place = np.column_stack([libraries.codes, position])
     _, first, count = np.unique(place, axis=0, return_index=True, return_counts=True)
     if (count > 1).any():
         spot = first[count > 1][0]
         raise ValueError(
-            f"{int((count - 1).sum())} spots share their {what} with another spot of library "
+            f"{int((count - 1).sum())} spots share their {kind} with another spot of library "
             f"{libraries.names[libraries.codes[spot]]!r} (such as {adata.obs_names[spot]!r}): "
             "drop the repeated spots, or check `library_key`."
         )
 
 
 def check_number(name: str, value: Any, least: float, most: float | None = None, *, whole: bool = False) -> None:
-    """Refuse a parameter that is no number, no whole number where one is needed, or out of range."""
+    """Refuse a parameter that is not a number, not a whole one where that is needed, or out of range."""
     kind = int | np.integer if whole else int | float | np.integer | np.floating
     fits = isinstance(value, kind) and not isinstance(value, bool) and value >= least
     if not fits or (most is not None and not value <= most):
-        what = "a whole number" if whole else "a number"
+        number = "a whole number" if whole else "a number"
         bounds = f"from {least:g}" + (" upwards" if most is None else f" to {most:g}")
-        raise ValueError(f"{name}={value!r} cannot be used: give {what} {bounds}.")
+        raise ValueError(f"{name}={value!r} cannot be used: give {number} {bounds}.")
 
 
 def n_threads(n_jobs: int | None) -> int:

@@ -17,11 +17,10 @@ def gene_lengths(source: str | Path = "human") -> pd.DataFrame:
     ----------
     source
         `"human"` (GENCODE v43 basic) or `"mouse"` (GENCODE vM33 basic): the table
-        `gencode.<release>.basic.gene_lengths.tsv.gz` is looked for in the folder `annotation` of
-        `settings.data_dir`, then in that of `settings.cache_dir`. When it is in neither, the annotation of that
-        release (a GTF file of some tens of MB) is downloaded from GENCODE, checked against the release's md5 sums, and the
-        table made of it is kept in the cache. Or the path of a `.gtf`, or of a table `.tsv` or `.csv` with the
-        columns below, each also as `.gz`.
+        `gencode.<release>.basic.gene_lengths.tsv.gz` is read from the folder `annotation` of `settings.data_dir`, or of
+        `settings.cache_dir`. When it is in neither, the annotation of that release (a GTF file of some tens of MB) is
+        downloaded from GENCODE, checked against the release's md5 sums, and converted; the table is kept in the cache.
+        Or the path of a `.gtf`, or of a table `.tsv` or `.csv` with the columns below, each also as `.gz`.
 
     Returns
     -------
@@ -31,9 +30,9 @@ def gene_lengths(source: str | Path = "human") -> pd.DataFrame:
     - `gene_name`: symbol
     - `gene_type`: such as `protein_coding`
     - `chromosome`
-    - `length`: bp covered by the exons of all transcripts of the gene; NaN where it is not known. Of `"human"` and
-      `"mouse"` the mitochondrial genes have none, as in the tables that SpaRED published: their transcripts are many
-      and change with the quality of the tissue, and TPM are shares of all transcripts
+    - `length`: bp covered by the exons of all transcripts of the gene; NaN where unknown. The mitochondrial genes of
+      `"human"` and `"mouse"` have none, as in the tables that SpaRED published: their transcripts are many and vary with
+      the quality of the tissue, and TPM are shares of all transcripts
 
     Raises
     ------
@@ -44,7 +43,7 @@ def gene_lengths(source: str | Path = "human") -> pd.DataFrame:
     ConnectionError
         The annotation is not on this machine and cannot be downloaded.
     OSError
-        The cache cannot be written to.
+        The cache is not writable.
 
     Notes
     -----

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.missing import missing_table
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 
+@accepts_spatialdata
 @docs.fill()
 def missing_share(
     adata: AnnData, *, mask_var: str | None = Key.var.selected, library_key: str | None = None

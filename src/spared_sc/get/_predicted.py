@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.predictions import prediction_key, prediction_keys
+from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
 def predicted(adata: AnnData, key: str | None = None) -> AnnData:
     """Predicted expression as an AnnData of its own, for `sc.pl` and `sq.pl`.
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, get_libraries
 from spared_sc._images.alignment import align_libraries
 from spared_sc.pl._marks import BLUE, VERMILION, check_panels, finish, make_grid
@@ -34,6 +35,7 @@ _COLOURS = {"on tissue": BLUE, "off tissue": VERMILION}
 _SMALLEST = 1 / 300  # diameter of the circles as a share of the image: spots of a large slide would be invisible
 
 
+@accepts_spatialdata
 @docs.fill()
 def alignment(
     adata: AnnData,

@@ -8,6 +8,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.completions import describe_method
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, listing
 from spared_sc.pl._marks import BLACK, BLUE, ORANGE, VERMILION, as_list, check_gene, height_in_points
 
@@ -35,6 +36,7 @@ _CHARACTERS = 12.5  # of the summary in an inch
 _LINE = 0.24  # inches, of the summary
 
 
+@accepts_spatialdata
 @docs.fill()
 def audit(
     adata: AnnData,

@@ -8,6 +8,7 @@ import scipy.sparse as sps
 from spared_sc._core import docs
 from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, dense, gene_mask, get_layer, get_libraries, listing
 from spared_sc.pl._marks import PANEL_WIDTH, check_layers, finish, series_style
 
@@ -25,6 +26,7 @@ _N_BINS = 30
 _LEGEND_ROWS = 20  # that fit the height of the figure
 
 
+@accepts_spatialdata
 @docs.fill()
 def batch_effect(
     adata: AnnData,

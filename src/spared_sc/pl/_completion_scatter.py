@@ -7,6 +7,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.completions import completed_layers, describe_layer
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, dense, gene_mask, get_detected, get_layer, listing
 from spared_sc.pl._marks import PANEL_WIDTH, as_list, check_panels, finish, make_panels, unit
 from spared_sc.pl._pairs import add_count_bar, agreement, bin_edges, draw_pairs
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _N_BINS = 60
 
 
+@accepts_spatialdata
 @docs.fill()
 def completion_scatter(
     adata: AnnData,

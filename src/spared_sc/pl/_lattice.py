@@ -7,6 +7,7 @@ import scipy.sparse as sps
 
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_lattice, get_libraries, listing
 from spared_sc.pl._marks import VERMILION, check_panels, finish, make_grid
 from spared_sc.pl._tissue import add_circles, draw_tissue, get_sections, in_points
@@ -30,6 +31,7 @@ _ALONE = VERMILION  # not in the scale of the other spots
 _TOUCHING = {"hex": 6, "grid": 8, "grid4": 4}  # neighbours of a spot in the middle of the tissue
 
 
+@accepts_spatialdata
 @docs.fill()
 def lattice(
     adata: AnnData,

@@ -7,6 +7,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.missing import missing_table
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.pl._marks import finish, make_axes, width_in_points
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _LABEL_SIZE = 7  # points: gene names stand upright, so this is also the width that one takes
 
 
+@accepts_spatialdata
 @docs.fill()
 def missing(
     adata: AnnData,

@@ -6,6 +6,7 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, gene_mask, listing
 from spared_sc.pl._marks import BLUE, finish, height_in_points, labelled, make_axes
 
@@ -18,6 +19,7 @@ _LABEL_SIZE = 8  # points
 _WINDOW = 0.1  # of the genes, for the running median of the expressed fraction
 
 
+@accepts_spatialdata
 @docs.fill()
 def moran_ranking(
     adata: AnnData,

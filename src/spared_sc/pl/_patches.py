@@ -6,6 +6,7 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_libraries, listing
 from spared_sc._images.resolve import resolve_patches
 from spared_sc.pl._marks import as_list, finish, keep_panels
@@ -24,6 +25,7 @@ _UNITS = {"spot": "spot diameters", "pixel": "pixels of the image", "um": "µm"}
 _LONGEST_NAME = 22  # characters that fit above a panel
 
 
+@accepts_spatialdata
 @docs.fill()
 def patches(
     adata: AnnData,

@@ -9,6 +9,7 @@ from spared_sc._core import docs
 from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.predictions import fitted_libraries, prediction_key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, get_detected, get_layer, listing
 from spared_sc._kernels import prediction_scores
 from spared_sc.pl._marks import VERMILION, as_list, check_gene, check_panels, finish, pcc_text, unit
@@ -43,6 +44,7 @@ _DIVERGING = "RdBu_r"
 _FITTED = {"train": "fitted to {}", "val": "fit chosen on {}", "seen": "target layer made with {}"}
 
 
+@accepts_spatialdata
 @docs.fill()
 def predicted(
     adata: AnnData,

@@ -8,6 +8,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.predictions import fitted_libraries, prediction_key, scored_libraries
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, dense, get_detected, get_layer, get_libraries, listing
 from spared_sc._kernels import prediction_scores
 from spared_sc.pl._marks import PANEL_WIDTH, as_list, check_gene, check_panels, finish, make_grid, unit
@@ -25,6 +26,7 @@ _N_BINS = 40
 _N_COLUMNS = 4
 
 
+@accepts_spatialdata
 @docs.fill()
 def prediction_scatter(
     adata: AnnData,

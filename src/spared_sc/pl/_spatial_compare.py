@@ -7,6 +7,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.completions import completed_layers, describe_layer, measured_layers
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, get_detected, get_layer
 from spared_sc.pl._marks import check_gene, check_layers, check_panels, finish, normalised_unit
 from spared_sc.pl._tissue import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@accepts_spatialdata
 @docs.fill()
 def spatial_compare(
     adata: AnnData,

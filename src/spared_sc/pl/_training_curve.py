@@ -7,6 +7,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, listing
 from spared_sc.pl._marks import BLUE, GREEN, PURPLE, VERMILION, finish, make_axes
 
@@ -23,6 +24,7 @@ _SIMPLER = {  # method in the record's score -> label, line, colour
 }
 
 
+@accepts_spatialdata
 @docs.fill()
 def training_curve(
     adata: AnnData,

@@ -11,6 +11,7 @@ from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record
 from spared_sc._core.report import logger
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.tl._resolve import check_device, resolve
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from spared_sc._kernels.sections import CompletionFunction
 
 
+@accepts_spatialdata
 @docs.fill()
 def audit_completion(
     adata: AnnData,

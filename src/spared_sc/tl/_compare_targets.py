@@ -9,6 +9,7 @@ from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import leak
 from spared_sc._core.record import shallow_copy
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc.tl._predict_expression import predict_expression
 from spared_sc.tl._score_prediction import score_prediction
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _LOSSES: tuple[Literal["all", "detected"], ...] = ("all", "detected")
 
 
+@accepts_spatialdata
 @docs.fill()
 def compare_targets(
     adata: AnnData,

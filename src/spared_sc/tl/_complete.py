@@ -10,6 +10,7 @@ from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key
 from spared_sc._core.report import logger, warn
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.tl._resolve import resolve, write
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _MISSING_GENES = 0.1  # share of a saved model's genes that the data may lack
 
 
+@accepts_spatialdata
 @docs.fill()
 def complete(
     adata: AnnData,

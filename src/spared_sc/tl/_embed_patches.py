@@ -11,6 +11,7 @@ from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record
 from spared_sc._core.report import logger
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import resolve_patches
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _KIND = "embedding"
 
 
+@accepts_spatialdata
 @docs.fill()
 def embed_patches(
     adata: AnnData,

@@ -11,6 +11,7 @@ from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.report import warn
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.tl._resolve import check_device, resolve, warn_of_no_floor
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _NOT_BY_DEFAULT = ("sme", "magic", "alra", "factor", "paper")  # need more, or t
 _TOGETHER = "all"  # in place of a library and its subject
 
 
+@accepts_spatialdata
 @docs.fill()
 def evaluate_completion(
     adata: AnnData,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.folds import split_fold
 from spared_sc.tl._fitted import FittedPredictor, fit_fold
 from spared_sc.tl._task import CLASSICAL, make_task
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
 @docs.fill()
 def fit_predictor(
     adata: AnnData,

@@ -9,6 +9,7 @@ import numpy as np
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record, write_columns
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.tl._resolve import resolve
 from spared_sc.tl._visible import VisibleData
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
 @docs.fill()
 def hide_entries(
     adata: AnnData,

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.tl._complete import complete
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
 @docs.fill()
 def median_complete(
     adata: AnnData,

@@ -10,6 +10,7 @@ from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, slots_of
 from spared_sc._core.report import logger, warn
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.metrics import FLOORS
 from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS
 from spared_sc.tl._cross_fit import cross_fit
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from spared_sc.tl._fitted import Prediction
 
 
+@accepts_spatialdata
 @docs.fill()
 def predict_expression(
     adata: AnnData,

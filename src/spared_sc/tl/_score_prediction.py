@@ -13,6 +13,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.lineage import unit_of
 from spared_sc._core.predictions import Predictions, get_predictions, scored_libraries
 from spared_sc._core.report import warn
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.folds import detected_in_training, plan
 from spared_sc.tl._task import get_spots
 
@@ -30,6 +31,7 @@ _ALL = "all"
 _LEAST_DONORS = 3  # to draw from
 
 
+@accepts_spatialdata
 @docs.fill()
 def score_prediction(
     adata: AnnData,

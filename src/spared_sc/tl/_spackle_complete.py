@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.tl._complete import complete
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@accepts_spatialdata
 @docs.fill()
 def spackle_complete(
     adata: AnnData,
