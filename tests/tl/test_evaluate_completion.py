@@ -590,3 +590,31 @@ def test_a_regime_that_hides_nothing_is_refused(ready):
     few.layers["log2tpm"] = few.X.copy()
     with pytest.raises(ValueError, match="'paper' hides 0 of the 2 detected entries"):
         sp.tl.evaluate_completion(few, methods=fill, regimes="paper", shares=(1e-6,), **QUICK)
+
+
+def test_completers_with_parameters_of_their_own(ready):
+    from spared_sc._models.completion.kernel import Kernel
+
+    tuned = sp.tl.evaluate_completion(ready, methods="kernel", regimes="paper", **QUICK)
+    same = sp.tl.evaluate_completion(ready, methods=Kernel(), regimes="paper", **QUICK)
+    pd.testing.assert_frame_equal(tuned, same)
+    methods = {
+        "narrow": Kernel(bandwidth=0.7, shrinkage=1.0),
+        "wide": Kernel(bandwidth=2.7, shrinkage=1.0),
+        "fill": fill,
+    }
+    scores = sp.tl.evaluate_completion(ready, methods=methods, regimes=("paper", "thinning"), **QUICK)
+    mse = scores[(scores["metric"] == "mse") & (scores["genes"] == "all")].groupby("method")["value"].mean()
+    assert set(mse.index) == {*methods, "floor_low", "floor_high"}
+    assert mse["narrow"] != mse["wide"]
+    assert set(scores.loc[scores["metric"] == "deviance", "method"]) == {"narrow", "wide"}
+
+
+def test_a_fitted_completer_is_refused(ready):
+    from spared_sc._models.completion.counts import CountsModel
+
+    class Fitted(CountsModel):
+        fitted = True
+
+    with pytest.raises(ValueError, match="'counts' is fitted.*unfitted"):
+        sp.tl.evaluate_completion(ready, methods=[Fitted()], regimes="paper", **QUICK)
