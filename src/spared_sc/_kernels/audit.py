@@ -10,11 +10,13 @@ import numpy as np
 from spared_sc._kernels.floor import noise_variances
 from spared_sc._kernels.lowrank import members
 from spared_sc._kernels.masking import hide_detected
-from spared_sc._kernels.metrics import WIDTH_90, poisson_deviance
+from spared_sc._kernels.metrics import WIDTH_90, poisson_deviance, ratio
 from spared_sc._kernels.truncated import truncated_moments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import scipy.sparse as sps
 
     from spared_sc._kernels.sections import CompletionFunction, Estimate, Sections
 
@@ -92,7 +94,7 @@ def audit(
     on_fit
         Called whenever the method was run, `n_masks + 1` times.
     """
-    blocks = divide_into_blocks(sections, np.random.default_rng([seed, 101]))
+    blocks = members(divide_into_blocks(sections, np.random.default_rng([seed, 101])))
     errors = _Errors(sections, seed)
     for mask in range(n_masks):
         hidden = hide_detected(sections.known, _HIDDEN_SHARE, np.random.default_rng([seed, 104, 1 + mask]))
@@ -134,7 +136,7 @@ class _Errors:
             inside = np.abs(estimate.values - truth) <= WIDTH_90 * estimate.sd
             self.covered.append(inside[hidden].mean())
 
-    def sums(self, blocks: np.ndarray) -> dict[str, np.ndarray]:
+    def sums(self, blocks: sps.csr_matrix) -> dict[str, np.ndarray]:
         """Sums over the spots of every block, (n_blocks, n_genes); depth alone is the better of its two estimates."""
         squares = dict(self.squares)
         counts = squares.pop("mse_counts")
@@ -142,7 +144,7 @@ class _Errors:
             better = counts.sum(axis=0) < squares["mse_depth_only"].sum(axis=0)
             squares["mse_depth_only"] = np.where(better, counts, squares["mse_depth_only"])
         squares["floor"] = self.noise
-        return {name: _by_block(values, blocks) for name, values in squares.items()}
+        return {name: blocks @ values for name, values in squares.items()}
 
 
 def _values_at_depth(visible: Sections, simple: Mapping[str, Estimate]) -> np.ndarray:
@@ -152,10 +154,10 @@ def _values_at_depth(visible: Sections, simple: Mapping[str, Estimate]) -> np.nd
     """
     counts = visible.need_counts().values.astype(float)
     rate, of_library, of_all = (_rate(simple[name]) for name in ("depth_only", "additive", "gene_mean"))
-    rate *= _ratio(of_library, of_all, default=1.0) / (1 - _HIDDEN_SHARE)
+    rate *= ratio(of_library, of_all, default=1.0) / (1 - _HIDDEN_SHARE)
     squares = (rate**2).sum(axis=0)
     excess = (counts**2).sum(axis=0) / (1 - _HIDDEN_SHARE) - squares - rate.sum(axis=0)
-    size = 1 / np.maximum(_ratio(excess, squares, default=0.0), 1e-3)
+    size = 1 / np.maximum(ratio(excess, squares, default=0.0), 1e-3)
     return truncated_moments(rate, size, visible.count_scale())[0]
 
 
@@ -179,7 +181,7 @@ def _compare_halves(
     sections: Sections,
     method: CompletionFunction,
     depth_only: CompletionFunction,
-    blocks: np.ndarray,
+    blocks: sps.csr_matrix,
     rng: np.random.Generator,
 ) -> _Halves:
     half, other = sections.thinned(rng)
@@ -194,10 +196,10 @@ def _compare_halves(
         for values, total in ((counts.values, depth), (other, other_depth))
     )
     spread = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
-    correlation = _ratio((first * second).sum(axis=0), spread, default=0.0)
+    correlation = ratio((first * second).sum(axis=0), spread, default=0.0)
 
     def deviance(rate: np.ndarray) -> np.ndarray:
-        return _by_block(poisson_deviance(other, rate * scale), blocks)
+        return blocks @ poisson_deviance(other, rate * scale)
 
     return _Halves(
         None if estimate.rate is None else deviance(estimate.rate),
@@ -207,15 +209,17 @@ def _compare_halves(
     )
 
 
-def _judge(sections: Sections, errors: _Errors, halves: _Halves, blocks: np.ndarray, rng: np.random.Generator) -> Audit:
+def _judge(
+    sections: Sections, errors: _Errors, halves: _Halves, blocks: sps.csr_matrix, rng: np.random.Generator
+) -> Audit:
     n, squares = errors.n.sum(axis=0), errors.sums(blocks)
-    columns = {name: _ratio(values.sum(axis=0), n) for name, values in squares.items()}
+    columns = {name: ratio(values.sum(axis=0), n) for name, values in squares.items()}
     by_depth = columns["mse_depth_only"] <= columns["mse_additive"]
     reference = np.where(by_depth, squares["mse_depth_only"], squares["mse_additive"])
     # Over all genes together, the simple completer with the smaller error is the reference.
     over_genes = {name: values.sum(axis=1, keepdims=True) for name, values in squares.items()}
     best = min((over_genes["mse_depth_only"], over_genes["mse_additive"]), key=np.sum)
-    n_blocks = blocks.max() + 1
+    n_blocks = blocks.shape[0]
     weights = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), _N_BOOTSTRAP)
     skill = _skill(squares["mse"], reference, weights)
     overall = _skill(over_genes["mse"], best, weights)
@@ -265,17 +269,12 @@ def discoveries(chance: np.ndarray) -> np.ndarray:
     return result
 
 
-def _by_block(values: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """Sums over the spots of every block, (n_blocks, n_genes)."""
-    return members(blocks) @ values
-
-
 def _skill(squares: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> _Skill:
     """_Skill from sums over blocks, (n_blocks, n_genes), and weights of the blocks in every resample."""
-    drawn = 1 - _ratio(weights @ squares, weights @ reference)
+    drawn = 1 - ratio(weights @ squares, weights @ reference)
     low, high = np.nanquantile(np.nan_to_num(drawn), [0.025, 0.975], axis=0)
     return _Skill(
-        value=1 - _ratio(squares.sum(axis=0), reference.sum(axis=0)),
+        value=1 - ratio(squares.sum(axis=0), reference.sum(axis=0)),
         low=low,
         high=high,
         chance=(1 + (drawn <= 0).sum(axis=0)) / (1 + len(weights)),
@@ -287,7 +286,3 @@ def _within_libraries(values: np.ndarray, library: np.ndarray) -> np.ndarray:
     of_library = members(library)
     mean = (of_library @ values) / np.asarray(of_library.sum(axis=1)).reshape(-1, 1)
     return values - mean[library]
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, *, default: float = np.nan) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), default), where=denominator > 0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._kernels.bootstrap import library_weights
+from spared_sc._kernels.metrics import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +117,5 @@ def _quantities(means: np.ndarray) -> dict[str, np.ndarray]:
     method, baseline = means[..., 0], means[..., 1]
     result = {"ratio": method / baseline, "difference": method - baseline}
     for end, name in enumerate(QUANTITIES[2:]):
-        excess = baseline - means[..., 2 + end]
-        result[name] = np.divide(baseline - method, excess, out=np.full_like(excess, np.nan), where=excess > 0)
+        result[name] = ratio(baseline - method, baseline - means[..., 2 + end])
     return result

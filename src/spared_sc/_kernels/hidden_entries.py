@@ -123,7 +123,7 @@ class Hidden:
         n = self.n @ self.truth.members
         sums = [self._by_gene(variance[self.hidden]) @ self.truth.members for variance in self.truth.variances]
         for name, end in zip(metrics.FLOORS, (np.minimum(*sums), np.maximum(*sums)), strict=True):
-            for score in self.truth.table("mse", _ratio(end, n), n):
+            for score in self.truth.table("mse", metrics.ratio(end, n), n):
                 yield name, score
 
     def is_below_floor(self, estimate: Estimate) -> bool:
@@ -140,10 +140,10 @@ class Hidden:
         filled = estimate.values[self.hidden].astype(np.float64)
         error = filled - self.values
         squares = self._by_gene(error**2)
-        mse = _ratio(squares @ members, n)
+        mse = metrics.ratio(squares @ members, n)
         yield from truth.table("mse", mse, n)
-        yield from truth.table("mae", _ratio(self._by_gene(np.abs(error)) @ members, n), n)
-        yield from truth.table("r2", 1 - _ratio(squares @ members, self.squares_of_mean @ members), n)
+        yield from truth.table("mae", metrics.ratio(self._by_gene(np.abs(error)) @ members, n), n)
+        yield from truth.table("r2", 1 - metrics.ratio(squares @ members, self.squares_of_mean @ members), n)
         pcc = metrics.grouped_pearson(filled, self.values, self.cell, self.n.size).reshape(self.n.shape)
         yield from truth.table("pcc", *self._over_genes(pcc, self.n))
         pooled = metrics.grouped_pearson(filled, self.values, self.gene, self.n.shape[1])[None]
@@ -155,7 +155,7 @@ class Hidden:
     def _over_genes(self, values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean over the genes of every group that have a value, and the sum of their n."""
         has, members = np.isfinite(values), self.truth.members
-        return _ratio(np.where(has, values, 0) @ members, has @ members), (n * has) @ members
+        return metrics.ratio(np.where(has, values, 0) @ members, has @ members), (n * has) @ members
 
     def _structure(self, estimate: Estimate) -> Iterator[Score]:
         """Change of spatial structure and of correlations between genes by the filled values."""
@@ -182,7 +182,7 @@ class Hidden:
         truth, members = self.truth, self.truth.members
         n = self.n @ members
         inside = np.abs(error) <= metrics.WIDTH_90 * sd
-        yield from truth.table("crps", _ratio(self._by_gene(metrics.gaussian_crps(error, sd)) @ members, n), n)
+        yield from truth.table("crps", metrics.ratio(self._by_gene(metrics.gaussian_crps(error, sd)) @ members, n), n)
         constant = np.empty(n.shape)
         of_decile, n_decile = np.zeros((2, 10, *n.shape))
         for group, genes in enumerate(truth.groups.values()):
@@ -195,10 +195,10 @@ class Hidden:
                     decile = metrics.decile(filled[here])
                     n_decile[:, code, group] = np.bincount(decile, minlength=10)
                     of_decile[:, code, group] = np.bincount(decile, inside[here], 10)
-        yield from truth.table("crps_constant", _ratio(constant, n), n)
-        yield from truth.table("coverage_90", _ratio(self._by_gene(inside) @ members, n), n)
+        yield from truth.table("crps_constant", metrics.ratio(constant, n), n)
+        yield from truth.table("coverage_90", metrics.ratio(self._by_gene(inside) @ members, n), n)
         for number in range(10):
-            share = _ratio(of_decile[number], n_decile[number])
+            share = metrics.ratio(of_decile[number], n_decile[number])
             yield from truth.table(f"coverage_90_d{number + 1}", share, n_decile[number])
 
 
@@ -233,7 +233,7 @@ class Thinned:
         deviance = metrics.poisson_deviance(self.counts, rate)
         sums = np.array([deviance[rows].sum(axis=0) for rows in truth.rows])
         n = np.array([np.full(rate.shape[1], rows.size) for rows in truth.rows]) @ members
-        yield from truth.table("deviance", _ratio(sums @ members, n), n)
+        yield from truth.table("deviance", metrics.ratio(sums @ members, n), n)
         counts, expected, n = np.zeros((3, 10, 1, len(truth.groups)))
         for group, genes in enumerate(truth.groups.values()):
             predicted = rate[:, genes].ravel().astype(np.float64)
@@ -242,10 +242,5 @@ class Thinned:
             expected[:, 0, group] = np.bincount(decile, predicted, 10)
             n[:, 0, group] = np.bincount(decile, minlength=10)
         for number in range(10):
-            ratio = _ratio(counts[number], expected[number])
+            ratio = metrics.ratio(counts[number], expected[number])
             yield from truth.table(f"calibration_d{number + 1}", ratio, n[number], library=TOGETHER)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotient, NaN where the denominator is zero."""
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

@@ -18,6 +18,11 @@ _LEAST_RATE = 1e-9  # an expected count of zero is taken for this, so that a cou
 _CONSTANT = 1e-12  # variance relative to the mean square, below which values are constant but for rounding
 
 
+def ratio(numerator: np.ndarray, denominator: np.ndarray, *, default: float = np.nan) -> np.ndarray:
+    """Quotient, and the default where the denominator is not above zero."""
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), default), where=denominator > 0)
+
+
 def masked_mse(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> float:
     """Mean squared error over the entries where `mask` is true; NaN where there are none."""
     if not mask.any():
