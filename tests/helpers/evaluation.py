@@ -37,7 +37,7 @@ def registers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Sections]]:
 
     def register(function: CompletionFunction, name: str = "fake") -> list[Sections]:
         class Fake(Completer):
-            about = About(name=name, where=f"{__name__}:{name}")
+            about = About(name, f"{__name__}:{name}", "a toy")
 
             def complete(self, sections, compute):
                 seen.append(sections)

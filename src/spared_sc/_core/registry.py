@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class About:
     """What is known of a method before it is imported."""
 
     name: str
     where: str  # "module:Class"; a module that begins with a dot lies below the registry's package
+    summary: str  # what it does, in a sentence
     needs: tuple[str, ...] = ()  # what it takes of the data
     paper: str = ""  # where it is described
-    summary: str = ""  # what it does, in a sentence
     pretrained: str = ""  # weights that training starts from, with their licence
 
 

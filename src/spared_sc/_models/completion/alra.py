@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from spared_sc._core.params import parameter
 from spared_sc._kernels import lowrank
-from spared_sc._kernels.sections import Estimate
-from spared_sc._models.completion.base import SimpleCompleter
-from spared_sc._models.completion.registry import COMPLETERS
-
-if TYPE_CHECKING:
-    from spared_sc._core.compute import Compute
-    from spared_sc._core.registry import About
-    from spared_sc._kernels.sections import Sections
+from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter, parameter
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,22 +1,31 @@
-"""Interface of a completion method: sections in, an estimate of every entry out."""
+"""Interface of a completion method, and all names that a file with a method needs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from spared_sc._core.params import Allowed, allowed_of, check_params
-from spared_sc._kernels.sections import Estimate
+from spared_sc._core.compute import Compute
+from spared_sc._core.params import Allowed, allowed_of, check_params, parameter
+from spared_sc._core.registry import About
+from spared_sc._kernels.sections import Estimate, Sections
+from spared_sc._models.completion.registry import COMPLETERS
 
-if TYPE_CHECKING:
-    from spared_sc._core.compute import Compute
-    from spared_sc._core.registry import About
-    from spared_sc._kernels.sections import Sections
-
+__all__ = [
+    "COMPLETERS",
+    "About",
+    "Completer",
+    "Compute",
+    "Estimate",
+    "FittedCompleter",
+    "Sections",
+    "SimpleCompleter",
+    "parameter",
+]
 SPLITS = ("train", "val", "test")
 
 

@@ -10,16 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from spared_sc._core.params import parameter
 from spared_sc._kernels.masking import hide_spots
 from spared_sc._kernels.regression import poisson_regression
-from spared_sc._kernels.sections import Estimate
 from spared_sc._kernels.stack import cross_fit, ridge_stack
 from spared_sc._models import checkpoint as files
-from spared_sc._models.completion.base import FittedCompleter
+from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, FittedCompleter, Sections, parameter
 from spared_sc._models.completion.factor import FactorParams, fit_factor
 from spared_sc._models.completion.features import base_features, tune_all
-from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.training import Fit, curve, fit, local_seed, n_weights, network_from, resolve_device
 
 if TYPE_CHECKING:
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
-    from spared_sc._core.compute import Compute
-    from spared_sc._core.registry import About
-    from spared_sc._kernels.sections import Sections
     from spared_sc._models.completion.trial import Tuned
 
 _VALIDATE_EVERY = 50

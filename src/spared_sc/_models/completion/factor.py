@@ -12,21 +12,15 @@ import scipy.sparse as sps
 import torch
 from scipy.special import expit
 
-from spared_sc._core.params import parameter
 from spared_sc._core.report import warn
-from spared_sc._kernels.sections import Estimate
 from spared_sc._kernels.truncated import truncated_moments
-from spared_sc._models.completion.base import Completer
-from spared_sc._models.completion.registry import COMPLETERS
+from spared_sc._models.completion.base import COMPLETERS, About, Completer, Compute, Estimate, Sections, parameter
 from spared_sc._models.training import kept_threads, local_seed, resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from spared_sc._core.compute import Compute
-    from spared_sc._core.registry import About
     from spared_sc._kernels.lattice import Lattice
-    from spared_sc._kernels.sections import Sections
 
 _LIMITS = -12.0, 12.0  # of the logarithm of an expected count
 _CHUNK = 1 << 22  # entries whose likelihood is computed at once

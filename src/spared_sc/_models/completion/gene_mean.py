@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from spared_sc._kernels import lowrank
-from spared_sc._kernels.sections import Estimate
-from spared_sc._models.completion.base import SimpleCompleter
+from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter
 from spared_sc._models.completion.rates import rates_of
-from spared_sc._models.completion.registry import COMPLETERS
-
-if TYPE_CHECKING:
-    from spared_sc._core.compute import Compute
-    from spared_sc._core.registry import About
-    from spared_sc._kernels.sections import Sections
 
 
 @dataclass(kw_only=True, eq=False)

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from spared_sc._core.params import parameter
-from spared_sc._kernels.sections import Estimate
-from spared_sc._models.completion.base import SimpleCompleter
+from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter, parameter
 from spared_sc._models.completion.rates import RateTrial, rates_of
-from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.completion.trial import BANDWIDTHS, AdditiveFit, Trial
-
-if TYPE_CHECKING:
-    from spared_sc._core.compute import Compute
-    from spared_sc._core.registry import About
-    from spared_sc._kernels.sections import Sections
 
 
 @dataclass(kw_only=True, eq=False)

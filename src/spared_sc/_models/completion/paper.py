@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from spared_sc._core.params import parameter
 from spared_sc._kernels.lowrank import gene_means
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.median import adaptive_median
 from spared_sc._kernels.metrics import masked_mse
-from spared_sc._kernels.sections import Estimate
 from spared_sc._models.checkpoint import data_hash
-from spared_sc._models.completion.base import FittedCompleter
-from spared_sc._models.completion.registry import COMPLETERS
+from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, FittedCompleter, Sections, parameter
 from spared_sc._models.training import (
     SEARCH,
     Fit,
@@ -35,9 +32,6 @@ from spared_sc._models.training import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from spared_sc._core.compute import Compute
-    from spared_sc._core.registry import About
-    from spared_sc._kernels.sections import Sections
 
 _VALIDATE_EVERY = 50
 _VALIDATION_SPOTS = 4096  # enough for a stable error, however large the collection

@@ -51,7 +51,9 @@ class ImageRegression(NetworkPredictor[RegressionNet]):
         Whether a prediction is the mean over the eight symmetries of the patch.
     """
 
-    about: ClassVar[About] = About(name="image_regression", where=f"{__name__}:ImageRegression", needs=("patches",))
+    about: ClassVar[About] = About(
+        "image_regression", f"{__name__}:ImageRegression", "image network with a linear layer", needs=("patches",)
+    )
     backbone: str = "torchvision:shufflenet_v2_x0_5"
     start_at_mean: bool = parameter(False, choices=(False, True))
     symmetries: bool = parameter(False, choices=(False, True))
