@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from helpers import KEY
-from spared_sc.tl._sections import resolve
+from spared_sc._core.compute import Compute
+from spared_sc._models.completion.registry import COMPLETERS
+from spared_sc.tl._resolve import resolve
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spared_sc._kernels.sections import Sections
+    from spared_sc._kernels.sections import Estimate, Sections
 
 WITH_RATE = {
     "gene_mean", "library_gene_mean", "depth_only", "additive", "neighbor_mean", "kernel", "soft_impute",
@@ -43,3 +45,9 @@ def residual_of(sections: Sections) -> np.ndarray:
     """Known values around each gene's mean, zero elsewhere."""
     mean = sections.values.sum(axis=0) / sections.known.sum(axis=0)
     return np.where(sections.known, sections.values - mean, 0).astype(np.float32)
+
+
+def estimate_of(name: str, sections: Sections, *, seed: int = 0, **params) -> Estimate:
+    """Estimate of a registered method."""
+    compute = Compute(device="cpu", seed=seed, show_progress_bar=False)
+    return COMPLETERS.make(name, params).complete(sections, compute)

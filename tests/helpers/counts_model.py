@@ -10,7 +10,8 @@ import torch
 
 import spared_sc as sp
 from helpers import KEY
-from spared_sc.tl._sections import resolve
+from spared_sc._core.compute import Compute
+from spared_sc.tl._resolve import resolve
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 
-
-HOW = {"device": CPU, "seed": 0, "show_progress_bar": False}
+COMPUTE = Compute(device="cpu", show_progress_bar=False)
 
 
 def synthetic(n_libraries=2, n_genes=20, shape=(8, 8), depth=100, **options) -> ad.AnnData:

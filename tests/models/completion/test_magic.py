@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from spared_sc._kernels.baselines import BASELINES
 
 import spared_sc as sp
 from helpers import KEY
 from helpers.completion import SECTIONS, sections_of
-from spared_sc._kernels.baselines import BASELINES
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from spared_sc._kernels.baselines import BASELINES
 
 from helpers.completion import SECTIONS, sections_of
 from spared_sc._kernels import baselines
-from spared_sc._kernels.baselines import BASELINES
 from spared_sc._kernels.masking import hide_detected
 
 if TYPE_CHECKING:

@@ -1,10 +1,7 @@
-"""The completion that models counts: fit, layers, saving, whole spots."""
+"""The counts model: fit, layers, checkpoints, whole spots."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import pickle
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,10 +12,10 @@ import scipy.sparse as sps
 import torch
 
 import spared_sc as sp
-from helpers import KEY, dense
+from helpers import KEY, dense, spackle
+from helpers.completion import estimate_of
 from helpers.counts_model import (
-    CPU,
-    HOW,
+    COMPUTE,
     correlation_within_genes,
     resolved,
     sections_of,
@@ -28,16 +25,13 @@ from helpers.counts_model import (
 )
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.truncated import truncated_moments
-from spared_sc._models import checkpoint, training
-from spared_sc._models.completion import residual
-from spared_sc._models.completion.factor import FactorParams
-from spared_sc.tl import _completers
+from spared_sc._models import training
+from spared_sc._models.completion import counts
+from spared_sc._models.completion.counts import CountsModel
+from spared_sc._models.completion.features import tune_all
 
 if TYPE_CHECKING:
     from spared_sc._kernels.sections import Sections
-
-
-QUICK = {**KEY, "n_steps": 4, "device": "cpu", "copy": True}
 
 
 LAYERS = ("spackle", "spackle_rate", "spackle_sd")
@@ -55,7 +49,7 @@ def adata(made) -> ad.AnnData:
 
 
 def complete(adata, **options) -> ad.AnnData:
-    return sp.tl.spackle_complete(adata, **{**QUICK, **options})
+    return spackle.complete(adata, "counts", **options)
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +62,27 @@ def hidden(small) -> np.ndarray:
     return hide_detected(small.known, 0.3, np.random.default_rng(0))
 
 
-TINY = residual.ResidualParams(n_steps=20, factor=FactorParams(n_steps=8))
+def tiny(**params) -> CountsModel:
+    return CountsModel(**{"n_steps": 8, **params})
+
+
+def fitted(sections, compute=COMPUTE, **params) -> counts.Fitted:
+    model = tiny(**params)
+    model.fit(sections, None, compute)
+    return model.learned
 
 
 def pairs_of(sections, tuned, monkeypatch):
     """Features and targets, by entry; parameters of the simple estimates are given."""
-    monkeypatch.setattr(residual, "tune_all", lambda *args: tuned)
-    columns, target, names, _ = residual._pairs(sections, TINY, CPU, 0, False, None, {})
-    return columns, target, names
+    monkeypatch.setattr(counts, "tune_all", lambda *args: tuned)
+    pairs = tiny()._pairs(sections, COMPUTE, {})
+    return pairs.columns, pairs.target, pairs.names
 
 
 @pytest.mark.parametrize("with_counts_too", [False, True])
 def test_estimates_of_an_entry_do_not_know_it(adata, small, monkeypatch, with_counts_too):
-    sections = small if with_counts_too else replace(small, counts=None, depth=None, total=None)
-    tuned = residual.tune_all(sections, 0)
+    sections = small if with_counts_too else replace(small, counts=None, total=None)
+    tuned = tune_all(sections, 0)
     columns, target, names = pairs_of(sections, tuned, monkeypatch)
     assert ("factor" in names) == with_counts_too
     rows, genes = np.nonzero(sections.known)
@@ -114,8 +115,7 @@ def test_estimates_of_hidden_entries_do_not_know_them(adata, hidden):
     for sections in (found.sections, sections_of(other)):
         visible = sections.without(hidden)
         visible = replace(visible, values=visible.values.round(3))  # the rounding of float32 must not decide
-        fitted = residual.fit_residual(visible, TINY, **HOW)
-        estimates.append(residual.complete_residual(fitted, visible, **HOW))
+        estimates.append(tiny(n_steps=20).complete(visible, COMPUTE))
     for name in ("values", "rate", "sd"):
         one, two = (getattr(estimate, name) for estimate in estimates)
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
@@ -123,12 +123,13 @@ def test_estimates_of_hidden_entries_do_not_know_them(adata, hidden):
 
 def test_score_is_of_entries_that_nothing_learned_from(small, monkeypatch):
     """A tenth of the pairs: other targets there change the score and nothing else."""
-    columns, target, names, tuned = residual._pairs(small, TINY, CPU, 0, False, None, {})
+    pairs = tiny()._pairs(small, COMPUTE, {})
+    columns, target, names = pairs.columns, pairs.target, pairs.names
     part = np.random.default_rng([0, 2]).choice(3, size=len(target), p=[0.8, 0.1, 0.1])
 
     def fit(target):
-        monkeypatch.setattr(residual, "_pairs", lambda *args: (columns, target, names, tuned))
-        return residual.fit_residual(small, TINY, **HOW)
+        monkeypatch.setattr(CountsModel, "_pairs", lambda *args: replace(pairs, target=target))
+        return fitted(small, n_steps=20)
 
     expected = fit(target)
     assert expected.score["n_entries"] == (part == 2).sum() == pytest.approx(0.1 * len(target), rel=0.3)
@@ -156,9 +157,8 @@ def full_fit():
     found = resolved(adata)
     hidden = hide_detected(found.sections.known, 0.2, np.random.default_rng(1))
     visible = found.sections.without(hidden)
-    run = _completers.make_run(0, device="cpu", show_progress_bar=False)
     true = adata.layers["rate"][found.order][:, found.genes].astype(float)
-    return found.sections, hidden, _completers.complete("residual", visible, run), true
+    return found.sections, hidden, CountsModel().complete(visible, COMPUTE), true
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def test_hidden_entries_are_estimated_better_than_by_simple_means_and_no_better_
         return np.mean((values[hidden] - truth) ** 2)
 
     others = {
-        name: error(_completers.complete(name, visible, _completers.Run()).values)
+        name: error(estimate_of(name, visible).values)
         for name in ("gene_mean", "additive", "kernel", "soft_impute_kernel")
     }
     best, _ = truncated_moments(true, np.full(true.shape[1], np.inf), visible.count_scale())
@@ -196,17 +196,16 @@ def test_standard_deviations_are_those_of_the_errors(full_fit):
 def test_expected_counts_are_calibrated(full_fit):
     sections, _, _, true = full_fit
     half, other = sections.thinned(np.random.default_rng(5))
-    run = _completers.make_run(0, device="cpu", show_progress_bar=False)
-    rate = _completers.complete("residual", half, run).rate
-    assert rate.sum() == pytest.approx(half.counts.sum(), rel=0.05)
-    expected = rate * (sections.depth / half.depth - 1)[:, None]
+    rate = CountsModel().complete(half, COMPUTE).rate
+    assert rate.sum() == pytest.approx(half.counts.values.sum(), rel=0.05)
+    expected = rate * (sections.counts.depth / half.counts.depth - 1)[:, None]
     assert 0.9 < other.sum() / expected.sum() < 1.1
     third = np.digitize(rate, np.quantile(rate, [1 / 3, 2 / 3]))
     for i in range(3):
         assert 0.85 < other[third == i].sum() / expected[third == i].sum() < 1.15
     # zeros count: it is the rate and not the expression given detection
     ours = correlation_within_genes(np.log(rate), true, sections.library)
-    kernel = _completers.complete("kernel", half, _completers.Run()).rate
+    kernel = estimate_of("kernel", half).rate
     assert ours > correlation_within_genes(np.log(kernel), true, sections.library) > 0.5
 
 
@@ -235,35 +234,39 @@ def test_layers_that_are_written(adata, container):
         assert sps.issparse(result.layers[name]) == (container is sps.csr_matrix)
     assert sps.issparse(result.layers["spackle_rate"])
     record = result.uns["spared_sc"]["spackle"]
-    assert record["params"]["model"] == "residual"
+    assert record["params"]["method"] == "counts"
     assert record["params"]["fitted"] == "here"
     assert record["genes"].tolist() == adata.var_names[mine].tolist()
     assert record["n_parameters"] > 1000
     assert record["training"]["step"].tolist() == [4]
-    assert {"residual", "stack", "factor", "additive", "n_entries"} <= record["score"].keys()
+    assert {"counts", "stack", "factor", "additive", "n_entries"} <= record["score"].keys()
     assert record["tuned"].keys() >= {"additive", "soft_impute", "ridge"}
 
 
-def test_hyperparameters_are_recorded_and_have_their_say(adata):
+def test_parameters_are_recorded_and_have_their_say(adata):
     given = {"n_steps": 6, "dropout": 0.3, "train_batch_size": 64, "learning_rate": 0.01, "patience": 3}
-    result, plain = complete(adata, **given), complete(adata, n_steps=6)
-    ours, default = (a.uns["spared_sc"]["spackle"]["hyperparameters"] for a in (result, plain))
+    result, plain = complete(adata, params=given), complete(adata, params={"n_steps": 6})
+    ours, default = (a.uns["spared_sc"]["spackle"]["params"]["method_params"] for a in (result, plain))
     assert {name: ours[name] for name in given} == given
-    assert ours["factor"]["n_steps"] == default["factor"]["n_steps"] == 6
-    assert default["train_batch_size"] == 2048
+    assert default == {**CountsModel().params(), "n_steps": 6}
     assert abs(result.layers["spackle"] - plain.layers["spackle"]).max() > 1e-4
+
+
+def test_the_count_model_takes_no_more_steps_than_the_network():
+    assert CountsModel(n_steps=6).factor.n_steps == 6
+    assert CountsModel().factor.n_steps == 400
 
 
 @pytest.mark.parametrize("name", ["n_rings", "mask_share", "precomplete", "loss", "n_layers", "n_heads", "feedforward"])
 def test_parameters_of_the_other_model_are_refused(adata, name):
     value = {"mask_share": 0.3, "precomplete": True, "loss": "all"}.get(name, 1)
-    with pytest.raises(ValueError, match=f"'{name}' only concern model='paper': leave them out, or pass that model"):
-        sp.tl.spackle_complete(adata, **KEY, **{name: value})
+    with pytest.raises(TypeError, match=f"'counts' has no parameter '{name}'.*n_folds.*dropout"):
+        sp.tl.spackle_complete(adata, **KEY, model_params={name: value})
     assert "spackle" not in adata.layers
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("params", "message"),
     [
         ({"learning_rate": "search"}, "learning_rate='search'"),
         ({"learning_rate": 0}, "learning_rate=0 cannot"),
@@ -271,17 +274,18 @@ def test_parameters_of_the_other_model_are_refused(adata, name):
         ({"patience": 0}, "patience=0 cannot"),
         ({"train_batch_size": 2.5}, "train_batch_size=2.5 cannot"),
         ({"n_steps": 0}, "n_steps=0 cannot"),
+        ({"n_folds": 1}, "n_folds=1 cannot"),
     ],
 )
-def test_parameters_out_of_range(adata, options, message):
+def test_parameters_out_of_range(adata, params, message):
     with pytest.raises(ValueError, match=message):
-        sp.tl.spackle_complete(adata, **KEY, **options)
+        sp.tl.spackle_complete(adata, **KEY, model_params=params)
 
 
 @pytest.mark.parametrize("suffix", ["", "_rate", "_sd"])
 def test_layers_of_the_user_are_not_overwritten(adata, suffix):
     adata.layers[f"mine{suffix}"] = adata.X.copy()
-    with pytest.raises(ValueError, match=f'layers\\["mine{suffix}"\\] exists and was not written by spared_sc'):
+    with pytest.raises(ValueError, match=rf'layers\["mine{suffix}"\] exists'):
         complete(adata, key_added="mine")
 
 
@@ -305,7 +309,8 @@ def test_one_seed_gives_one_result_whatever_the_order_of_spots_and_libraries(ada
 def test_without_counts_there_are_no_rates(adata):
     adata.layers["detected"] = adata.X > 0
     adata.X = None
-    result = complete(adata)
+    with pytest.warns(UserWarning, match="expected counts are not estimated"):
+        result = complete(adata)
     assert set(result.layers) - set(adata.layers) == {"spackle", "spackle_sd"}
     detected = dense(adata.layers["detected"])
     values, sd = (dense(result.layers[name]) for name in ("spackle", "spackle_sd"))
@@ -339,7 +344,7 @@ def test_any_layer_can_be_completed(name):
     visible = np.where(hidden, 0, adata.X.toarray())
     given = ad.AnnData(sps.csr_matrix(visible), obs=adata.obs, var=adata.var[[]])
     given.layers["mine"] = np.where(hidden, 0, values).astype(np.float32)
-    result = complete(given, layer="mine", n_steps=200)
+    result = complete(given, layer="mine", params={"n_steps": 200})
     filled = result.layers["spackle"]
     assert filled.dtype == np.float32
     assert all(np.isfinite(dense(result.layers[layer])).all() for layer in LAYERS)
@@ -353,13 +358,13 @@ def test_any_layer_can_be_completed(name):
 
 def test_values_too_large_to_compute_with(adata):
     adata.layers["huge"] = adata.layers["log2tpm"] * np.float32(1e30)
-    with pytest.raises(FloatingPointError, match="check that the layer holds no extreme values"):
+    with pytest.raises(FloatingPointError, match="extreme values"):
         complete(adata, layer="huge")
 
 
 def test_too_few_detected_entries(adata):
-    with pytest.raises(ValueError, match=r"too few detected entries to hold any out \(\d+ in 3 spots\)"):
-        with pytest.warns(UserWarning, match="detected in no spot to learn from"):
+    with pytest.raises(ValueError, match=r"too few detected entries .*\(\d+ in 3 spots\)"):
+        with pytest.warns(UserWarning, match="detected in no spot"):
             complete(adata[:3].copy())
 
 
@@ -368,7 +373,7 @@ def test_train_libraries_learn_from_nobody_else():
     names = dict(zip(adata.obs["library_id"].cat.categories, ["train", "val", "train", "test"], strict=True))
     adata.obs["split"] = adata.obs["library_id"].map(names).astype(str)
     rows = {name: (adata.obs["split"] == name).to_numpy() for name in ("train", "val", "test")}
-    expected = complete(adata, n_steps=8)
+    expected = complete(adata, params={"n_steps": 8})
     for name in LAYERS:
         values = dense(expected.layers[name])
         assert np.isfinite(values).all()
@@ -379,7 +384,7 @@ def test_train_libraries_learn_from_nobody_else():
     def after_a_change(split, **options) -> ad.AnnData:
         counts = adata.X.toarray()
         counts[rows[split]] = counts[rows[split]][:, ::-1] + 2 * (counts[rows[split]][:, ::-1] > 0)
-        return complete(with_counts(adata, counts), n_steps=8, **options)
+        return complete(with_counts(adata, counts), params={"n_steps": 8}, **options)
 
     def differs(one, other, split) -> bool:
         changed = {
@@ -399,7 +404,9 @@ def test_train_libraries_learn_from_nobody_else():
     result = after_a_change("train")
     assert all(differs(result, expected, name) for name in rows)
     # without the split they do
-    assert differs(after_a_change("test", split_key=None), complete(adata, n_steps=8, split_key=None), "train")
+    assert differs(
+        after_a_change("test", split_key=None), complete(adata, params={"n_steps": 8}, split_key=None), "train"
+    )
 
 
 def test_a_gene_that_train_libraries_did_not_detect_stays(adata):
@@ -408,9 +415,7 @@ def test_a_gene_that_train_libraries_did_not_detect_stays(adata):
     counts[(adata.obs["split"] == "train").to_numpy(), 0] = 0
     counts[-1, 0] = 1
     adata = with_counts(adata, counts)
-    with pytest.warns(
-        UserWarning, match="1 genes are detected in no spot to learn from and stay as they are .*Gene001"
-    ):
+    with pytest.warns(UserWarning, match="1 genes are detected in no spot .*Gene001"):
         result = complete(adata)
     for name in ("spackle", "spackle_rate"):
         before = adata.layers["log2tpm"] if name == "spackle" else adata.X
@@ -422,10 +427,10 @@ def fitted_arrays(fitted) -> list[np.ndarray]:
 
 
 def test_a_fit_that_broke_off_resumes_to_the_same_result(small, tmp_path, monkeypatch):
-    params = replace(TINY, n_steps=200, patience=200)
-    expected = residual.fit_residual(small, params, **HOW)
+    params = {"n_steps": 200, "patience": 200, "n_folds": 2}
+    expected = fitted(small, **params)
     monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
-    folder, draw = tmp_path / "state", torch.randint
+    compute, draw = replace(COMPUTE, checkpoint=tmp_path / "state"), torch.randint
 
     def interrupted_at(step):
         calls = []
@@ -441,15 +446,15 @@ def test_a_fit_that_broke_off_resumes_to_the_same_result(small, tmp_path, monkey
 
     interrupted_at(1)  # after the cross-fitted estimates, before the network's first step
     with pytest.raises(KeyboardInterrupt):
-        residual.fit_residual(small, params, **HOW, checkpoint=folder)
-    monkeypatch.setattr(residual, "cross_fit", None)  # estimates are not made again
-    monkeypatch.setattr(residual, "tune_all", None)
+        fitted(small, compute, **params)
+    monkeypatch.setattr(counts, "cross_fit", None)  # estimates are not made again
+    monkeypatch.setattr(counts, "tune_all", None)
     interrupted_at(70)
-    with pytest.warns(UserWarning, match="training interrupted after step 50"):
-        broken = residual.fit_residual(small, params, **HOW, checkpoint=folder)
+    with pytest.warns(UserWarning, match="interrupted after step 50"):
+        broken = fitted(small, compute, **params)
     assert broken.fit.stopped == "interrupted"
     calls = interrupted_at(0)
-    resumed = residual.fit_residual(small, params, **HOW, checkpoint=folder)
+    resumed = fitted(small, compute, **params)
     assert len(calls) == 150
     for one, other in zip(fitted_arrays(resumed), fitted_arrays(expected), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -468,24 +473,24 @@ def test_an_interrupted_completion_uses_the_best_network(adata, monkeypatch):
         return draw(*args, **kwargs)
 
     monkeypatch.setattr(torch, "randint", randint)
-    with pytest.warns(UserWarning, match="training interrupted after step 50"):
-        result = complete(adata, n_steps=70)
+    with pytest.warns(UserWarning, match="interrupted after step 50"):
+        result = complete(adata, params={"n_steps": 70})
     assert result.uns["spared_sc"]["spackle"]["training"]["stopped"] == "interrupted"
     assert np.isfinite(dense(result.layers["spackle"])).all()
 
 
 def test_the_public_checkpoint_gives_the_same_layers_and_is_refused_elsewhere(adata, tmp_path, monkeypatch):
-    options = {"n_steps": 6, "checkpoint": tmp_path / "state"}
+    options = {"checkpoint": tmp_path / "state"}
     expected = complete(adata, **options)
-    estimates = residual.cross_fit
-    monkeypatch.setattr(residual, "cross_fit", None)
+    estimates = counts.cross_fit
+    monkeypatch.setattr(counts, "cross_fit", None)
     again = complete(adata, **options)
     for name in LAYERS:
         np.testing.assert_array_equal(dense(again.layers[name]), dense(expected.layers[name]))
-    monkeypatch.setattr(residual, "cross_fit", estimates)
+    monkeypatch.setattr(counts, "cross_fit", estimates)
     other = with_counts(adata, adata.X.toarray() + 1)
-    for data, change in ((adata, {"random_state": 1}), (adata, {"dropout": 0.2}), (other, {})):
-        with pytest.raises(ValueError, match="belongs to another fit: remove that folder, or choose another one"):
+    for data, change in ((adata, {"random_state": 1}), (adata, {"params": {"dropout": 0.2}}), (other, {})):
+        with pytest.raises(ValueError, match="belongs to another fit: remove"):
             complete(data, **options, **change)
     weights = next((tmp_path / "state" / "estimates").glob("weights-*"))
     weights.write_bytes(weights.read_bytes()[:-50])
@@ -493,151 +498,12 @@ def test_the_public_checkpoint_gives_the_same_layers_and_is_refused_elsewhere(ad
         complete(adata, **options)
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A model fitted on two libraries, these with their layers, and a third library."""
-    adata = synthetic(n_libraries=3)
-    last = (adata.obs["library_id"] == "library_3").to_numpy()
-    folder = tmp_path_factory.mktemp("models") / "residual"
-    two = complete(adata[~last].copy(), save_model=folder)
-    return folder, two, adata[last].copy()
-
-
-def load(adata, folder, **options) -> ad.AnnData:
-    return sp.tl.spackle_complete(adata, **{**KEY, "model": folder, "device": "cpu", "copy": True, **options})
-
-
-def test_a_saved_model_gives_the_same_layers(saved):
-    folder, two, _ = saved
-    for model in (folder, str(folder)):
-        again = load(two, model)
-        for name in LAYERS:
-            np.testing.assert_array_equal(dense(again.layers[name]), dense(two.layers[name]))
-    record, before = (a.uns["spared_sc"]["spackle"] for a in (again, two))
-    assert record["params"]["model"] == "residual"
-    assert record["params"]["fitted"] == "before"
-    assert record["data"] == before["data"]
-    assert record["n_parameters"] == before["n_parameters"] - len(residual_stack(folder))
-    assert "score" not in record
-
-
-def residual_stack(folder) -> np.ndarray:
-    return checkpoint.load(folder, "residual")[0]["stack"]
-
-
-def test_a_new_section_in_any_order_of_spots_and_genes(saved):
-    folder, _, new = saved
-    rng = np.random.default_rng(0)
-    expected = load(new, folder)
-    result = load(new[rng.permutation(new.n_obs), rng.permutation(new.n_vars)].copy(), folder)
-    for name in LAYERS:
-        values = dense(expected.layers[name])
-        assert np.isfinite(values).all()
-        np.testing.assert_array_equal(dense(result[new.obs_names, new.var_names].layers[name]), values)
-    assert (dense(expected.layers["spackle"]) > 0).all()
-
-
-def test_missing_genes_count_as_undetected(saved):
-    folder, two, new = saved
-    genes = two.uns["spared_sc"]["spackle"]["genes"]
-    assert len(genes) == 20
-    without = new[:, ~new.var_names.isin(genes[:2])].copy()
-    with pytest.warns(UserWarning, match="2 of the model's 20 genes are missing .* count as undetected"):
-        result = load(without, folder)
-    blank = new.copy()
-    at = blank.var_names.get_indexer(genes[:2])
-    for name in ("X", "log2tpm"):
-        matrix = dense(blank.X if name == "X" else blank.layers[name]).copy()
-        matrix[:, at] = 0
-        if name == "X":
-            blank.X = sps.csr_matrix(matrix)
-        else:
-            blank.layers[name] = sps.csr_matrix(matrix)
-    expected = load(blank, folder)[:, without.var_names]
-    for name in LAYERS:
-        np.testing.assert_allclose(dense(result.layers[name]), dense(expected.layers[name]), rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="3 of the model's 20 genes are missing .* fit a model to these data"):
-        load(new[:, ~new.var_names.isin(genes[:3])].copy(), folder)
-
-
-def test_a_model_of_counts_needs_counts_and_the_other_way_round(saved, tmp_path):
-    folder, two, new = saved
-    blind = new.copy()
-    blind.layers["detected"] = blind.X > 0
-    blind.X = None
-    with pytest.raises(ValueError, match="fitted with raw counts, and these data have none: fit a model to these data"):
-        load(blind, folder)
-    complete(blind, save_model=tmp_path / "blind")
-    with pytest.raises(ValueError, match="fitted without raw counts, and these data have some: fit a model"):
-        load(new, tmp_path / "blind")
-    assert "spackle" in load(blind, tmp_path / "blind").layers
-
-
-def test_another_layer_is_refused(saved):
-    folder, _, new = saved
-    new = new.copy()
-    new.layers["other"] = new.layers["log2tpm"].copy()
-    with pytest.raises(ValueError, match="completes layer 'log2tpm', not 'other'"):
-        load(new, folder, layer="other")
-
-
-def edit(folder, **changes):
-    card = folder / "card.json"
-    content = json.loads(card.read_text()) | changes
-    card.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
-
-
-def put_pickle(folder):
-    weights = next(folder.glob("weights-*"))
-    weights.write_bytes(pickle.dumps({"stack": [1.0]}))
-    edit(folder, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
-
-
-def put_arrays(folder, change):
-    arrays, card = checkpoint.load(folder, "residual")
-    card = {
-        name: value for name, value in card.items() if name not in ("format", "kind", "version", "weights", "sha256")
-    }
-    checkpoint.save(folder, "residual", change(arrays), card)
-
-
-def put_cut(folder):
-    weights = next(folder.glob("weights-*"))
-    weights.write_bytes(weights.read_bytes()[:-100])
-
-
-DAMAGE = {
-    "weights cut short": (put_cut, "damaged or cut short.*Copy it again"),
-    "weights missing": (lambda folder: next(folder.glob("weights-*")).unlink(), "is missing from .*save again"),
-    "pickled weights": (put_pickle, "is no safetensors file .*save the model again"),
-    "another kind": (lambda folder: edit(folder, kind="combat"), "of kind 'combat', expected 'residual' or 'spackle'"),
-    "no parameters": (lambda folder: edit(folder, params=None), "weights and card do not fit"),
-    "other parameters": (lambda folder: edit(folder, params={"factor": {}, "depth": 3}), "weights and card do not fit"),
-    "nothing tuned": (lambda folder: edit(folder, tuned=None), "weights and card do not fit"),
-    "no stack": (lambda f: put_arrays(f, lambda a: {n: v for n, v in a.items() if n != "stack"}), "do not fit"),
-    "another network": (lambda f: put_arrays(f, lambda a: a | {"center": a["center"][:-1]}), "do not fit"),
-    "a gene twice": (lambda folder: edit(folder, genes=["Gene001", "Gene001"]), "names a gene twice"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_models_are_refused(saved, tmp_path, damage):
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for path in saved[0].iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    harm, message = DAMAGE[damage]
-    harm(folder)
-    with pytest.raises(ValueError, match=message):
-        load(saved[2], folder)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(adata):
-    on_cpu, on_gpu = (complete(adata, n_steps=100, device=device) for device in ("cpu", "cuda"))
+    on_cpu, on_gpu = (complete(adata, params={"n_steps": 100}, device=device) for device in ("cpu", "cuda"))
     assert on_gpu.uns["spared_sc"]["spackle"]["device"] == "cuda"
-    scores = [a.uns["spared_sc"]["spackle"]["score"]["residual"] for a in (on_cpu, on_gpu)]
+    scores = [a.uns["spared_sc"]["spackle"]["score"]["counts"] for a in (on_cpu, on_gpu)]
     assert scores[0] == pytest.approx(scores[1], rel=0.2)
 
 
@@ -648,9 +514,7 @@ def silenced():
 
 def test_whole_spots_are_completed_better_than_by_the_mean(silenced):
     sections, hidden, visible = silenced
-    params = residual.ResidualParams(n_steps=100, n_fits=1)
-    fitted = residual.fit_residual(visible, params, **HOW)
-    estimate = residual.complete_residual(fitted, visible, **HOW)
+    estimate = CountsModel(n_steps=200, n_fits=1).complete(visible, COMPUTE)
     truth = sections.renormalised(hidden)[hidden]
     mean = np.sum(visible.values, axis=0, where=visible.known) / visible.known.sum(axis=0)
     error = np.mean((estimate.values[hidden] - truth) ** 2)

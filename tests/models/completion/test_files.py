@@ -1,0 +1,274 @@
+"""Saved completers: applied as they were, to other sections too, and refused where files or data do not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sps
+
+import spared_sc as sp
+from helpers import KEY, dense
+from helpers.counts_model import synthetic
+from helpers.spackle import complete
+from spared_sc._models import checkpoint
+from spared_sc._models.completion.files import KIND, load_completer, save_completer
+from spared_sc._models.completion.paper import SpaCKLE
+from spared_sc._models.completion.registry import COMPLETERS
+
+MODELS = ("counts", "paper")
+WRITTEN = {"counts": ("spackle", "spackle_rate", "spackle_sd"), "paper": ("spackle",)}
+
+
+class Saved:
+    """A model fitted on two libraries, these with their layers, and a third library."""
+
+    def __init__(self, model: str, folder) -> None:
+        adata = synthetic(n_libraries=3)
+        last = (adata.obs["library_id"] == "library_3").to_numpy()
+        self.model, self.folder, self.layers = model, folder, WRITTEN[model]
+        self.two = complete(adata[~last].copy(), model, save_model=folder)
+        self.third = adata[last].copy()
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def saved(request, tmp_path_factory) -> Saved:
+    return Saved(request.param, tmp_path_factory.mktemp("models") / request.param)
+
+
+def load(adata, folder, **options) -> ad.AnnData:
+    return sp.tl.spackle_complete(adata, **{**KEY, "model": folder, "device": "cpu", "copy": True, **options})
+
+
+def test_a_saved_model_gives_the_same_layers(saved):
+    for folder in (saved.folder, str(saved.folder)):
+        again = load(saved.two, folder)
+        for name in saved.layers:
+            np.testing.assert_array_equal(dense(again.layers[name]), dense(saved.two.layers[name]))
+    other = sp.tl.complete(saved.two, saved.folder, copy=True, device="cpu", **KEY)
+    np.testing.assert_array_equal(dense(other.layers[saved.model]), dense(saved.two.layers["spackle"]))
+    record, before = (adata.uns["spared_sc"]["spackle"] for adata in (again, saved.two))
+    assert record["params"]["method"] == before["params"]["method"] == saved.model
+    assert record["params"]["method_params"] == before["params"]["method_params"]
+    assert (before["params"]["fitted"], record["params"]["fitted"]) == ("here", "before")
+    assert record["data"] == before["data"]
+    assert record["genes"].tolist() == before["genes"].tolist()
+    assert record["model_version"] == sp.__version__
+    assert "score" not in record
+
+
+def test_what_is_saved_is_what_was_learned(saved, tmp_path):
+    found = load_completer(saved.folder)
+    record = saved.two.uns["spared_sc"]["spackle"]
+    assert type(found.completer) is COMPLETERS.load(saved.model)
+    assert found.completer.fitted
+    assert found.completer.params() == record["params"]["method_params"]
+    assert found.completer.learned.score == record["score"]
+    assert (found.genes, found.layer, found.data) == (record["genes"].tolist(), "log2tpm", record["data"])
+    save_completer(tmp_path / "again", found.completer, genes=found.genes, layer=found.layer, data=found.data)
+    (arrays, card), (others, other) = (checkpoint.load(folder, KIND) for folder in (saved.folder, tmp_path / "again"))
+    assert card == other
+    assert arrays.keys() == others.keys()
+    assert all(np.array_equal(arrays[name], others[name]) for name in arrays)
+
+
+def test_a_new_section_in_any_order_of_spots_and_genes(saved):
+    new, rng = saved.third, np.random.default_rng(0)
+    expected = load(new, saved.folder)
+    result = load(new[rng.permutation(new.n_obs), rng.permutation(new.n_vars)].copy(), saved.folder)
+    for name in saved.layers:
+        values = dense(expected.layers[name])
+        assert np.isfinite(values).all()
+        found = dense(result[new.obs_names, new.var_names].layers[name])
+        np.testing.assert_allclose(found, values, rtol=0, atol=0 if saved.model == "counts" else 1e-5)
+    assert (dense(expected.layers["spackle"]) != 0).all()
+
+
+def test_genes_that_the_model_does_not_have_stay_as_they_are(saved):
+    new = saved.third
+    more = ad.concat([new, new[:, :2]], axis=1, merge="first")
+    more.var_names = [*new.var_names, "OTHER1", "OTHER2"]
+    more.layers["log2tpm"] = sps.csr_matrix(np.hstack([dense(new.layers["log2tpm"]), np.zeros((new.n_obs, 2))]))
+    result = load(more, saved.folder)
+    assert not dense(result.layers["spackle"])[:, -2:].any()
+    assert (dense(result.layers["spackle"])[:, :-2] != 0).all()
+
+
+def test_missing_genes_count_as_undetected(saved):
+    new, genes = saved.third, saved.two.uns["spared_sc"]["spackle"]["genes"]
+    assert len(genes) == 20
+    without = new[:, ~new.var_names.isin(genes[:2])].copy()
+    with pytest.warns(UserWarning, match="2 of the model's 20 genes are missing .* undetected"):
+        result = load(without, saved.folder)
+    blank = new.copy()
+    at = blank.var_names.get_indexer(genes[:2])
+    for name in (None, "log2tpm", "detected"):
+        matrix = blank.layers[name].tolil() if name else blank.X.tolil()
+        matrix[:, at] = 0
+        blank.layers[name or "counts"] = matrix.tocsr()
+    blank.X = blank.layers.pop("counts")
+    expected = load(blank, saved.folder)[:, without.var_names]
+    for name in saved.layers:
+        np.testing.assert_allclose(dense(result.layers[name]), dense(expected.layers[name]), rtol=1e-4, atol=1e-4)
+    few = new[:, ~new.var_names.isin(genes[:3])].copy()
+    with pytest.raises(ValueError, match="3 of the model's 20 genes are missing .* fit a model to these data"):
+        sp.tl.spackle_complete(few, model=saved.folder, **KEY)
+    assert "spackle" not in few.layers
+
+
+def test_another_layer_is_refused(saved):
+    new = saved.third.copy()
+    new.layers["other"] = new.layers["log2tpm"].copy()
+    with pytest.raises(ValueError, match="layer 'log2tpm', not 'other'"):
+        load(new, saved.folder, layer="other")
+
+
+@pytest.mark.parametrize("option", ["save_model", "checkpoint"])
+def test_a_saved_model_is_not_fitted_again(saved, tmp_path, option):
+    with pytest.raises(ValueError, match=f"{saved.model!r} is not fitted here.*`{option}`"):
+        load(saved.third, saved.folder, **{option: tmp_path / "new"})
+    with pytest.raises(TypeError, match="method_params"):
+        load(saved.third, saved.folder, model_params={"n_steps": 3})
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_of_counts_needs_counts_and_the_other_way_round(tmp_path):
+    both = Saved("counts", tmp_path / "counts")
+    blind = both.third.copy()
+    blind.layers["detected"] = blind.X > 0
+    blind.X = None
+    with pytest.warns(UserWarning, match="expected counts are not estimated"):
+        with pytest.raises(ValueError, match="fitted with raw counts, .*: fit a model to these data"):
+            load(blind, both.folder)
+        complete(blind, "counts", save_model=tmp_path / "blind")
+        assert "spackle" in load(blind, tmp_path / "blind").layers
+    with pytest.raises(ValueError, match="fitted without raw counts, .*: fit a model to these data"):
+        load(both.third, tmp_path / "blind")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "papier"])
+def test_no_model_of_that_name(saved, name):
+    with pytest.raises(KeyError, match=f"no completion method and no folder '{name}'.*'counts'.*'paper'.*folder"):
+        sp.tl.spackle_complete(saved.third.copy(), model=name, **KEY)
+
+
+def test_a_folder_without_a_model(saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no saved model \(no card.json in it\)"):
+        sp.tl.spackle_complete(saved.third.copy(), model=tmp_path, **KEY)
+
+
+def test_a_folder_of_other_files_is_not_written_to(saved, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    adata = saved.third.copy()
+    with pytest.raises(ValueError, match="holds other files"):
+        complete(adata, saved.model, save_model=tmp_path, copy=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert "spackle" not in adata.layers
+
+
+def card_of(folder) -> dict:
+    return json.loads((folder / "card.json").read_text())
+
+
+def edit(folder, **changes):
+    content = card_of(folder) | changes
+    (folder / "card.json").write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def edit_values(folder, **changes):
+    content = card_of(folder)["values"] | changes
+    edit(folder, values={name: value for name, value in content.items() if value is not None})
+
+
+def weights_of(folder):
+    return next(folder.glob("weights-*.safetensors"))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def put_pickle(folder):
+    weights = weights_of(folder)
+    weights.write_bytes(pickle.dumps({"stack": [1.0], "adapter_in.weight": [1.0]}))
+    edit(folder, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+
+
+def put_arrays(folder, change):
+    arrays, card = checkpoint.load(folder, KIND)
+    kept = {name: value for name, value in card.items() if name in ("method", "genes", "layer", "data", "values")}
+    checkpoint.save(folder, KIND, change(arrays), kept)
+
+
+def put_genes(folder):
+    genes = card_of(folder)["genes"]
+    edit(folder, genes=[*genes[:-1], genes[0]])
+
+
+DAMAGE = {
+    "weights cut short": (lambda folder: cut(weights_of(folder)), "damaged or cut short.*Copy it again"),
+    "weights missing": (lambda folder: weights_of(folder).unlink(), "is missing from .*save again"),
+    "pickled weights": (put_pickle, "is no safetensors file .*save the model again"),
+    "card cut short": (lambda folder: cut(folder / "card.json"), "card.json cannot be read"),
+    "card binary": (lambda folder: (folder / "card.json").write_bytes(b"\x80\x04\x95"), "card.json cannot be read"),
+    "foreign card": (lambda folder: (folder / "card.json").write_text("{}"), "format None"),
+    "a list": (lambda folder: (folder / "card.json").write_text("[1]"), "no table of names"),
+    "another kind": (lambda folder: edit(folder, kind="combat"), "kind 'combat', expected 'completer'"),
+    "no values": (lambda folder: edit(folder, values=None), "weights and card do not fit"),
+    "no parameters": (lambda folder: edit_values(folder, params=None), "weights and card do not fit"),
+    "foreign parameters": (lambda folder: edit_values(folder, params={"depth": 3}), "weights and card do not fit"),
+    "parameters out of range": (lambda f: edit_values(f, params={"dropout": 3}), "do not fit .*dropout=3"),
+    "no score": (lambda folder: edit_values(folder, score=None), "weights and card do not fit"),
+    "no method": (lambda folder: edit(folder, method=None), "weights and card do not fit"),
+    "unknown method": (lambda folder: edit(folder, method="oracle"), "do not fit .*'oracle'"),
+    "method that is not fitted": (lambda folder: edit(folder, method="ridge"), "do not fit .*'ridge'"),
+    "method of another model": (
+        lambda folder: edit(folder, method=MODELS[card_of(folder)["method"] == MODELS[0]]),
+        "weights and card do not fit",
+    ),
+    "a gene twice": (put_genes, "a gene is named twice"),
+    "no layer": (lambda folder: edit(folder, layer=None), "weights and card do not fit"),
+}
+DAMAGE_OF_MODEL = {
+    "counts": {
+        "nothing tuned": (lambda folder: edit_values(folder, tuned=None), "weights and card do not fit"),
+        "no stack": (lambda f: put_arrays(f, lambda a: {n: v for n, v in a.items() if n != "stack"}), "do not fit"),
+        "another network": (lambda f: put_arrays(f, lambda a: a | {"center": a["center"][:-1]}), "do not fit"),
+    },
+    "paper": {
+        "other genes": (lambda folder: edit(folder, genes=["a", "b"]), "weights and card do not fit .*20.*2"),
+        "another network": (lambda folder: edit_values(folder, n_genes=7), "weights and card do not fit"),
+    },
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, *DAMAGE_OF_MODEL["counts"], *DAMAGE_OF_MODEL["paper"]])
+def test_damaged_models_are_refused(saved, tmp_path, damage):
+    damages = DAMAGE | DAMAGE_OF_MODEL[saved.model]
+    if damage not in damages:
+        pytest.skip("damage of the other model")
+    folder, new = tmp_path / "copy", saved.third.copy()
+    folder.mkdir()
+    for path in saved.folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    harm, message = damages[damage]
+    harm(folder)
+    slots = set(new.layers)
+    with pytest.raises(ValueError, match=message):
+        sp.tl.spackle_complete(new, model=folder, **KEY)
+    assert set(new.layers) == slots
+
+
+def test_spackle_is_for_as_many_genes_as_it_was_fitted_to(saved):
+    if saved.model != "paper":
+        pytest.skip("the counts model takes any genes")
+    completer = load_completer(saved.folder).completer
+    assert isinstance(completer, SpaCKLE)
+    new = saved.third.copy()
+    new.var["few"] = np.arange(new.n_vars) < 7
+    with pytest.raises(ValueError, match="20 genes.*7"):
+        sp.tl.complete(new, completer, mask_var="few", **KEY)
