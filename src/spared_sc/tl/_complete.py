@@ -77,7 +77,8 @@ def complete(
     use_rep
         Key in `obsm` of an embedding of the spots, for the methods that use one (`"sme"`, `"paper"`).
     key_added
-        Name of the new layer, and beginning of the names of the others. `None` takes the name of the method.
+        Name of the new layer, and beginning of the names of the others. `None` takes the name of the method, and
+        `"spackle"` for `"counts"`, whose name is that of raw counts.
     save_model
         Folder to save a fitted model to (`"counts"`, `"paper"`).
     {checkpoint}
@@ -135,6 +136,8 @@ def complete(
     >>> sorted(layer for layer in adata.layers if layer.startswith("kernel"))
     ['kernel', 'kernel_rate']
     """
+    from spared_sc._models.completion.base import FittedCompleter
+
     validate.check_adata(adata)
     compute = make_compute(
         random_state=random_state,
@@ -145,7 +148,8 @@ def complete(
         checkpoint=checkpoint,
     )
     completer, saved = _completer(method, dict(method_params or {}))
-    key_added = completer.name if key_added is None else key_added
+    if key_added is None:
+        key_added = Key.layers.spackle if completer.name == Key.layers.counts else completer.name
     for key in (key_added, Key.rate(key_added), Key.sd(key_added)):
         check_key(adata, key, source=layer)
     _check_options(completer, use_rep, save_model, checkpoint)
@@ -160,6 +164,7 @@ def complete(
         genes=None if saved is None else _genes_of(saved, adata, layer),
     )
     resolved.sections.check_size()
+    fitted_before = isinstance(completer, FittedCompleter) and completer.fitted
     save = None if save_model is None else Path(save_model)
     estimate, details = _estimate(completer, saved, resolved, compute, save, adata, layer)
     adata = adata.copy() if copy else adata
@@ -170,7 +175,7 @@ def complete(
         key_added=key_added,
         params={
             "method": completer.name,
-            "fitted": "here" if saved is None else "before",
+            "fitted": "before" if fitted_before else "here",
             "method_params": {**completer.params(), **estimate.params},
             "layer": layer,
             "mask_var": mask_var if mask_var in adata.var and saved is None else None,

@@ -144,6 +144,11 @@ class FittedCompleter(Completer):
     def interrupted(self) -> bool:
         """Whether the fit was interrupted, and holds the best state up to then."""
 
+    @property
+    def n_genes(self) -> int | None:
+        """Number of genes that the fitted method completes; `None` if it takes any."""
+        return None
+
     @abstractmethod
     def fit(self, sections: Sections, split: np.ndarray | None, compute: Compute) -> None:
         """Learn from the train libraries; `split` as in `complete_by_split`."""
@@ -175,6 +180,12 @@ class FittedCompleter(Completer):
         """Estimate by the fitted method; an unfitted one stays so, and a copy is fitted to these sections."""
         self.check(sections)
         if self.fitted:
+            n_genes = sections.values.shape[1]
+            if self.n_genes not in (None, n_genes):
+                raise ValueError(
+                    f"the model was fitted to {self.n_genes} genes, and here are {n_genes}: choose the same with "
+                    "`mask_var=`, or fit a model to these data."
+                )
             return self.apply(sections, compute)
         copy = type(self)(**self.params())
         copy.fit(sections, None, compute)

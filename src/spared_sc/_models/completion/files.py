@@ -52,6 +52,8 @@ def load_completer(folder: Path) -> SavedCompleter:
         if not issubclass(cls, FittedCompleter):
             raise ValueError(f"{card['method']!r} is not fitted")
         completer = cls.from_state(arrays, card["values"])
+        if completer.n_genes not in (None, len(genes)):
+            raise ValueError(f"weights of {completer.n_genes} genes and names of {len(genes)}")
         return SavedCompleter(completer, genes, str(card["layer"]), str(card["data"]), str(card["version"]))
     except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
         raise ValueError(f"the model in {folder} is damaged: weights and card do not fit ({error}).") from error

@@ -195,6 +195,11 @@ class SpaCKLE(FittedCompleter):
         """Whether the fit was interrupted."""
         return self.learned is not None and self.learned.fit.stopped == "interrupted"
 
+    @property
+    def n_genes(self) -> int | None:
+        """Number of genes that the network was made for."""
+        return None if self.learned is None else self.learned.network.adapter_out.out_features
+
     def fit(self, sections: Sections, split: np.ndarray | None, compute: Compute) -> None:
         """Train on the detected entries; with a split, validation libraries choose the step and test libraries score."""
         values, detected = sections.values, sections.known
@@ -267,7 +272,7 @@ class SpaCKLE(FittedCompleter):
         """Weights and parameters."""
         learned = self._learned()
         arrays = {name: weights.cpu().numpy() for name, weights in learned.network.state_dict().items()}
-        values = {"params": self.params(), "n_genes": learned.network.adapter_out.out_features}
+        values = {"params": self.params(), "n_genes": self.n_genes}
         return arrays, {**values, "score": learned.score, "data": learned.data}
 
     @classmethod
