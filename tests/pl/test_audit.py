@@ -221,3 +221,14 @@ def test_errors_about_what_the_audit_left():
     adata.var["audit_verdict"] = adata.var["audit_verdict"].cat.rename_categories({"drop": "bin"})
     with pytest.raises(ValueError, match="'bin'.*'drop'"):
         sp.pl.audit(adata)
+
+
+def test_the_only_audit_needs_no_name_and_the_title_names_the_method():
+    adata = audited(key="mine")
+    adata.uns["spared_sc"]["mine"]["params"] = {"method": "counts"}
+    fig = sp.pl.audit(adata)
+    assert panel(fig, "skill").get_title() == "Does filling in pay? (counts model)"
+    plt.close(fig)
+    adata.uns["spared_sc"]["other"] = adata.uns["spared_sc"]["mine"]
+    with pytest.raises(ValueError, match=r"several.*'mine', 'other'.*key="):
+        sp.pl.audit(adata)

@@ -175,3 +175,11 @@ def test_errors_of_batch_effect(adata, change, kind, words):
         sp.pl.batch_effect(adata, **{**KEY, **change})
     assert all(word in str(error.value) for word in words), str(error.value)
     assert not plt.get_fignums()
+
+
+def test_corrected_layers_are_drawn_after_what_they_correct(adata):
+    assert [ax.get_title() for ax in sp.pl.batch_effect(adata, **KEY).axes[:2]] == ["log2tpm", "log2tpm_combat"]
+    plt.close("all")
+    del adata.layers["log2tpm_combat"]
+    fig = sp.pl.batch_effect(adata, **KEY)
+    assert [ax.get_title() for ax in fig.axes if "component" in ax.get_xlabel()] == ["log2tpm"]

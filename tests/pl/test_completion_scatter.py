@@ -90,7 +90,7 @@ def test_scatter_of_a_constant_has_no_correlation():
         ({"hidden": "log2tpm"}, TypeError, ["'log2tpm'", "float32", "boolean"]),
         ({"hidden": "nowhere"}, ValueError, ["'nowhere'", "marks no detected entry of the 6 genes", "mask_var="]),
         ({"hidden": "undetected"}, ValueError, ["marks no detected entry"]),
-        ({"key": "seen"}, ValueError, ["'seen'", "while they were visible", "Hide them in a copy"]),
+        ({"key": "seen"}, ValueError, ["'seen'", "while they were visible", "tl.hide_entries"]),
         ({"key": "nan"}, ValueError, ["'nan'", "NaN"]),
         ({"mask_var": "mine"}, KeyError, ["'mine'"]),
     ],
@@ -121,3 +121,21 @@ def test_layer_made_with_visible_entries_is_refused_only_when_many_repeat():
                 sp.pl.completion_scatter(adata, key="mixed")
         else:
             plt.close(sp.pl.completion_scatter(adata, key="mixed"))
+
+
+def test_entries_hidden_by_the_package_are_read_from_their_layer(collection):
+    adata = collection(n_libraries=2, shape=(9, 9), n_genes=30, image=False, recipe={"n_genes": 12})
+    trial = sp.tl.hide_entries(adata, library_key="library_id")
+    with pytest.raises(ValueError, match=r"no completed layer.*tl\.hide_entries"):
+        sp.pl.completion_scatter(trial)
+    sp.tl.median_complete(trial, library_key="library_id")
+    sp.tl.complete(trial, method="additive", key_added="mine", library_key="library_id")
+    hidden = trial.layers["hidden"].toarray()
+    measured = trial.layers["log2tpm_hidden"].toarray()[hidden]
+    assert measured.all()
+    fig = sp.pl.completion_scatter(trial)
+    for ax, layer, name in zip(fig.axes[:2], ("median", "mine"), ("median", "mine: additive"), strict=True):
+        error = measured - trial.layers[layer].toarray()[hidden]
+        assert ax.get_title().startswith(f"{name}\nMSE {np.mean(error.astype(float) ** 2):.3g}, ")
+        assert ax.get_title().endswith(f"{measured.size:,} entries")
+    plt.close(fig)

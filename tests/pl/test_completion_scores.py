@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import spared_sc as sp
-from helpers.completion_plots import BEST_FIRST, VERMILION, artist, audited, hidden, of_libraries, table
+from helpers.completion_plots import BEST_FIRST, VERMILION, artist, hidden, of_libraries, table
 from helpers.figures import assert_nothing_is_cut_off, legend_texts
 
 if TYPE_CHECKING:
@@ -298,46 +298,3 @@ def test_given_axes_hold_one_panel():
         sp.pl.completion_curve(table(sets=["A", "B"], shares=(0.1, 0.3)), ax=ax)
     with pytest.raises(ValueError, match=r"one panel, but 2 layers.*key="):
         sp.pl.completion_scatter(hidden(), key=["median", "good"], ax=ax)
-
-
-PLOTS = {
-    "completion_scores": lambda **kw: sp.pl.completion_scores(table(), **kw),
-    "completion_scores of one regime": lambda **kw: sp.pl.completion_scores(table(regimes=("paper",)), **kw),
-    "completion_curve": lambda **kw: sp.pl.completion_curve(table(shares=(0.1, 0.3)), **kw),
-    "completion_scatter": lambda **kw: sp.pl.completion_scatter(hidden(), key=["good", "median"], **kw),
-    "audit": lambda **kw: sp.pl.audit(audited(), **kw),
-}
-
-
-@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
-def test_only_show_true_shows(plot, monkeypatch):
-    for show in (None, False):
-        assert plot(show=show) is not None
-        plt.close("all")
-    calls = []
-    monkeypatch.setattr(plt, "show", lambda: calls.append(1))
-    plot(show=True)
-    assert calls == [1]
-
-
-@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
-def test_figsize_and_text(plot):
-    for size in (None, (9, 6)):
-        fig = plot(figsize=size)
-        assert size is None or tuple(fig.get_size_inches()) == size
-        assert_nothing_is_cut_off(fig)
-        plt.close(fig)
-
-
-def test_nothing_is_changed():
-    scores, before = table(), table()
-    sp.pl.completion_scores(scores)
-    plt.close("all")
-    pd.testing.assert_frame_equal(scores, before)
-    adata, before = audited(), audited()
-    plt.close(sp.pl.audit(adata))
-    pd.testing.assert_frame_equal(adata.var, before.var)
-    adata, before = hidden(), hidden()
-    sp.pl.completion_scatter(adata, key="median")
-    for layer in before.layers:
-        assert (adata.layers[layer] != before.layers[layer]).nnz == 0

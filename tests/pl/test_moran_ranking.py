@@ -6,15 +6,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse as sps
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 
 import spared_sc as sp
-from helpers import KEY
-from helpers.figures import assert_nothing_is_cut_off, legend_texts
+from helpers.figures import legend_texts
 from helpers.structure_plots import SECTIONS, correct, labelled
 
 pytestmark = pytest.mark.usefixtures("no_traces")
@@ -23,45 +20,6 @@ pytestmark = pytest.mark.usefixtures("no_traces")
 @pytest.fixture
 def adata(collection) -> AnnData:
     return collection(**SECTIONS, then=correct)
-
-
-PLOTS = {
-    "moran_ranking": lambda adata, **kw: sp.pl.moran_ranking(adata, **kw),
-    "batch_effect": lambda adata, **kw: sp.pl.batch_effect(adata, **KEY, **kw),
-    "lattice": lambda adata, **kw: sp.pl.lattice(adata, **KEY, **kw),
-}
-
-
-@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
-def test_only_show_true_shows(plot, adata, monkeypatch):
-    for show in (None, False):
-        assert plot(adata, show=show) is not None
-        plt.close("all")
-    calls = []
-    monkeypatch.setattr(plt, "show", lambda: calls.append(1))
-    plot(adata, show=True)
-    assert calls == [1]
-
-
-@pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
-def test_figsize_text_and_the_object(plot, adata):
-    before = adata.copy()
-    state = np.random.get_state()[1].copy()  # noqa: NPY002 - the global state is what must stay
-    for size in (None, (9, 6)):
-        drawn = plot(adata, figsize=size)
-        fig = drawn if isinstance(drawn, Figure) else drawn.figure
-        assert size is None or tuple(fig.get_size_inches()) == size
-        assert_nothing_is_cut_off(fig)
-        plt.close(fig)
-    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
-    pd.testing.assert_frame_equal(adata.obs, before.obs)
-    pd.testing.assert_frame_equal(adata.var, before.var)
-    assert set(adata.layers) == set(before.layers)
-    assert not adata.obsp
-    for layer in adata.layers:
-        assert np.array_equal(
-            *(m.toarray() if sps.issparse(m) else m for m in (adata.layers[layer], before.layers[layer]))
-        )
 
 
 def ranking(adata: AnnData) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from matplotlib.transforms import Affine2D
 
 import spared_sc as sp
 from helpers.figures import circles, colour_bars, legend_texts, panels
-from helpers.tissue_plots import DIAMETER, PITCH, SCALE, collection, hex_positions, spots_of, trained
+from helpers.tissue_plots import DIAMETER, PITCH, SCALE, collection, hex_positions, spots_of
 
 LAYERS = ["log2tpm", "median", "spackle"]
 
@@ -368,17 +368,17 @@ def test_errors_about_images_and_positions():
         sp.pl.spatial_compare(adata, "GENE0", img=False)
 
 
-@pytest.mark.parametrize("plot", [
-    lambda adata, **kw: sp.pl.spatial_compare(adata, "GENE0", **kw),
-    lambda adata, **kw: sp.pl.missing(adata, **kw),
-    lambda adata, **kw: sp.pl.training_curve(adata, **kw),
-], ids=["spatial_compare", "missing", "training_curve"])  # fmt: skip
-def test_only_show_true_shows(plot, monkeypatch):
-    adata = trained(collection(("A",)))
-    for show in (None, False):
-        assert plot(adata, show=show) is not None
-        plt.close("all")
-    calls = []
-    monkeypatch.setattr(plt, "show", lambda: calls.append(1))
-    plot(adata, show=True)
-    assert calls == [1]
+def test_layers_that_exist_are_drawn_by_default():
+    adata = collection(("A",))
+    del adata.layers["median"], adata.layers["spackle"]
+    assert [ax.get_title() for ax in panels(sp.pl.spatial_compare(adata, "GENE0"))] == ["log2tpm"]
+    plt.close("all")
+    adata.layers["mine"] = adata.layers["log2tpm"].copy()
+    params = {"method": "counts", "layer": "log2tpm"}
+    adata.uns["spared_sc"] = {"mine": {"function": "tl.complete", "params": params, "slots": ['layers["mine"]']}}
+    fig = sp.pl.spatial_compare(adata, "GENE0")
+    assert [ax.get_title() for ax in panels(fig)] == ["log2tpm", "mine: counts model"]
+    plt.close("all")
+    del adata.layers["log2tpm"], adata.layers["mine"]
+    with pytest.raises(ValueError, match=r"no layer to draw.*'detected'.*tl\.spackle_complete"):
+        sp.pl.spatial_compare(adata, "GENE0")

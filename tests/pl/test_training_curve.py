@@ -87,3 +87,19 @@ def test_training_curve_errors():
     with pytest.raises(KeyError, match="no training curve.*median.*spackle.*key="):
         sp.pl.training_curve(trained(adata), key="median")
     assert not plt.get_fignums()
+
+
+def test_the_only_curve_needs_no_name_and_the_title_names_the_model():
+    adata = trained(collection(("A",)))
+    records = adata.uns["spared_sc"]
+    records["mine"] = {
+        **records.pop("spackle"),
+        "function": "tl.complete",
+        "params": {"method": "paper"},
+        "slots": ['layers["mine"]'],
+    }
+    assert sp.pl.training_curve(adata).get_title() == "mine: SpaCKLE (paper)"
+    plt.close("all")
+    records["other"] = records["mine"]
+    with pytest.raises(ValueError, match=r"several.*'mine', 'other'.*key="):
+        sp.pl.training_curve(adata)

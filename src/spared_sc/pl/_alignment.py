@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, get_libraries
 from spared_sc._images.alignment import align_libraries
-from spared_sc.pl._marks import BLUE, VERMILION, check_panels, finish, make_grid
+from spared_sc.pl._marks import BLUE, VERMILION, check_panels, finish, make_grid, width_in_points
 from spared_sc.pl._tissue import (
     Section,
     add_circles,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from spared_sc._images.alignment import Alignment
 
 _PANEL_WIDTH = 4.6  # inches
+_TITLE_SIZE = 9  # points
 _COLOURS = {"on tissue": BLUE, "off tissue": VERMILION}
 _SMALLEST = 1 / 300  # diameter of the circles as a share of the image: spots of a large slide would be invisible
 
@@ -120,4 +122,6 @@ def _draw(ax: Axes, name: str, of_library: Alignment) -> None:
         add_circles(ax, xy[spots], diameter, label=kind, facecolors=colour, edgecolors="white", linewidths=width)
     verdict = f"{of_library.verdict}: {of_library.cause}" if of_library.cause else of_library.verdict
     share = f"{100 * of_library.share:.0f} % of {of_library.counted.sum()} spots on tissue"
-    ax.set_title(f"{name}\n{share}\n{verdict}", fontsize=9, wrap=True)
+    # Wrapped here: the layout makes no room for lines that matplotlib wraps.
+    wrapped = textwrap.fill(verdict, max(20, int(width_in_points(ax) / (0.5 * _TITLE_SIZE))))
+    ax.set_title(f"{name}\n{share}\n{wrapped}", fontsize=_TITLE_SIZE)

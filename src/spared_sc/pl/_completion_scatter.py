@@ -29,7 +29,7 @@ def completion_scatter(
     *,
     key: str | Sequence[str] | None = None,
     layer: str = Key.layers.log2tpm,
-    hidden: str = "hidden",
+    hidden: str = Key.layers.hidden,
     mask_var: str | None = Key.var.selected,
     ax: Axes | None = None,
     figsize: tuple[float, float] | None = None,
@@ -39,17 +39,18 @@ def completion_scatter(
 
     Each completed layer gets a two-dimensional histogram, on common axes, with the line of equality. Titles name the
     model, and give the mean squared error, Pearson's correlation over all entries (differences between genes included,
-    as in the paper) and the number of entries. This function completes nothing: hide entries in a copy, complete the
-    copy, and bring the layer back, as in the example.
+    as in the paper) and the number of entries. This function completes nothing: hide entries with
+    :func:`spared_sc.tl.hide_entries` and complete the result first.
 
     Parameters
     ----------
     adata
-        Spots x genes, with the layers.
+        Spots x genes, from :func:`spared_sc.tl.hide_entries`; or any with a layer `hidden` and layers that were completed
+        without those entries.
     key
-        Layers that were completed with the entries hidden, one panel each. `None` draws all completed layers.
+        Completed layers, one panel each. `None` draws all.
     layer
-        Layer with the measured values.
+        Measured layer. Of an object from `tl.hide_entries`, its hidden values are read.
     hidden
         Boolean layer, true at the entries that were hidden. Undetected entries have no measured value and are left out.
     {mask_var}
@@ -79,19 +80,12 @@ def completion_scatter(
     Examples
     --------
     >>> import matplotlib.pyplot as plt
-    >>> import numpy as np
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_genes=50, image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=20)
-    >>> detected = adata.layers["detected"].toarray()
-    >>> hidden = detected & (np.random.default_rng(0).random(adata.shape) < 0.3)
-    >>> rest = adata.copy()
-    >>> for layer in ["log2tpm", "detected"]:
-    ...     rest.layers[layer] = rest.layers[layer].multiply(~hidden).tocsr()
-    >>> sp.tl.median_complete(rest, library_key="library_id")
-    >>> adata.layers["hidden"] = hidden
-    >>> adata.layers["median"] = rest.layers["median"]
-    >>> fig = sp.pl.completion_scatter(adata)
+    >>> trial = sp.tl.hide_entries(adata, library_key="library_id")
+    >>> sp.tl.median_complete(trial, library_key="library_id")
+    >>> fig = sp.pl.completion_scatter(trial)
     >>> plt.close(fig)
     """
     check_adata(adata)
@@ -117,8 +111,8 @@ def _check_layers(adata: AnnData, keys: list[str], layer: str, hidden: str) -> N
     """Refuse layers that are not there."""
     if not keys:
         raise ValueError(
-            f"there is no completed layer to draw, `key` is empty: pass some of {listing(adata.layers)}, or complete a copy "
-            "in which the entries are hidden and bring its layer back."
+            f"there is no completed layer to draw, `key` is empty: pass some of {listing(adata.layers)}, or complete the "
+            "result of `sp.tl.hide_entries(adata)`."
         )
     expected = {
         "key": "a layer completed with the entries hidden",
@@ -143,7 +137,11 @@ def _hidden_values(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Measured values at the hidden entries, and the filled-in values of each layer."""
     genes = np.flatnonzero(gene_mask(adata, mask_var, optional=Key.var.selected))
-    entries = dense(get_layer(adata, hidden)[:, genes]) & dense(get_detected(adata)[:, genes])
+    entries = dense(get_layer(adata, hidden)[:, genes])
+    if _is_trial(adata, hidden):
+        layer = Key.hidden(layer)  # in the layer itself, hidden entries are zero and count as undetected
+    else:
+        entries &= dense(get_detected(adata)[:, genes])
     if not entries.any():
         raise ValueError(
             f"layers[{hidden!r}] marks no detected entry of the {genes.size} genes: mark the entries that were hidden "
@@ -156,9 +154,14 @@ def _hidden_values(
         if 2 * same >= measured.size:
             raise ValueError(
                 f"layers[{key!r}] repeats the measured value at {same} of {measured.size} hidden entries: it was made "
-                "while they were visible. Hide them in a copy, complete the copy, and bring its layer back."
+                "while they were visible. Hide them with `sp.tl.hide_entries(adata)`, and complete its result."
             )
     return measured, filled
+
+
+def _is_trial(adata: AnnData, hidden: str) -> bool:
+    """Whether the object comes from `tl.hide_entries`."""
+    return adata.uns.get(Key.uns.records, {}).get(hidden, {}).get("function") == "tl.hide_entries"
 
 
 def _pearson(one: np.ndarray, other: np.ndarray) -> float:
