@@ -32,19 +32,19 @@ def slide_of(adata, number, path):
 @pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
 def test_command_line(adata, tmp_path, capsys, ending):
     one, scale = slide_of(adata, 4, tmp_path / "slide.png")
-    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), **KEY)
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), novelty=True, **KEY)
     fitted.save(tmp_path / "model")
-    um = fitted.card["patches"]["um_per_px"]
+    um = fitted.card.data.patches.um_per_px
     output = tmp_path / f"out.{ending}"
     options = [str(tmp_path / "slide.png"), "--model", str(tmp_path / "model"), "-o", str(output), "--mpp", str(um)]
     assert cli.main(["predict", *options]) == 0
     said = capsys.readouterr().out
     assert "scale: that of layer 'log2tpm' in training, with the unit of 'log2tpm'" in said
-    assert "look unlike anything in training" in said
+    assert "look unlike the training data" in said
     result = getattr(ad, f"read_{ending}")(output)
     assert result.var_names.tolist() == fitted.genes
     assert result.n_obs > 20
-    assert {"array_row", "array_col", "predicted_unlike"} <= set(result.obs)
+    assert {"array_row", "array_col", "predicted_out_of_distribution"} <= set(result.obs)
     assert result.uns["spared_sc"]["predicted"]["card"]["layer"] == "log2tpm"
     # Much finer than in training, by what the user says of the file: refused, and nothing written.
     output.rename(tmp_path / "before")
@@ -64,7 +64,7 @@ def test_command_line_says_the_unit_of_a_completed_layer_and_names_a_damaged_fil
     path = tmp_path / "slide.tif"
     tifffile.imwrite(path, slide, photometric="rgb", tile=(64, 64), compression="zlib")
     options = ["--model", str(tmp_path / "model"), "-o", str(tmp_path / "out.h5ad")]
-    options += ["--mpp", str(fitted.card["patches"]["um_per_px"])]
+    options += ["--mpp", str(fitted.card.data.patches.um_per_px)]
     assert cli.main(["predict", str(path), *options]) == 0
     assert "layer 'median' in training, with the unit of 'log2tpm'" in capsys.readouterr().out
     content = bytearray(path.read_bytes())

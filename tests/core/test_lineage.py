@@ -24,12 +24,10 @@ def test_what_saw_the_predicted_sections_is_not_scored(adata, made_by):
         if made_by == "combat":
             sp.pp.combat(layer_of, key_added="made", **KEY)
         else:
-            sp.tl.additive_complete(layer_of, key_added="made", **KEY)
+            sp.tl.complete(layer_of, method="additive", key_added="made", split_key=None, **KEY)
 
     make(adata)
-    with pytest.warns(
-        UserWarning, match=r"layers\['made'\], made by `.*`, has learned from all sections, also from those"
-    ):
+    with pytest.warns(UserWarning, match=r"layers\['made'\], made by `.*`, has learned from all sections"):
         predict(adata, layer="made")
     assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"seen"}
     with pytest.raises(ValueError, match="the layer that was predicted has learned from all libraries"):
@@ -51,20 +49,18 @@ def test_layers_that_were_made_with_the_split_are_scored(adata):
     predict(adata, layer="made")
     assert adata.uns["spared_sc"]["predicted_ridge"]["roles"]["library_4"] == "test"
     with_split(adata, l1="train", l2="test", l3="val", l4="train")  # the same name, another split
-    with pytest.warns(UserWarning, match="has learned from another split, which had the same name"):
+    with pytest.warns(UserWarning, match="has learned from another split of the same name"):
         predict(adata, layer="made")
 
 
-@pytest.mark.parametrize("name", ["median", "neighbor_mean"])
-def test_what_looks_at_one_section_at_a_time_is_scored(adata, name):
-    complete = getattr(sp.tl, f"{name}_complete")
-    complete(adata, key_added="filled", **KEY)
+def test_what_looks_at_one_section_at_a_time_is_scored(adata):
+    sp.tl.median_complete(adata, key_added="filled", **KEY)
     before = adata.layers["filled"].toarray()
     other = (adata.obs["library_id"] == "library_2").to_numpy()
     changed = adata.copy()
     changed.layers["log2tpm"] = changed.layers["log2tpm"].toarray()
     changed.layers["log2tpm"][other] *= 3
-    complete(changed, key_added="filled", **KEY)
+    sp.tl.median_complete(changed, key_added="filled", **KEY)
     after = np.asarray(changed.layers["filled"])
     np.testing.assert_array_equal(after[~other], before[~other])
     assert (after[other] != before[other]).any()
@@ -100,7 +96,7 @@ def test_layers_that_were_made_of_one_another_come_to_an_end(adata):
 
 
 def test_rates_have_seen_what_their_layer_has(adata):
-    sp.tl.additive_complete(adata, key_added="made", **KEY)
+    sp.tl.complete(adata, method="additive", key_added="made", **KEY)
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
     with pytest.warns(UserWarning, match=r"layers\['made_rate'\].*has learned from all sections"):
         predict(adata, layer="made_rate")

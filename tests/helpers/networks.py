@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spared_sc._models.prediction.base import How, Spots
+from spared_sc._core.compute import Compute
+from spared_sc._models.prediction.base import Spots
 from spared_sc._models.prediction.bleep import Bleep
 from spared_sc._models.prediction.egn import Egn
-from spared_sc._models.prediction.regression import ImageRegression
+from spared_sc._models.prediction.image_regression import ImageRegression
 
 CPU = torch.device("cpu")
 
 
-HOW = How(CPU, seed=0, batch_size=16, show_progress_bar=False)
+COMPUTE = Compute(device="cpu", batch_size=16, show_progress_bar=False)
 
 
 SIDE, N_GENES = 32, 5

@@ -10,6 +10,7 @@ from helpers import KEY
 from helpers.image_prediction import SECTIONS, embed, of_libraries
 from spared_sc._core.validate import get_libraries
 from spared_sc._images.resolve import resolve_patches
+from spared_sc.tl import _embed_patches
 
 
 @pytest.fixture
@@ -56,6 +57,6 @@ def test_an_unknown_scale_hides_no_coarse_image(adata, monkeypatch):
     monkeypatch.setattr(encoders, "check_resolution", lambda card, px, um, **more: found.append(um))
     patches = resolve_patches(adata, get_libraries(adata, "library_id"))
     patches.recipe["sources"]["library_1"]["um_per_px"] = np.nan
-    monkeypatch.setattr(sp.tl._prediction, "get_patches", lambda *args: patches)
+    monkeypatch.setattr(_embed_patches, "resolve_patches", lambda *args, **options: patches)
     sp.tl.embed_patches(adata, **KEY)
     assert found == [max(patches.recipe["sources"][f"library_{i}"]["um_per_px"] for i in (2, 3, 4))]

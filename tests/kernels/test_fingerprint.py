@@ -10,8 +10,9 @@ import pytest
 import spared_sc as sp
 from helpers import KEY
 from helpers.prediction import SECTIONS, embed
+from spared_sc._core.lineage import fingerprints
 from spared_sc._core.validate import get_libraries
-from spared_sc.tl import _prediction as prediction
+from spared_sc._kernels.fingerprint import same_section
 
 
 @pytest.fixture
@@ -47,17 +48,17 @@ def test_a_section_is_known_again_under_another_name(adata):
 def test_sections_are_told_apart_by_their_spots(rng):
     def sketch(places):
         adata = ad.AnnData(obs=pd.DataFrame(index=map(str, range(len(places)))), obsm={"spatial": places})
-        return prediction.fingerprints(adata, get_libraries(adata, None), "spatial", "places")["library"]
+        return fingerprints(adata, get_libraries(adata, None), "spatial", "places")["library"]
 
     places = rng.uniform(0, 5000, size=(900, 2))
-    assert prediction.same_section(sketch(places), sketch(places[::-1]))
-    assert prediction.same_section(sketch(places), sketch(places[rng.random(900) < 0.7]))  # after a filter
+    assert same_section(sketch(places), sketch(places[::-1]))
+    assert same_section(sketch(places), sketch(places[rng.random(900) < 0.7]))  # after a filter
     many = rng.uniform(0, 5000, size=(20_000, 2))
-    assert prediction.same_section(sketch(many), sketch(many[:2000]))  # a small part
-    assert not prediction.same_section(sketch(many[2000:]), sketch(many[:2000]))
-    assert not prediction.same_section(sketch(places), sketch(places + 0.4))
-    assert not prediction.same_section(sketch(places), sketch(rng.uniform(0, 5000, size=(900, 2))))
-    assert not prediction.same_section([], [])
+    assert same_section(sketch(many), sketch(many[:2000]))  # a small part
+    assert not same_section(sketch(many[2000:]), sketch(many[:2000]))
+    assert not same_section(sketch(places), sketch(places + 0.4))
+    assert not same_section(sketch(places), sketch(rng.uniform(0, 5000, size=(900, 2))))
+    assert not same_section([], [])
 
 
 def test_a_section_without_positions_is_known_again(adata):

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from spared_sc._kernels.baselines import BASELINES
 
 from helpers.completion import SECTIONS, residual_of, sections_of
 from spared_sc._kernels import baselines, lowrank
-from spared_sc._kernels.baselines import BASELINES
 from spared_sc._kernels.lattice import from_array
 from spared_sc._kernels.sections import Sections
 

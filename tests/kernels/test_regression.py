@@ -10,10 +10,10 @@ import scipy.optimize
 from sklearn.linear_model import PoissonRegressor, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from spared_sc._kernels.baselines import BASELINES
 
 from helpers.completion import SECTIONS, residual_of, sections_of
 from spared_sc._kernels import lowrank, regression
-from spared_sc._kernels.baselines import BASELINES
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sps
 from scipy.sparse.csgraph import shortest_path
+from spared_sc._kernels.baselines import BASELINES
 
 from helpers.completion import SECTIONS, residual_of, sections_of
 from spared_sc._kernels import smoothing
-from spared_sc._kernels.baselines import BASELINES
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,10 +10,10 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from spared_sc._kernels.baselines import BASELINES
 
 from helpers.completion import SECTIONS, sections_of
 from spared_sc._kernels import baselines, stack
-from spared_sc._kernels.baselines import BASELINES
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -32,7 +32,7 @@ def test_compare_targets_has_four_arms(adata):
 def test_compare_targets_refuses_leaks(adata):
     with pytest.raises(KeyError, match="split_libraries"):
         sp.tl.compare_targets(adata, completed="median", use_rep="X_test", **KEY)
-    sp.tl.additive_complete(adata, **KEY, key_added="filled")
+    sp.tl.complete(adata, method="additive", **KEY, key_added="filled")
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
     with pytest.raises(ValueError, match="has learned from all sections: train values may have been filled"):
         sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from spared_sc._kernels.baselines import BASELINES
+from spared_sc.tl._sections import resolve
 
 import spared_sc as sp
 from helpers import KEY, dense
 from helpers.completion import SECTIONS, WITH_RATE, sections_of
 from spared_sc._kernels import baselines
-from spared_sc._kernels.baselines import BASELINES
-from spared_sc.tl._sections import resolve
 
 if TYPE_CHECKING:
     from anndata import AnnData

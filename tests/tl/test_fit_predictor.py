@@ -56,10 +56,13 @@ def test_a_saved_model_gives_the_same(adata, tmp_path):
         sp.tl.predict_expression(new, model=model, key_added=key)
     assert new.obsm["before"].equals(new.obsm["path"])
     assert new.obsm["before"].equals(new.obsm["text"])
-    card = json.loads((tmp_path / "model" / "card.json").read_text())
+    card = json.loads((tmp_path / "model" / "card.json").read_text())["predictor"]
     assert card["genes"] == fitted.genes
-    assert card["layer"] == "log2tpm"
-    assert card["libraries"]["train"].keys() == {"library_1", "library_2"}
+    assert card["data"]["layer"] == "log2tpm"
+    assert {name for name, library in card["libraries"].items() if library["role"] == "train"} == {
+        "library_1",
+        "library_2",
+    }
     # Only the mean of training is at hand as an anchor, and it is that of the train sections.
     scores = sp.tl.score_prediction(new, "path")
     assert {"path", "gene_mean"} <= set(scores["prediction"])
@@ -79,11 +82,13 @@ def test_a_slide_without_expression(adata, tmp_path):
 
 
 def test_spots_unlike_training_are_flagged(adata):
-    fitted = sp.tl.fit_predictor(adata[adata.obs["library_id"] != "library_4"].copy(), use_rep="X_test", **KEY)
+    train = adata[adata.obs["library_id"] != "library_4"].copy()
     new = adata[adata.obs["library_id"] == "library_4"].copy()
     new.obsm["X_test"][:10] += 100  # more than the section's own spread takes in
-    sp.tl.predict_expression(new, model=fitted)
-    flag = new.obs["predicted_ridge_unlike"].to_numpy()
+    sp.tl.predict_expression(new, model=sp.tl.fit_predictor(train, use_rep="X_test", **KEY))
+    assert not [name for name in new.obs if "out_of_distribution" in name]  # nobody asked for it
+    sp.tl.predict_expression(new, model=sp.tl.fit_predictor(train, use_rep="X_test", novelty=True, **KEY))
+    flag = new.obs["predicted_ridge_out_of_distribution"].to_numpy()
     assert flag[:10].all()
     assert flag[10:].mean() < 0.1
 
@@ -99,7 +104,10 @@ def test_embeddings_of_another_width_are_refused(adata):
     )
 
 
-@pytest.mark.parametrize("what", ["cut", "pickled", "another kind", "card", "nothing"])
+FIELDS = {"model": "oracle", "genes": 3, "libraries": None, "n_spots": "many", "data": {}}
+
+
+@pytest.mark.parametrize("what", ["cut", "pickled", "another kind", "nothing", *FIELDS, "patches", "no card"])
 def test_broken_models(adata, tmp_path, what):
     folder = tmp_path / "model"
     sp.tl.fit_predictor(adata, use_rep="X_test", **KEY).save(folder)
@@ -114,9 +122,15 @@ def test_broken_models(adata, tmp_path, what):
         card = json.loads((folder / "card.json").read_text())
         (folder / "card.json").write_text(json.dumps({**card, "kind": "spackle"}))
         match = "kind 'spackle', expected 'predictor'"
-    elif what == "card":
+    elif what != "nothing":
         card = json.loads((folder / "card.json").read_text())
-        (folder / "card.json").write_text(json.dumps({**card, "model": "oracle"}))
+        if what == "no card":
+            del card["predictor"]
+        elif what == "patches":
+            del card["predictor"]["data"]["patches"]
+        else:
+            card["predictor"][what] = FIELDS[what]
+        (folder / "card.json").write_text(json.dumps(card))
         match = "is damaged: weights and card do not fit"
     else:
         (folder / "card.json").unlink()

@@ -70,10 +70,10 @@ def test_spots_at_no_place_are_refused(adata):
 
 
 def test_what_a_table_replaces_goes(adata):
-    predict(adata, key_added="table")
-    assert "table_unlike" in adata.obs
+    predict(adata, key_added="table", novelty=True)
+    assert "table_out_of_distribution" in adata.obs
     predict(adata, "gene_mean", key_added="table")
-    assert "table_unlike" not in adata.obs
+    assert "table_out_of_distribution" not in adata.obs
 
 
 @pytest.mark.filterwarnings("ignore:Element:anndata.OldFormatWarning")
@@ -127,7 +127,7 @@ def test_same_seed_same_result_whatever_the_order(adata):
         ({"model_params": {"n_components": 0}}, ValueError, "n_components=0"),
         ({"library_key": None}, ValueError, "library_key="),
         ({"random_state": -1}, ValueError, "random_state"),
-        ({"device": "abacus"}, ValueError, "abacus"),
+        ({"device": "abacus", "model": "shufflenet"}, ValueError, "abacus"),
     ],
 )
 def test_wrong_arguments(adata, options, error, match):

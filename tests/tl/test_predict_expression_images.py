@@ -111,7 +111,7 @@ def test_embeddings_by_another_encoder_are_refused(adata):
     with pytest.raises(ValueError, match="name is 'resnet18' instead of 'classical'"):
         sp.tl.predict_expression(new, model=fitted)
     del new.uns["spared_sc"]["X_classical"]
-    with pytest.raises(ValueError, match="nothing is recorded about it"):
+    with pytest.raises(ValueError, match="its encoder is not recorded"):
         sp.tl.predict_expression(new, model=fitted)
 
 

@@ -9,7 +9,6 @@ import spared_sc as sp
 from helpers import KEY
 from helpers.image_prediction import cut
 from spared_sc._models.prediction.networks import NetworkPredictor
-from spared_sc.tl import _prediction as prediction
 
 TINY = {"weights": "random", "n_steps": 4, "train_batch_size": 8, "validate_every": 2, "learning_rate": 1e-3}
 
@@ -52,17 +51,6 @@ def test_three_sections_are_enough(adata, model):
     three = adata[adata.obs["library_id"] != "library_4"].copy()
     predict(three, model)
     assert np.isfinite(three.obsm[f"predicted_{model}"]).all(axis=None)
-
-
-def test_a_section_selects_where_enough_are_left():
-    groups = np.array(["a", "b", "c", "d"])
-    for least, n_groups, expected in ((1, 4, True), (1, 3, True), (2, 4, True), (2, 3, False), (1, 2, False)):
-        parts, roles = prediction.plan(None, groups[:n_groups], validates=True, least_train=least)
-        assert roles == ["held out"] * n_groups
-        for part in parts:
-            assert part.validation.any() == expected
-            assert part.train.sum() >= least
-            assert (part.train.astype(int) + part.validation + part.predicted == 1).all()
 
 
 def test_an_interrupted_cross_fit_writes_nothing_and_goes_on(adata, tmp_path, monkeypatch):

@@ -37,7 +37,12 @@ class Allowed:
             return
         if self.least is None:
             raise ValueError(f"{name}={value!r} is unknown: choose {listing(self.choices)}.")
-        check_number(name, value, self.least, self.most, whole=self.whole)
+        try:
+            check_number(name, value, self.least, self.most, whole=self.whole)
+        except ValueError as error:
+            if not self.choices:
+                raise
+            raise ValueError(f"{name}={value!r} cannot be used: give {self}.") from error
 
     def __str__(self) -> str:
         parts = [repr(choice) for choice in self.choices]

@@ -29,16 +29,15 @@ def cross_fit(task: Task, subjects: Sequence[str], compute: Compute) -> Predicti
     KeyboardInterrupt
         If one of several fits was interrupted.
     """
-    groups, predictor = np.asarray(subjects), task.predictor
+    groups = np.asarray(subjects)
     _check_groups(task.split, groups)
-    folds, roles = plan(task.split, groups, validates=predictor.validates, least_train=predictor.least_train)
+    folds, roles = plan(task.split, groups, validates=task.predictor.validates, least_train=task.predictor.least_train)
     if task.data.leak:
         roles = ["train" if role == "train" else "seen" for role in roles]
         warn(
             f"{task.data.leak}, including those predicted here: these predictions are not scored. Make a split, and the "
             "layer with it, or choose a layer that uses one section at a time, such as 'log2tpm' or 'median'.",
         )
-    compute = predictor.place(compute)
     values = np.empty((len(task.spots), len(task.genes)), dtype=np.float32)
     flags = None if task.novelty_features is None else np.zeros(len(task.spots), dtype=bool)
     reports = {}

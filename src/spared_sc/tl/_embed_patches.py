@@ -134,7 +134,7 @@ def embed_patches(
         params={
             "encoder": encoder,
             "weights": weights,
-            "library_key": library_key,
+            "library_key": libraries.key,
             "random_state": random_state,
             "force": force,
         },

@@ -9,6 +9,7 @@ from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.folds import split_fold
+from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc.tl._fitted import FittedPredictor, fit_fold
 from spared_sc.tl._task import CLASSICAL, make_task
 
@@ -100,6 +101,7 @@ def fit_predictor(
         show_progress_bar=show_progress_bar,
         checkpoint=checkpoint,
     )
+    compute = PREDICTORS.load(model).place(compute)
     task = make_task(
         adata,
         libraries,
@@ -113,4 +115,4 @@ def fit_predictor(
         params=model_params,
         novelty=novelty,
     )
-    return fit_fold(task, split_fold(task.split, len(libraries.names)), task.predictor.place(compute))
+    return fit_fold(task, split_fold(task.split, len(libraries.names)), compute)

@@ -156,6 +156,7 @@ def predict_expression(
     params: dict[str, Any]
     if isinstance(model, str) and model in PREDICTORS:
         key_added = _checked_name(adata, key_added, model)
+        compute = PREDICTORS.load(model).place(compute)
         task = make_task(
             adata,
             libraries,
@@ -177,7 +178,7 @@ def predict_expression(
             "loss": loss,
             "use_rep": task.data.use_rep,
             "mask_var": mask_var if mask_var in adata.var else None,
-            "library_key": library_key,
+            "library_key": libraries.key,
             "subject_key": subject_key,
             "split_key": None if task.split is None else split_key,
             "random_state": random_state,
@@ -187,7 +188,7 @@ def predict_expression(
         fitted, source = _fitted(model)
         key_added = _checked_name(adata, key_added, fitted.name)
         prediction = fitted.apply(adata, libraries, spatial_key, compute, force=force)
-        params = {"model": fitted.name, "fitted": source, "library_key": library_key, "force": force}
+        params = {"model": fitted.name, "fitted": source, "library_key": libraries.key, "force": force}
     adata = adata.copy() if copy else adata
     _write(adata, key_added, prediction, params)
     return adata if copy else None

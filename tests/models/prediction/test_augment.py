@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.networks import HOW, N_GENES, Patches, make_spots, regression, weights_of
+from helpers.networks import COMPUTE, N_GENES, Patches, make_spots, regression, weights_of
 from spared_sc._models.prediction import augment
-from spared_sc._models.prediction.regression import ImageRegression
+from spared_sc._models.prediction.image_regression import ImageRegression
 
 if TYPE_CHECKING:
     from spared_sc._models.prediction.base import Spots
@@ -51,7 +51,7 @@ def test_training_patches_are_turned_one_by_one(train, augmented, monkeypatch):
         return loss(self, network, images, rows, targets)
 
     monkeypatch.setattr(ImageRegression, "_loss", recorded)
-    regression(augment=augmented, n_steps=6).fit(train, None, HOW)
+    regression(augment=augmented, n_steps=6).fit(train, None, COMPUTE)
     assert len(batches) == 6
     drawn = []
     for images, rows in batches:
@@ -71,13 +71,13 @@ def test_training_patches_are_turned_one_by_one(train, augmented, monkeypatch):
 
 def test_predictions_average_the_symmetries(train):
     predictor = regression(symmetries=True)
-    predictor.fit(train, None, HOW)
-    plain = ImageRegression.from_state(weights_of(predictor), {"params": regression()._params(), "n_genes": N_GENES})
+    predictor.fit(train, None, COMPUTE)
+    plain = ImageRegression.from_state(weights_of(predictor), {"params": regression().params(), "n_genes": N_GENES})
     turned = [
         replace(train, patches=Patches(np.stack([eight(patch)[code] for patch in train.patches.pixels])))
         for code in range(8)
     ]
-    each = [plain.predict(spots, HOW) for spots in turned]
+    each = [plain.predict(spots, COMPUTE) for spots in turned]
     assert np.ptp(each, axis=0).max() > 1e-4
     for spots in turned[:3]:
-        np.testing.assert_allclose(predictor.predict(spots, HOW), np.mean(each, axis=0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(predictor.predict(spots, COMPUTE), np.mean(each, axis=0), rtol=1e-4, atol=1e-5)

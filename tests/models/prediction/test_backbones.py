@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from helpers.networks import HOW, SHORT, make_spots
+from helpers.networks import COMPUTE, SHORT, make_spots
 from spared_sc._models.prediction import backbones
 from spared_sc._models.prediction.bleep import Bleep
-from spared_sc._models.prediction.regression import ShuffleNet
+from spared_sc._models.prediction.image_regression import ShuffleNet
 
 if TYPE_CHECKING:
     from spared_sc._models.prediction.base import Spots
@@ -36,7 +36,7 @@ def test_weights_that_cannot_be_had(train, tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
     message = r"shufflenetv2_x0.5-\w+.pth from https://.*into .*checkpoints.*weights='random'"
     with pytest.raises(FileNotFoundError, match=message):
-        ShuffleNet(**SHORT).fit(train, None, HOW)
+        ShuffleNet(**SHORT).fit(train, None, COMPUTE)
     create = timm.create_model
     monkeypatch.setattr(
         timm, "create_model", lambda *args, pretrained, **kw: offline() if pretrained else create(*args)
@@ -44,7 +44,7 @@ def test_weights_that_cannot_be_had(train, tmp_path, monkeypatch):
     with pytest.raises(
         FileNotFoundError, match=r"model.safetensors of timm/resnet50.a1_in1k from the Hugging Face hub"
     ):
-        Bleep(**SHORT).fit(train, None, HOW)
+        Bleep(**SHORT).fit(train, None, COMPUTE)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", "wrapped.pth"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.networks import CPU, HOW, N_GENES, contrastive, make_spots, some_known
+from helpers.networks import COMPUTE, CPU, N_GENES, contrastive, make_spots, some_known
 from spared_sc._models.prediction import bleep
 from spared_sc._models.prediction.bleep import contrastive_loss
 
@@ -54,7 +54,7 @@ def test_contrastive_loss_is_the_papers(temperature):
 
 def test_spots_are_compared_within_chunks(train):
     predictor = contrastive()
-    predictor.fit(train, None, HOW)
+    predictor.fit(train, None, COMPUTE)
     network = predictor.network.double()
     rows = torch.tensor([5, 3, 11, 2, 9, 20, 1, 14])
     images = predictor._images(train.patches.pixels[rows], CPU).double()
@@ -76,9 +76,9 @@ def test_retrieval_takes_the_expression_of_the_nearest(train, validation, how, p
     if partly:
         train.known[:, 1] = False
     predictor = contrastive(retrieval=how)
-    predictor.fit(train, None, HOW)
+    predictor.fit(train, None, COMPUTE)
     own_library = np.array([0, 1, 2, -1, 0, 1, 2, -1, 0, 1]) if own else None
-    ours = predictor.predict(validation, HOW, own_library=own_library)
+    ours = predictor.predict(validation, COMPUTE, own_library=own_library)
     known = np.ones(train.target.shape, dtype=bool) if train.known is None else train.known
     mean = train.gene_means()
     filled = np.where(known, train.target, mean).astype(np.float32)
@@ -102,8 +102,8 @@ def test_new_slides_are_looked_up_everywhere(train, validation):
     """The most neighbours that leave something outside of a section do not limit what is found for a new one."""
     train = replace(train, library=np.repeat([0, 1], [20, 4]))
     predictor = contrastive(n_neighbours=24)
-    predictor.fit(train, None, HOW)
-    expected = predictor.predict(validation, HOW)
+    predictor.fit(train, None, COMPUTE)
+    expected = predictor.predict(validation, COMPUTE)
     np.testing.assert_allclose(expected, np.broadcast_to(train.target.mean(axis=0), expected.shape), rtol=1e-4)
-    found = predictor.predict(validation, HOW, own_library=np.full(len(validation), -1))
+    found = predictor.predict(validation, COMPUTE, own_library=np.full(len(validation), -1))
     np.testing.assert_array_equal(found, expected)

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from helpers.prediction import LINEAR
 from spared_sc._models.prediction import linear
 from spared_sc._models.prediction.base import Spots
-from spared_sc._models.prediction.registry import PREDICTORS, make_predictor
+from spared_sc._models.prediction.registry import PREDICTORS
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_position_only_learns_what_layout_explains(rng):
     place = np.concatenate([np.column_stack([x, y]) * size + origin for size, origin in ((1, 0), (30, 500), (7, -9))])
     spots = Spots(library, place, target=np.tile(value, 3)[:, None].astype(np.float32))
     model = linear.PositionOnly()
-    model.fit(spots.rows(np.flatnonzero(library < 2)), None, None)
-    last = spots.rows(np.flatnonzero(library == 2))
+    model.fit(spots.take(np.flatnonzero(library < 2)), None, None)
+    last = spots.take(np.flatnonzero(library == 2))
     np.testing.assert_allclose(model.predict(last, None)[:, 0], value, atol=0.05)
 
 
@@ -113,7 +113,7 @@ def test_gene_mean_is_the_mean_of_known_entries(spots):
     model = linear.GeneMean()
     model.fit(spots, None, None)
     expected = [spots.target[spots.known[:, gene], gene].mean() for gene in range(spots.target.shape[1])]
-    np.testing.assert_allclose(model.predict(spots.rows(np.arange(3)), None), np.tile(expected, (3, 1)), rtol=1e-5)
+    np.testing.assert_allclose(model.predict(spots.take(np.arange(3)), None), np.tile(expected, (3, 1)), rtol=1e-5)
 
 
 def test_knn_is_the_mean_of_the_nearest(spots):
@@ -143,22 +143,22 @@ def test_knn_chooses_the_number_of_neighbours_on_other_libraries(rng):
 @pytest.mark.parametrize("name", LINEAR)
 def test_order_of_rows_and_batches_do_not_matter(spots, rng, name):
     order = rng.permutation(len(spots))
-    one, other = make_predictor(name, {}), make_predictor(name, {})
+    one, other = PREDICTORS.make(name, {}), PREDICTORS.make(name, {})
     one.fit(spots, None, None)
-    other.fit(spots.rows(order), None, None)
+    other.fit(spots.take(order), None, None)
     expected = one.predict(spots, None)
     np.testing.assert_allclose(other.predict(spots, None), expected, atol=1e-4)
     if name in ("gene_mean", "depth_only"):  # the others look at the whole section
         part = np.arange(7, 20)
-        np.testing.assert_allclose(one.predict(spots.rows(part), None), expected[part], atol=1e-5)
+        np.testing.assert_allclose(one.predict(spots.take(part), None), expected[part], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_state_is_all_that_was_learned(spots, name):
-    model = make_predictor(name, {})
+    model = PREDICTORS.make(name, {})
     model.fit(spots, None, None)
     arrays, values = model.state()
-    again = PREDICTORS[name].from_state(arrays, json.loads(json.dumps(values)))
+    again = PREDICTORS.load(name).from_state(arrays, json.loads(json.dumps(values)))
     assert np.array_equal(again.predict(spots, None), model.predict(spots, None))
 
 
@@ -167,11 +167,11 @@ def test_stain_and_scanner_of_a_section_do_not_matter(spots, rng, name):
     shift, zoom = 20 * rng.normal(size=(3, 12)), np.exp(rng.normal(size=(3, 12)))
     other = spots.embedding * zoom[spots.library] + shift[spots.library]
     stained = Spots(spots.library, spots.position, None, other.astype(np.float32), None, spots.target, spots.known)
-    one, again = make_predictor(name, {}), make_predictor(name, {})
+    one, again = PREDICTORS.make(name, {}), PREDICTORS.make(name, {})
     one.fit(spots, None, None)
     again.fit(stained, None, None)
     np.testing.assert_allclose(again.predict(stained, None), one.predict(spots, None), atol=1e-3)
-    train = make_predictor(name, {"standardize": "train"})
+    train = PREDICTORS.make(name, {"standardize": "train"})
     train.fit(spots, None, None)
     assert np.abs(train.predict(stained, None) - train.predict(spots, None)).max() > 0.5
 
@@ -179,7 +179,7 @@ def test_stain_and_scanner_of_a_section_do_not_matter(spots, rng, name):
 def test_few_spots_are_standardized_as_the_train_spots(spots):
     model = linear.Ridge()
     model.fit(spots, None, None)
-    few = spots.rows(np.arange(3))
+    few = spots.take(np.arange(3))
     scaled = np.clip((few.embedding - spots.embedding.mean(0)) / spots.embedding.std(0), -5, 5)
     np.testing.assert_allclose(model._standardized(few), scaled, atol=1e-5)
     with pytest.raises(ValueError, match="standardize='slide' is unknown"):
@@ -190,7 +190,7 @@ def test_constant_features_and_few_spots(rng):
     embedding = np.column_stack([np.full(6, 255.0), rng.normal(size=6)]).astype(np.float32)
     spots = Spots(np.zeros(6, int), embedding=embedding, target=rng.normal(size=(6, 2)).astype(np.float32))
     for name in ("ridge", "knn"):
-        model = make_predictor(name, {})
+        model = PREDICTORS.make(name, {})
         model.fit(spots, None, None)
         assert np.isfinite(model.predict(spots, None)).all()
 
@@ -200,7 +200,7 @@ def test_a_gene_that_is_known_nowhere_is_predicted_as_its_mean(spots):
     known[:, 2] = False
     spots = Spots(spots.library, spots.position, None, spots.embedding, spots.log_depth, spots.target, known)
     for name in LINEAR:
-        model = make_predictor(name, {})
+        model = PREDICTORS.make(name, {})
         model.fit(spots, None, None)
         found = model.predict(spots, None)
         assert np.isfinite(found).all()

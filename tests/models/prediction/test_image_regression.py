@@ -1,4 +1,4 @@
-"""_models/prediction/regression."""
+"""_models/prediction/image_regression."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.networks import HOW, TINY, make_spots, regression, some_known
+from helpers.networks import COMPUTE, TINY, make_spots, regression, some_known
 from spared_sc._models.prediction import backbones
-from spared_sc._models.prediction.regression import STNet
+from spared_sc._models.prediction.image_regression import STNet
 
 if TYPE_CHECKING:
     from spared_sc._models.prediction.base import Spots
@@ -31,10 +31,12 @@ def validation() -> Spots:
 def test_delta_learns_deviations_and_adds_the_mean(train, validation):
     mean = train.target.mean(axis=0)
     predictor, centred = regression(delta=True), regression()
-    predictor.fit(train, validation, HOW)
-    centred.fit(replace(train, target=train.target - mean), replace(validation, target=validation.target - mean), HOW)
+    predictor.fit(train, validation, COMPUTE)
+    centred.fit(
+        replace(train, target=train.target - mean), replace(validation, target=validation.target - mean), COMPUTE
+    )
     np.testing.assert_allclose(
-        predictor.predict(validation, HOW), centred.predict(validation, HOW) + mean, rtol=1e-4, atol=1e-4
+        predictor.predict(validation, COMPUTE), centred.predict(validation, COMPUTE) + mean, rtol=1e-4, atol=1e-4
     )
     assert np.abs(mean).max() > 1
 
@@ -44,18 +46,18 @@ def test_delta_learns_deviations_and_adds_the_mean(train, validation):
 def test_stnet_starts_as_the_mean_expression(train, validation, delta, partly):
     train = some_known(train) if partly else train
     predictor = STNet(**TINY, delta=delta, n_steps=1, train_batch_size=8, learning_rate=1e-12)
-    predictor.fit(train, None, HOW)
+    predictor.fit(train, None, COMPUTE)
     mean = train.gene_means()
-    np.testing.assert_allclose(predictor.predict(validation, HOW), np.tile(mean, (10, 1)), rtol=1e-5)
+    np.testing.assert_allclose(predictor.predict(validation, COMPUTE), np.tile(mean, (10, 1)), rtol=1e-5)
     assert predictor.symmetries
 
 
 def test_images_are_brought_to_the_size_of_the_network(train):
     seen = []
     predictor = regression(image_size=20, augment=False)
-    predictor.fit(train, None, HOW)
+    predictor.fit(train, None, COMPUTE)
     predictor.network.body.normalise.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
-    predictor.predict(train, replace(HOW, batch_size=64))
+    predictor.predict(train, replace(COMPUTE, batch_size=64))
     (images,), normalised = seen[0]
     pixels = torch.from_numpy(train.patches.pixels.copy()).permute(0, 3, 1, 2).float()
     expected = nn.functional.interpolate(pixels, (20, 20), mode="bilinear", antialias=True)
@@ -68,7 +70,7 @@ def test_images_are_brought_to_the_size_of_the_network(train):
 
 def test_regression_learns_colours(train):
     predictor = regression(n_steps=60, train_batch_size=24, learning_rate=1e-3, start_at_mean=True)
-    predictor.fit(train, None, HOW)
+    predictor.fit(train, None, COMPUTE)
     new = make_spots(20, seed=5)
-    error = ((predictor.predict(new, HOW) - new.target) ** 2).mean()
+    error = ((predictor.predict(new, COMPUTE) - new.target) ** 2).mean()
     assert error < 0.5 * ((train.target.mean(axis=0) - new.target) ** 2).mean()
