@@ -108,6 +108,9 @@ def test_public_names_can_be_listed():
 def test_a_public_function_has_its_file_and_its_tests(package):
     """`tl.complete` stands in `tl/_complete.py`, and is tested in `tests/tl/test_complete.py`."""
     names = set(getattr(sp, package).__all__)
+    assert {getattr(getattr(sp, package), name).__module__ for name in names} == {
+        f"spared_sc.{package}._{name}" for name in names
+    }
     assert {name for name in names if not (SOURCE / package / f"_{name}.py").is_file()} == set()
     assert {name for name in names if not (TESTS / package / f"test_{name}.py").is_file()} == set()
 
