@@ -15,7 +15,7 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.tl._resolve import check_device, resolve, warn_of_no_floor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -40,7 +40,7 @@ _TOGETHER = "all"  # in place of a library and its subject
 def evaluate_completion(
     adata: AnnData,
     *,
-    methods: str | Iterable[str | Callable[[AnnData], Any]] | Mapping[str, Callable[[AnnData], Any]] | None = None,
+    methods: str | Method | Iterable[str | Method] | Mapping[str, str | Method] | None = None,
     regimes: str | Sequence[str] = ("paper", "released"),
     shares: Sequence[float] | None = None,
     n_masks: int = 10,
@@ -112,7 +112,7 @@ def evaluate_completion(
         If a parameter is out of range, a regime hides nothing or needs raw counts that are missing, or a method returns
         an array of another shape, values that are not finite, or changed values of visible entries.
     TypeError
-        If a method is neither a name nor a function.
+        If a method is neither a name nor a `Completer` nor a function.
 
     Warns
     -----
