@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from spared_sc._kernels.baselines import BASELINES
 
-from helpers.completion import SECTIONS, residual_of, sections_of
-from spared_sc._kernels import baselines, lowrank
+from helpers.completion import SECTIONS, estimate_of, residual_of, sections_of
+from spared_sc._kernels import lowrank
 from spared_sc._kernels.lattice import from_array
+from spared_sc._kernels.metrics import poisson_deviance
 from spared_sc._kernels.sections import Sections
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_soft_impute_finds_programmes():
     sections = Sections(np.where(known, truth, 0), known, lattice, np.zeros(200, dtype=int))
 
     def error(name):
-        values = BASELINES[name](sections, seed=0, n_threads=1).values
+        values = estimate_of(name, sections).values
         return np.mean((values - truth)[~known] ** 2) / truth.var()
 
     assert error("soft_impute") < 0.05
@@ -96,7 +96,7 @@ def test_factorisation_approaches_that_of_sklearn():
     left, right = lowrank.poisson_nmf(counts, np.ones(150), 3, seed=0, n_steps=400, prior=1e-3)
 
     def deviance(rate):
-        return baselines.poisson_deviance(counts, rate).mean()
+        return poisson_deviance(counts, rate).mean()
 
     assert deviance(left @ right) < 1.03 * deviance(other)
     few = lowrank.poisson_nmf(counts, np.ones(150), 3, seed=0, n_steps=5)

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from spared_sc._kernels.baselines import BASELINES
 
-from helpers.completion import SECTIONS, residual_of, sections_of
+from helpers.completion import SECTIONS, estimate_of, residual_of, sections_of
 from spared_sc._kernels import lowrank, regression
 
 if TYPE_CHECKING:
@@ -38,14 +38,15 @@ def residual(sections) -> np.ndarray:
 
 
 def test_means_of_genes_and_libraries(sections):
-    estimate = BASELINES["library_gene_mean"](sections, seed=0, n_threads=1, shrinkage=7.0)
-    total = BASELINES["gene_mean"](sections, seed=0, n_threads=1)
+    estimate = estimate_of("library_gene_mean", sections, shrinkage=7.0)
+    total = estimate_of("gene_mean", sections)
     for gene in range(sections.values.shape[1]):
         known = sections.known[:, gene]
         mean = sections.values[known, gene].astype(float).mean()
         np.testing.assert_allclose(total.values[:, gene], mean, rtol=1e-5)
-        share = sections.counts[:, gene].sum() / sections.depth.sum()
-        np.testing.assert_allclose(total.rate[:, gene], share * sections.depth, rtol=1e-4)
+        counts = sections.counts
+        share = counts.values[:, gene].sum() / counts.depth.sum()
+        np.testing.assert_allclose(total.rate[:, gene], share * counts.depth, rtol=1e-4)
         for code in range(2):
             own = known & (sections.library == code)
             expected = (sections.values[own, gene].astype(float).sum() + 7 * mean) / (own.sum() + 7)
@@ -73,15 +74,14 @@ def test_additive_solves_its_normal_equations(sections, spot_shrinkage, library_
     )  # fmt: skip
     np.testing.assert_allclose(found, expected, atol=2e-3)
     # as it is run
-    quick = BASELINES["additive"](
-        sections, seed=0, n_threads=1, spot_shrinkage=spot_shrinkage, library_shrinkage=library_shrinkage
-    )
+    quick = estimate_of("additive", sections, spot_shrinkage=spot_shrinkage, library_shrinkage=library_shrinkage)
     np.testing.assert_allclose(quick.values, expected, atol=0.02)
 
 
 def test_depth_trend_is_the_penalised_parabola(sections):
-    found = regression.depth_trend(sections.values, sections.known, sections.depth, 4.0)
-    x = np.log(sections.depth)
+    depth = sections.counts.depth
+    found = regression.depth_trend(sections.values, sections.known, depth, 4.0)
+    x = np.log(depth)
     x = (x - x.mean()) / x.std()
     terms = np.column_stack([np.ones_like(x), x, x**2])
     mean = sections.values.sum(axis=0, dtype=float) / sections.known.sum(axis=0)
@@ -96,10 +96,10 @@ def test_depth_trend_is_the_penalised_parabola(sections):
 
 
 def test_depth_rate_is_the_penalised_poisson_regression(sections):
-    found = regression.depth_rate(sections.counts, sections.depth, prior=10.0)
-    x = np.log(sections.depth) - np.log(sections.depth).mean()
-    for gene in range(sections.counts.shape[1]):
-        counts = sections.counts[:, gene]
+    found = regression.depth_rate(sections.counts.values, sections.counts.depth, prior=10.0)
+    x = np.log(sections.counts.depth) - np.log(sections.counts.depth).mean()
+    for gene in range(found.shape[1]):
+        counts = sections.counts.values[:, gene]
 
         def loss(p, counts=counts):
             log_rate = p[0] + p[1] * x

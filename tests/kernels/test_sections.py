@@ -47,18 +47,18 @@ def test_hidden_entries_leave_no_trace(adata, hidden):
     other = with_counts(adata, np.where(place, 7 * counts + 3, counts))
     one, two = (sections.without(hidden) for sections in (found.sections, sections_of(other)))
     np.testing.assert_array_equal(one.known, two.known)
-    np.testing.assert_array_equal(one.counts, two.counts)
-    np.testing.assert_array_equal(one.depth, two.depth)
+    np.testing.assert_array_equal(one.counts.values, two.counts.values)
+    np.testing.assert_array_equal(one.counts.depth, two.counts.depth)
     np.testing.assert_allclose(one.values, two.values, rtol=0, atol=1e-5)
     np.testing.assert_allclose(one.count_scale(), two.count_scale(), rtol=1e-4)
     # and it is what a section without these molecules is
     alone = sections_of(with_counts(adata, np.where(place, 0, counts)))
     np.testing.assert_allclose(one.values, alone.values, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(one.counts, alone.counts)
-    np.testing.assert_array_equal(one.depth, alone.depth)
+    np.testing.assert_array_equal(one.counts.values, alone.counts.values)
+    np.testing.assert_array_equal(one.counts.depth, alone.counts.depth)
     # the truth is in the unit of what is left: that of a count
     truth = found.sections.renormalised(hidden)
-    scale = np.expm1(truth[hidden] * np.log(2)) / found.sections.counts[hidden]
+    scale = np.expm1(truth[hidden] * np.log(2)) / found.sections.counts.values[hidden]
     np.testing.assert_allclose(scale, one.count_scale()[hidden], rtol=1e-3)
     np.testing.assert_array_equal(truth[one.known], one.values[one.known])
 
@@ -66,7 +66,7 @@ def test_hidden_entries_leave_no_trace(adata, hidden):
 def test_hiding_without_counts_or_of_another_layer_leaves_the_rest_as_it_is(adata, hidden):
     adata.layers["centred"] = adata.layers["log2tpm"].toarray() - 14
     for sections in (
-        replace(sections_of(adata), counts=None, depth=None, total=None),
+        replace(sections_of(adata), counts=None, total=None),
         sections_of(adata, layer="centred"),
     ):
         left = sections.without(hidden)
@@ -81,14 +81,16 @@ def test_a_spot_that_is_hidden_as_a_whole_keeps_its_unit(small):
     hidden = np.zeros_like(small.known)
     hidden[[4, 100]] = small.known[[4, 100]]
     np.testing.assert_allclose(small.renormalised(hidden), small.values, atol=1e-5)
-    assert not small.without(hidden).depth[[4, 100]].any()
+    assert not small.without(hidden).counts.depth[[4, 100]].any()
 
 
 def test_some_spots_of_sections(small):
     spots = np.flatnonzero(small.library == 1)
     part = small.of_spots(spots)
-    for name in ("values", "known", "counts", "depth", "total"):
+    for name in ("values", "known", "total"):
         np.testing.assert_array_equal(getattr(part, name), getattr(small, name)[spots])
+    np.testing.assert_array_equal(part.counts.values, small.counts.values[spots])
+    np.testing.assert_array_equal(part.counts.depth, small.counts.depth[spots])
     assert part.n_libraries == 1
     hops = [small.lattice.hops(1), part.lattice.hops(1)]
     neighbours = [[set(i[p[s] : p[s + 1]].tolist()) for s in range(len(p) - 1)] for p, i, _ in hops]
@@ -123,15 +125,15 @@ def test_count_scale_of_what_is_no_logarithm_is_finite(adata, layer):
 
 
 def test_thinned_halves(adata, small):
-    counts = small.counts
+    counts = small.counts.values
     halves = [small.thinned(np.random.default_rng(seed)) for seed in range(200)]
     for half, other in halves[:3]:
-        np.testing.assert_array_equal(half.counts + other, counts)
-        np.testing.assert_array_equal(half.known, half.counts > 0)
-        assert (half.counts % 1 == 0).all()
-        assert (half.depth >= half.counts.sum(axis=1)).all()
-    mean = np.mean([half.counts for half, _ in halves], axis=0)
-    variance = np.var([half.counts for half, _ in halves], axis=0)
+        np.testing.assert_array_equal(half.counts.values + other, counts)
+        np.testing.assert_array_equal(half.known, half.counts.values > 0)
+        assert (half.counts.values % 1 == 0).all()
+        assert (half.counts.depth >= half.counts.values.sum(axis=1)).all()
+    mean = np.mean([half.counts.values for half, _ in halves], axis=0)
+    variance = np.var([half.counts.values for half, _ in halves], axis=0)
     z = (mean - counts / 2)[counts > 0] / np.sqrt(counts[counts > 0] / 4 / 200)
     assert abs(z).max() < 5
     assert z.var() == pytest.approx(1, abs=0.1)
@@ -141,8 +143,8 @@ def test_thinned_halves(adata, small):
     length = adata.var["gene_length"].to_numpy()
     found = resolved(adata)
     full = adata.X.toarray()[found.order]
-    scale = 1e6 / (full / length).sum(axis=1) * full.sum(axis=1) / half.depth
-    expected = np.log2(1 + half.counts * (scale[:, None] / length)[:, found.genes])
+    scale = 1e6 / (full / length).sum(axis=1) * full.sum(axis=1) / half.counts.depth
+    expected = np.log2(1 + half.counts.values * (scale[:, None] / length)[:, found.genes])
     np.testing.assert_allclose(half.values, expected, rtol=0, atol=1e-4)
 
 
@@ -159,17 +161,17 @@ def test_silent_spots_are_those_without_known_entries(silenced):
 def test_depth_and_scale_of_silent_spots(silenced):
     sections, hidden, visible = silenced
     silent = visible.silent
-    assert np.array_equal(visible.whole_depth()[~silent], visible.depth[~silent])
-    off = np.abs(np.log(visible.whole_depth() / sections.depth))[silent]
+    assert np.array_equal(visible.whole_depth()[~silent], visible.counts.depth[~silent])
+    off = np.abs(np.log(visible.whole_depth() / sections.counts.depth))[silent]
     assert np.median(off) < 0.1
-    assert np.median(np.abs(np.log(visible.depth / sections.depth))[silent]) > 2 * np.median(off)
+    assert np.median(np.abs(np.log(visible.counts.depth / sections.counts.depth))[silent]) > 2 * np.median(off)
     # What a count adds to the scaled expression there, against what it added when it was measured.
     scaled = np.exp2(sections.renormalised(hidden)[hidden]) - 1
-    per_count = scaled / sections.counts[hidden]
+    per_count = scaled / sections.counts.values[hidden]
     assert np.median(np.abs(np.log(visible.count_scale()[hidden] / per_count))) < 0.15
     # Without any count left, a silent spot is as deep as others.
-    empty = replace(visible, depth=np.where(silent, 0.0, visible.depth))
+    empty = replace(visible, counts=replace(visible.counts, depth=np.where(silent, 0.0, visible.counts.depth)))
     for code in range(2):
         here = empty.library == code
-        expected = np.median(empty.depth[here & ~silent])
+        expected = np.median(empty.counts.depth[here & ~silent])
         assert (empty.whole_depth()[here & silent] == expected).all()

@@ -10,7 +10,7 @@ import scipy.sparse as sps
 from scipy.sparse.csgraph import shortest_path
 from spared_sc._kernels.baselines import BASELINES
 
-from helpers.completion import SECTIONS, residual_of, sections_of
+from helpers.completion import SECTIONS, estimate_of, residual_of, sections_of
 from spared_sc._kernels import smoothing
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def residual(sections) -> np.ndarray:
 @pytest.mark.parametrize("n_rings", [1, 3])
 def test_neighbor_mean_is_the_mean_of_known_values_around(sections, hops, n_rings):
     few = sections.without(sections.known & (np.random.default_rng(0).random(sections.known.shape) < 0.8))
-    estimate = BASELINES["neighbor_mean"](few, seed=0, n_threads=1, n_rings=n_rings)
+    estimate = estimate_of("neighbor_mean", few, n_rings=n_rings)
     shrinkage, n_alone = estimate.params["shrinkage"], 0
     for spot, gene in np.ndindex(few.values.shape):
         others = (hops[spot] <= n_rings) & (hops[spot] > 0) & few.known[:, gene]
@@ -58,21 +58,22 @@ def test_neighbor_mean_is_the_mean_of_known_values_around(sections, hops, n_ring
             expected = (few.values[own, gene].astype(float).sum() + shrinkage * mean) / (own.sum() + shrinkage)
         assert estimate.values[spot, gene] == pytest.approx(expected, rel=1e-4)
     assert n_alone > 0 or n_rings > 1
+    counts, depth = few.counts.values, few.counts.depth
     for spot, gene in np.ndindex(few.values.shape):
         near = (hops[spot] <= n_rings) & (hops[spot] > 0)
-        unit = few.depth.mean()
-        share = few.counts[:, gene].sum() / (few.depth.sum() / unit)
+        unit = depth.mean()
+        share = counts[:, gene].sum() / (depth.sum() / unit)
         own = few.library == few.library[spot]
-        share = (few.counts[own, gene].sum() + 5 * share) / (few.depth[own].sum() / unit + 5)
-        expected = (few.counts[near, gene].sum() + share) / (few.depth[near].sum() / unit + 1) * few.depth[spot] / unit
+        share = (counts[own, gene].sum() + 5 * share) / (depth[own].sum() / unit + 5)
+        expected = (counts[near, gene].sum() + share) / (depth[near].sum() / unit + 1) * depth[spot] / unit
         assert estimate.rate[spot, gene] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("bandwidth", "shrinkage"), [(0.7, 0.5), (1.0, 2.0), (4.0, 0.0)])
 def test_kernel_adds_the_smoothed_residual(sections, hops, bandwidth, shrinkage):
-    estimate = BASELINES["kernel"](sections, seed=0, n_threads=1, bandwidth=bandwidth, shrinkage=shrinkage)
+    estimate = estimate_of("kernel", sections, bandwidth=bandwidth, shrinkage=shrinkage)
     additive = {name: estimate.params[name] for name in ("spot_shrinkage", "library_shrinkage")}
-    base = BASELINES["additive"](sections, seed=0, n_threads=1, **additive).values.astype(float)
+    base = estimate_of("additive", sections, **additive).values.astype(float)
     reach = min(np.ceil(3 * bandwidth), 8)
     for spot, gene in np.ndindex(sections.values.shape):
         above, below = 0.0, shrinkage
@@ -84,12 +85,12 @@ def test_kernel_adds_the_smoothed_residual(sections, hops, bandwidth, shrinkage)
 
 
 def test_kernel_rate_is_gamma_poisson_around_and_in_the_spot(sections, hops):
-    estimate = BASELINES["kernel"](sections, seed=0, n_threads=1, bandwidth=1.0, shrinkage=1.0)
+    estimate = estimate_of("kernel", sections, bandwidth=1.0, shrinkage=1.0)
     bandwidth, shrinkage = estimate.params["rate_bandwidth"], estimate.params["rate_shrinkage"]
-    exposure = sections.depth / sections.depth.mean()
-    prior = BASELINES["additive"](sections, seed=0, n_threads=1).rate / exposure[:, None]
+    exposure = sections.counts.depth / sections.counts.depth.mean()
+    prior = estimate_of("additive", sections).rate / exposure[:, None]
     weight = np.where(hops <= np.ceil(3 * bandwidth), np.exp(-(np.minimum(hops, 99) ** 2) / (2 * bandwidth**2)), 0)
-    counts, total = weight @ sections.counts, weight @ exposure
+    counts, total = weight @ sections.counts.values, weight @ exposure
     expected = exposure[:, None] * (counts + shrinkage * prior) / (total + shrinkage)[:, None]
     np.testing.assert_allclose(estimate.rate, expected, rtol=1e-4)
 
@@ -122,7 +123,7 @@ def test_diffusion_does_not_depend_on_its_start(sections, residual):
 
 
 def test_sme_is_the_mean_over_the_most_similar_spots(sections, hops):
-    estimate = BASELINES["sme"](sections, seed=0, n_threads=1, n_rings=2, n_neighbors=4)
+    estimate = estimate_of("sme", sections, n_rings=2, n_neighbors=4)
     n_spots, n_with = len(sections.values), 0
     for spot in range(n_spots):
         weights = {}

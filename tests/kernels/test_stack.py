@@ -10,10 +10,11 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from spared_sc._kernels.baselines import BASELINES
 
-from helpers.completion import SECTIONS, sections_of
-from spared_sc._kernels import baselines, stack
+from helpers.completion import SECTIONS, estimate_of, sections_of
+from spared_sc._kernels import stack
+from spared_sc._kernels.sections import Counts
+from spared_sc._models.completion.features import base_features, tune_all
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -76,30 +77,30 @@ def test_every_known_entry_is_hidden_once(sections):
 
 
 def test_features_of_an_entry_do_not_know_its_value(sections):
-    tuned = baselines.tune_all(sections, 0)
+    tuned = tune_all(sections, 0)
 
     def fit(part):
-        return baselines.base_features(part, tuned)[1]
+        return base_features(part, tuned)[1]
 
     # without totals, which would change the scale of the whole spot
     plain = replace(sections, total=None)
     first = stack.cross_fit(plain, fit, n_folds=3)
     changed = np.flatnonzero(first[4] == 1)[::7]
-    values, counts, depth = plain.values.copy(), plain.counts.copy(), plain.depth.copy()
+    values, counts, depth = plain.values.copy(), plain.counts.values.copy(), plain.counts.depth.copy()
     at = first[0][changed], first[1][changed]
     values[at] += 3
     counts[at] += 50
     np.add.at(depth, at[0], 50)
-    second = stack.cross_fit(replace(plain, values=values, counts=counts, depth=depth), fit, n_folds=3)
+    second = stack.cross_fit(replace(plain, values=values, counts=Counts(counts, depth)), fit, n_folds=3)
     np.testing.assert_array_equal(first[4], second[4])
     np.testing.assert_array_equal(second[2][first[4] == 1], first[2][first[4] == 1])
     assert (second[2][first[4] != 1] != first[2][first[4] != 1]).any(axis=0).all()
 
 
 def test_stack_is_made_of_named_features(sections):
-    estimate = BASELINES["stack"](sections, seed=0, n_threads=1, n_folds=3)
+    estimate = estimate_of("stack", sections, n_folds=3)
     tuned = estimate.params["tuned"]
-    names, features = baselines.base_features(sections, tuned)
+    names, features = base_features(sections, tuned)
     weights = estimate.params["weights"]
     assert list(weights) == ["intercept", *names]
     total = weights["intercept"] + sum(weights[n] * f.astype(float) for n, f in zip(names, features, strict=True))
@@ -110,5 +111,5 @@ def test_stack_is_made_of_named_features(sections):
         ("neighbor_mean", tuned["neighbor_mean"]),
         ("depth_only", tuned["depth_only"]),
     ]:
-        alone = BASELINES[name](sections, seed=0, n_threads=1, **parameters)
+        alone = estimate_of(name, sections, **parameters)
         np.testing.assert_allclose(features[names.index(name)], alone.values, atol=1e-4)
