@@ -86,7 +86,9 @@ def test_a_spot_that_is_hidden_as_a_whole_keeps_its_unit(small):
 
 def test_some_spots_of_sections(small):
     spots = np.flatnonzero(small.library == 1)
-    part = small.of_spots(spots)
+    with_embedding = replace(small, embedding=np.arange(2.0 * len(small.values)).reshape(-1, 2))
+    part = with_embedding.of_spots(spots)
+    np.testing.assert_array_equal(part.embedding, with_embedding.embedding[spots])
     for name in ("values", "known", "total"):
         np.testing.assert_array_equal(getattr(part, name), getattr(small, name)[spots])
     np.testing.assert_array_equal(part.counts.values, small.counts.values[spots])
@@ -95,6 +97,22 @@ def test_some_spots_of_sections(small):
     hops = [small.lattice.hops(1), part.lattice.hops(1)]
     neighbours = [[set(i[p[s] : p[s + 1]].tolist()) for s in range(len(p) - 1)] for p, i, _ in hops]
     assert [{int(np.flatnonzero(spots == n)[0]) for n in neighbours[0][s]} for s in spots] == neighbours[1]
+
+
+def test_counts_and_embedding_are_asked_for(small):
+    assert small.need_counts() is small.counts
+    blind = replace(small, counts=None)
+    assert blind.of_spots(np.arange(3)).counts is None
+    for use in (
+        blind.need_counts,
+        blind.count_scale,
+        blind.whole_depth,
+        lambda: blind.thinned(np.random.default_rng(0)),
+    ):
+        with pytest.raises(ValueError, match=r"no raw counts.*adata\.X or adata\.layers"):
+            use()
+    with pytest.raises(ValueError, match="no embedding.*`use_rep=`"):
+        small.need_embedding()
 
 
 def test_count_scale_of_tpm_is_exact(adata, small):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from scipy import integrate, stats
 from scipy.sparse.csgraph import shortest_path
 
+from helpers.completion import estimate_of
 from helpers.counts_model import (
+    COMPUTE,
     CPU,
-    HOW,
     correlation_within_genes,
     resolved,
     sections_of,
@@ -22,9 +24,9 @@ from helpers.counts_model import (
     with_silent_spots,
 )
 from spared_sc._kernels import lattice as lattices
-from spared_sc._models.completion import factor, residual
-from spared_sc._models.completion.factor import FactorFit, FactorParams, fit_factor
-from spared_sc.tl import _completers
+from spared_sc._models.completion import factor
+from spared_sc._models.completion.counts import CountsModel
+from spared_sc._models.completion.factor import Factor, FactorFit, FactorParams, fit_factor
 
 if TYPE_CHECKING:
     from spared_sc._kernels.sections import Sections
@@ -125,9 +127,7 @@ def drawn(adata, draw) -> tuple[Sections, np.ndarray]:
 def test_count_model_finds_the_rates(known_rates):
     sections, true = drawn(known_rates, lambda rng, rate: rng.poisson(rate))
     fitted = fit_factor(sections, FactorParams(), device=CPU, seed=0)
-    additive, kernel = (
-        _completers.complete(name, sections, _completers.Run()).rate.astype(float) for name in ("additive", "kernel")
-    )
+    additive, kernel = (estimate_of(name, sections).rate.astype(float) for name in ("additive", "kernel"))
     ours, of_kernel, of_additive = (
         correlation_within_genes(log_rate, true, sections.library)
         for log_rate in (fitted.log_rate, np.log(kernel), np.log(additive))
@@ -173,7 +173,7 @@ def test_count_model_of_one_seed(small):
 
 
 def test_diverging_count_model(small, monkeypatch):
-    with pytest.raises(FloatingPointError, match="diverged in its first steps: check that the counts hold no extreme"):
+    with pytest.raises(FloatingPointError, match="diverged.*the counts hold no extreme values"):
         fit_factor(small, FactorParams(learning_rate=1e30, n_steps=20), device=CPU, seed=0)
     monkeypatch.setattr(factor, "_CHECK_EVERY", 4)
     loss, states = factor._Model.loss, []
@@ -210,8 +210,7 @@ def extremes() -> dict[str, Sections]:
 @pytest.mark.parametrize("name", extremes())
 def test_extreme_sections(name):
     sections = extremes()[name]
-    params = residual.ResidualParams(n_steps=10, factor=FactorParams(n_steps=40))
-    estimate = residual.complete_residual(residual.fit_residual(sections, params, **HOW), sections, **HOW)
+    estimate = CountsModel(n_steps=40).complete(sections, COMPUTE)
     for block in (estimate.values, estimate.rate, estimate.sd):
         assert block.shape == sections.known.shape
         assert block.dtype == np.float32
@@ -245,7 +244,18 @@ def silenced():
 def test_silent_spots_do_not_pull_the_count_model_to_zero(silenced):
     sections, hidden, visible = silenced
     fitted = fit_factor(visible, FactorParams(n_steps=150), device=CPU, seed=0)
-    truth = sections.counts[hidden].sum()
+    truth = sections.counts.values[hidden].sum()
     assert 0.8 < np.exp(fitted.log_rate)[visible.silent].sum() / truth < 1.25
-    rate = fitted.posterior_rate(visible.counts)
+    rate = fitted.posterior_rate(visible.counts.values)
     np.testing.assert_allclose(rate[visible.silent], np.exp(fitted.log_rate)[visible.silent], rtol=1e-6)
+
+
+def test_the_factor_method_is_the_count_model(small):
+    estimate = Factor(n_steps=30, learning_rate=0.05).complete(small, COMPUTE)
+    fitted = fit_factor(small, FactorParams(n_steps=30, learning_rate=0.05), device=CPU, seed=0)
+    mean, sd = fitted.given_detection(small.count_scale())
+    np.testing.assert_array_equal(estimate.values, mean)
+    np.testing.assert_array_equal(estimate.sd, sd)
+    np.testing.assert_array_equal(estimate.rate, fitted.posterior_rate(small.counts.values))
+    with pytest.raises(ValueError, match="'factor' needs raw counts"):
+        Factor().complete(replace(small, counts=None), COMPUTE)

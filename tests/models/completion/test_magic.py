@@ -1,4 +1,4 @@
-"""_models/completion/magic."""
+"""MAGIC, by its own package."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from spared_sc._kernels.baselines import BASELINES
 
 import spared_sc as sp
 from helpers import KEY
-from helpers.completion import SECTIONS, sections_of
+from helpers.completion import SECTIONS, estimate_of, sections_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,8 +32,9 @@ def sections(ready) -> Sections:
 
 def test_magic_is_brought_to_the_unit_of_the_layer(sections):
     magic = pytest.importorskip("magic")
-    estimate = BASELINES["magic"](sections, seed=0, n_threads=1, knn=4, t=2)
-    scaled = sections.counts * (np.median(sections.depth) / sections.depth)[:, None]
+    estimate = estimate_of("magic", sections, knn=4, t=2)
+    depth = sections.counts.depth
+    scaled = sections.counts.values * (np.median(depth) / depth)[:, None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         diffused = magic.MAGIC(knn=4, t=2, n_jobs=1, random_state=0, verbose=0).fit_transform(np.sqrt(scaled))
@@ -47,4 +47,4 @@ def test_magic_is_brought_to_the_unit_of_the_layer(sections):
 def test_magic_says_how_to_install_it(ready, monkeypatch):
     monkeypatch.setitem(sys.modules, "magic", None)
     with pytest.raises(ImportError, match=r'pip install "spared-sc\[impute\]"'):
-        sp.tl.magic_complete(ready.copy(), **KEY)
+        sp.tl.complete(ready.copy(), method="magic", **KEY)

@@ -1,4 +1,4 @@
-"""All completion methods: poor data, rates, and their order on real sections."""
+"""All completion methods: what they say of themselves, poor data, rates, and their order on real sections."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from spared_sc._kernels.baselines import BASELINES
-from spared_sc.tl._sections import resolve
 
 import spared_sc as sp
 from helpers import KEY, dense
-from helpers.completion import SECTIONS, WITH_RATE, sections_of
-from spared_sc._kernels import baselines
+from helpers.completion import SECTIONS, WITH_RATE, estimate_of, sections_of
 from spared_sc._kernels.lattice import from_array
 from spared_sc._kernels.masking import hide_detected
+from spared_sc._kernels.metrics import poisson_deviance
+from spared_sc._models.completion.base import Completer, FittedCompleter
+from spared_sc._models.completion.registry import COMPLETERS
+from spared_sc.tl._resolve import resolve
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,9 +43,8 @@ def spoiled(sections: Sections) -> dict[str, Sections]:
 
     def part(rows, genes=slice(None)) -> Sections:
         found = sections.of_spots(rows)
-        return replace(
-            found, values=found.values[:, genes], known=found.known[:, genes], counts=found.counts[:, genes], total=None
-        )
+        counts = replace(found.counts, values=found.counts.values[:, genes])
+        return replace(found, values=found.values[:, genes], known=found.known[:, genes], counts=counts, total=None)
 
     n, first = len(sections.values), np.argwhere(sections.known)[0]
     all_but_one = sections.known.copy()
@@ -56,7 +56,9 @@ def spoiled(sections: Sections) -> dict[str, Sections]:
         "gene of a library": hidden(sections.library == 0, 2),
         "gene": hidden(slice(None), 2),
         "spot": no_spot,
-        "spot without counts": replace(no_spot, depth=np.where(everywhere == 4, 0, no_spot.depth)),
+        "spot without counts": replace(
+            no_spot, counts=replace(no_spot.counts, depth=np.where(everywhere == 4, 0, no_spot.counts.depth))
+        ),
         "one library": part(np.flatnonzero(sections.library == 0)),
         "one gene": part(everywhere, slice(1)),
         "two spots": part(everywhere[:2]),
@@ -67,27 +69,66 @@ def spoiled(sections: Sections) -> dict[str, Sections]:
         "below zero": replace(
             sections, values=np.where(sections.known, sections.values - 12, np.float32(0)), total=None
         ),
-        "no counts": replace(sections, counts=None, depth=None),
+        "no counts": replace(sections, counts=None),
     }
 
 
+SIMPLE = [name for name in COMPLETERS if name not in ("counts", "factor", "paper")]
 CASES = [
     "gene of a library", "gene", "spot", "spot without counts", "one library", "one gene", "two spots", "one spot",
     "no neighbours", "one known entry", "one value", "below zero", "no counts",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", COMPLETERS)
+def test_what_a_method_says_of_itself(name, sections):
+    cls = COMPLETERS.load(name)
+    assert issubclass(cls, Completer)
+    assert cls.about is COMPLETERS[name]
+    assert cls.about.summary
+    assert not cls.about.summary.endswith(".")
+    assert set(cls.about.needs) <= {"counts", "embedding"}
+    assert cls.uses_embedding >= ("embedding" in cls.about.needs)
+    completer = cls()
+    assert completer.name == name
+    assert completer.scope == ("library" if name == "median" else "collection")
+    assert isinstance(completer, FittedCompleter) == (name in ("counts", "paper"))
+    table = COMPLETERS.params_table(name)
+    assert list(table.index) == list(completer.params())
+    assert table["meaning"].str.len().gt(5).all()
+    assert (table["range"] != "").all()
+    assert table["default"].tolist() == [repr(value) for value in completer.params().values()]
+    for need, without in (("counts", {"counts": None}), ("embedding", {"embedding": None})):
+        if need in cls.about.needs:
+            with pytest.raises(ValueError, match=f"{name!r} needs .*{need.removesuffix('s')}"):
+                completer.check(replace(sections, **without))
+        else:
+            completer.check(replace(sections, **without))
+
+
+def test_parameters_are_tuned_where_they_have_a_grid():
+    for name in COMPLETERS:
+        grids, table = COMPLETERS.load(name)().grids(), COMPLETERS.params_table(name)
+        assert list(grids) == list(table.index[table["tuned over"] != ""])
+        for parameter, values in grids.items():
+            assert table.loc[parameter, "default"] == "None"
+            assert table.loc[parameter, "tuned over"] == ", ".join(map(str, values))
+            for value in values:
+                given = COMPLETERS.make(name, {parameter: value})
+                assert given.grids()[parameter] == (value,)
+
+
+@pytest.mark.parametrize("name", SIMPLE)
 @pytest.mark.parametrize("case", CASES)
 def test_poor_data_give_finite_estimates(sections, case, name):
     if name == "magic":
         pytest.importorskip("magic")
     data = spoiled(sections)[case]
     if case == "no counts" and name in ("depth_only", "magic"):
-        with pytest.raises(ValueError, match=r"adata\.X or adata\.layers"):
-            BASELINES[name](data, seed=0, n_threads=1)
+        with pytest.raises(ValueError, match="needs raw counts"):
+            estimate_of(name, data)
         return
-    estimate = BASELINES[name](data, seed=0, n_threads=1)
+    estimate = estimate_of(name, data)
     assert estimate.values.shape == data.values.shape
     assert estimate.values.dtype == np.float32
     assert np.isfinite(estimate.values).all()
@@ -100,10 +141,10 @@ def test_poor_data_give_finite_estimates(sections, case, name):
         np.testing.assert_allclose(estimate.values, 3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [n for n in BASELINES if n not in ("median", "sme", "alra", "magic")])
+@pytest.mark.parametrize("name", [n for n in SIMPLE if n not in ("median", "sme", "alra", "magic")])
 def test_a_gene_that_nobody_knows_has_the_mean_of_all(sections, name):
     data = spoiled(sections)["gene"]
-    values = BASELINES[name](data, seed=0, n_threads=1).values[:, 2]
+    values = estimate_of(name, data).values[:, 2]
     spread = data.values[data.known].std()
     assert abs(values.mean() - data.values[data.known].mean()) < spread
 
@@ -121,12 +162,12 @@ def with_truth() -> tuple[Sections, np.ndarray]:
 @pytest.mark.parametrize("name", sorted(WITH_RATE))
 def test_rates_are_near_the_truth(with_truth, name):
     sections, truth = with_truth
-    rate = BASELINES[name](sections, seed=0, n_threads=1).rate.astype(float)
+    rate = estimate_of(name, sections).rate.astype(float)
     assert rate.sum() == pytest.approx(truth.sum(), rel=0.03)
     # nearer than what one count tells, and than what the gene's share tells unless it is no more than this
-    error = baselines.poisson_deviance(truth, rate).mean()
-    assert error < 0.6 * baselines.poisson_deviance(truth, sections.counts).mean()
-    simple = baselines.poisson_deviance(truth, BASELINES["gene_mean"](sections, seed=0, n_threads=1).rate).mean()
+    error = poisson_deviance(truth, rate).mean()
+    assert error < 0.6 * poisson_deviance(truth, sections.counts.values).mean()
+    simple = poisson_deviance(truth, estimate_of("gene_mean", sections).rate).mean()
     limit = {"gene_mean": 1.001, "depth_only": 1.1, "library_gene_mean": 1, "additive": 1, "neighbor_mean": 0.9}
     assert error < limit.get(name, 0.6) * simple
 
@@ -142,10 +183,10 @@ def test_order_of_the_methods_on_real_sections(data_dir):
     visible, truth = sections.without(hidden), sections.renormalised(hidden)
 
     def error(name):
-        values = BASELINES[name](visible, seed=0, n_threads=1).values
+        values = estimate_of(name, visible).values
         return np.mean((truth - values)[hidden].astype(float) ** 2)
 
-    errors = {name: error(name) for name in BASELINES if name not in ("sme", "magic")}
+    errors = {name: error(name) for name in SIMPLE if name not in ("sme", "magic")}
     assert errors["library_gene_mean"] < errors["gene_mean"] < errors["alra"]
     assert errors["gene_mean"] < 0.5 * errors["median"]
     assert errors["additive"] < errors["gene_mean"]
