@@ -10,7 +10,6 @@ import scipy.optimize
 from sklearn.linear_model import PoissonRegressor, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from spared_sc._kernels.baselines import BASELINES
 
 from helpers.completion import SECTIONS, estimate_of, residual_of, sections_of
 from spared_sc._kernels import lowrank, regression

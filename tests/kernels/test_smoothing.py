@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import scipy.sparse as sps
 from scipy.sparse.csgraph import shortest_path
-from spared_sc._kernels.baselines import BASELINES
 
 from helpers.completion import SECTIONS, estimate_of, residual_of, sections_of
 from spared_sc._kernels import smoothing
