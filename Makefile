@@ -2,11 +2,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help env demo test lint docs clean
+.PHONY: help env demo test lowest lint docs clean
 
 help:
 	@echo "make demo   install into $(VENV), run the main job, write demo_output/"
 	@echo "make test   install into $(VENV), run the tests"
+	@echo "make lowest install the lowest versions that pyproject.toml allows, run the main job"
 	@echo "make lint   check style and format"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make clean  remove the environment and everything built"
@@ -30,6 +31,13 @@ test: export OPENBLAS_NUM_THREADS = 1
 test: env
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+# The lowest versions of the dependencies, in an environment of their own
+lowest: env
+	$(BIN)/uv venv --quiet --clear --python 3.11 $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct .
+	$(VENV)-lowest/bin/python .ci/smoke.py
+	$(VENV)-lowest/bin/spared-sc demo --output $(VENV)-lowest/demo
+
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -38,4 +46,4 @@ docs: env
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) docs/_build docs/generated docs/tutorials demo_output .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest docs/_build docs/generated docs/tutorials demo_output .pytest_cache .ruff_cache
