@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sps
 
+import spared_sc as sp
+from helpers import KEY, dense
 from helpers.spackle import SECTIONS, complete
 from spared_sc._kernels import lattice as lattices
 from spared_sc._kernels.median import adaptive_median
@@ -48,3 +50,17 @@ def test_median_complete_of_integers_is_not_rounded(ready):
     )
     np.testing.assert_array_equal(ours, expected)
     assert (expected % 1 == 0.5).any()
+
+
+def test_it_is_a_door_to_complete(ready):
+    """The same layer and record; a split plays no role, since libraries are completed alone."""
+    door, method = ready.copy(), ready.copy()
+    sp.tl.median_complete(door, n_rings=2, **KEY)
+    method.obs["split"] = method.obs["library_id"].map({"library_1": "train", "library_2": "test", "library_3": "val"})
+    sp.tl.complete(method, method="median", method_params={"n_rings": 2}, **KEY)
+    np.testing.assert_array_equal(dense(door.layers["median"]), dense(method.layers["median"]))
+    one, other = (adata.uns["spared_sc"]["median"] for adata in (door, method))
+    assert one["params"] == other["params"]
+    assert one["params"]["method_params"] == {"n_rings": 2}
+    assert one["scope"] == "library"
+    assert set(door.layers) - set(ready.layers) == {"median"}

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from spared_sc._core.validate import check_number, listing
 
 if TYPE_CHECKING:
@@ -66,9 +68,15 @@ def parameter(
 
 
 def check_params(thing: Any) -> None:
-    """Refuse parameters of a dataclass instance that are out of range; for its `__post_init__`."""
+    """Refuse parameters of a dataclass instance that are out of range; for its `__post_init__`.
+
+    Numbers of numpy become those of Python, which files of settings and of models can hold.
+    """
     for field_ in fields(thing):
         value = getattr(thing, field_.name)
+        if isinstance(value, np.generic):
+            value = value.item()
+            setattr(thing, field_.name, value)
         if _ALLOWED in field_.metadata and not (value is None and field_.default is None):
             field_.metadata[_ALLOWED].check(field_.name, value)
 

@@ -1,0 +1,66 @@
+"""How to compute: what is checked, and what the settings say."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import spared_sc as sp
+from spared_sc._core.compute import Compute, make_compute
+
+
+def test_arguments_are_passed_on():
+    compute = make_compute(
+        random_state=np.int64(3), device="cpu", batch_size=7, n_jobs=1, show_progress_bar=False, checkpoint="state"
+    )
+    assert compute == Compute(
+        device="cpu", seed=3, batch_size=7, n_threads=1, show_progress_bar=False, checkpoint=Path("state")
+    )
+    assert type(compute.seed) is int
+    with pytest.raises(FrozenInstanceError):
+        compute.seed = 4
+
+
+def test_what_is_not_given_comes_from_the_settings():
+    assert make_compute(n_jobs=1) == Compute()
+    with sp.settings.override(device="cuda:1", batch_size=5, n_jobs=1):
+        assert make_compute() == Compute(device="cuda:1", batch_size=5)
+        assert make_compute(device="cpu", batch_size=2) == Compute(device="cpu", batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"random_state": -1}, "random_state=-1"),
+        ({"random_state": 0.5}, "random_state=0.5"),
+        ({"random_state": None}, "random_state=None"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 2.5}, "batch_size=2.5"),
+        ({"n_jobs": 0}, "n_jobs=0"),
+        ({"n_jobs": -1}, "n_jobs=-1"),
+    ],
+)
+def test_arguments_out_of_range(options, message):
+    with pytest.raises(ValueError, match=f"{message} cannot be used"):
+        make_compute(**options)
+
+
+def test_the_device_is_any_that_torch_names():
+    import torch
+
+    assert make_compute(device=torch.device("cpu")).device == "cpu"
+
+
+def test_the_same_below_and_without_a_bar(capsys):
+    compute = make_compute(n_jobs=1, checkpoint="state", show_progress_bar=True)
+    assert compute.below("a", "b") == make_compute(n_jobs=1, checkpoint=Path("state/a/b"), show_progress_bar=True)
+    assert Compute().below("a") == Compute()
+    quiet = compute.without_bar()
+    assert (quiet.show_progress_bar, quiet.checkpoint) == (False, compute.checkpoint)
+    for each, shown in ((compute, True), (quiet, False)):
+        with each.bar(2, "sawing", unit="board") as bar:
+            bar.update()
+        assert ("sawing" in capsys.readouterr().err) == shown
