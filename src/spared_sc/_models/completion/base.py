@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -126,8 +126,22 @@ class SimpleCompleter(Completer):
         """Estimate of every entry."""
 
 
-class FittedCompleter(Completer):
+class Learned(Protocol):
+    """What a fit leaves behind."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the fit was interrupted, and this is the best state up to then."""
+
+
+L = TypeVar("L", bound=Learned)
+
+
+@dataclass(kw_only=True, eq=False)
+class FittedCompleter(Completer, Generic[L]):
     """A method that is fitted, saved and applied to other sections."""
+
+    learned: L | None = field(default=None, init=False, repr=False)
 
     @property
     def scope(self) -> str:
@@ -135,14 +149,21 @@ class FittedCompleter(Completer):
         return "collection"
 
     @property
-    @abstractmethod
     def fitted(self) -> bool:
         """Whether it has been fitted or loaded."""
+        return self.learned is not None
 
-    @property
-    @abstractmethod
-    def interrupted(self) -> bool:
-        """Whether the fit was interrupted, and holds the best state up to then."""
+    def result(self) -> L:
+        """What was learned.
+
+        Raises
+        ------
+        ValueError
+            If it has not been fitted.
+        """
+        if self.learned is None:
+            raise ValueError(f"{self.name!r} is not fitted: call `fit` first.")
+        return self.learned
 
     @property
     def n_genes(self) -> int | None:
@@ -189,7 +210,7 @@ class FittedCompleter(Completer):
             return self.apply(sections, compute)
         copy = type(self)(**self.params())
         copy.fit(sections, None, compute)
-        if copy.interrupted:  # nobody wants the score of half a fit: stop the caller as well
+        if copy.result().interrupted:  # nobody wants the score of half a fit: stop the caller as well
             raise KeyboardInterrupt
         return copy.apply(sections, compute)
 

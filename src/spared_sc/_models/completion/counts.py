@@ -72,6 +72,11 @@ class Fitted:
     score: dict[str, float] = field(default_factory=dict)  # MSE on hidden entries beside simple estimates
 
     @property
+    def interrupted(self) -> bool:
+        """Whether training was interrupted."""
+        return self.fit.stopped == "interrupted"
+
+    @property
     def n_stacked(self) -> int:
         """Number of estimates in the stack."""
         return len(self.stack) - 1
@@ -87,7 +92,7 @@ class Fitted:
 
 
 @dataclass(kw_only=True, eq=False)
-class CountsModel(FittedCompleter):
+class CountsModel(FittedCompleter[Fitted]):
     """Count model of the sections, combined with simple estimates.
 
     Genes load on factors that vary smoothly over the tissue, or not; counts are zero-inflated negative binomial. The
@@ -129,17 +134,6 @@ class CountsModel(FittedCompleter):
     train_batch_size: int = parameter(2_048, least=1, whole=True)
     learning_rate: float = parameter(1e-3, least=1e-8, most=1)
     patience: int = parameter(500, least=1, whole=True)
-    learned: Fitted | None = field(default=None, init=False, repr=False)
-
-    @property
-    def fitted(self) -> bool:
-        """Whether it has been fitted or loaded."""
-        return self.learned is not None
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the fit was interrupted."""
-        return self.learned is not None and self.learned.fit.stopped == "interrupted"
 
     @property
     def factor(self) -> FactorParams:
@@ -228,7 +222,7 @@ class CountsModel(FittedCompleter):
 
     def apply(self, sections: Sections, compute: Compute) -> Estimate:
         """Estimate of every entry, its standard deviation and, with counts, its expected count."""
-        learned = self._learned()
+        learned = self.result()
         learned_from_counts = "depth_only" in learned.tuned
         if learned_from_counts != (sections.counts is not None):
             raise ValueError(
@@ -248,11 +242,6 @@ class CountsModel(FittedCompleter):
             values[silent] = mean[silent]
             sd[silent] = width[silent] * self._widening(sections, compute)
         return Estimate(values, rate, sd)
-
-    def _learned(self) -> Fitted:
-        if self.learned is None:
-            raise ValueError("the model is not fitted: call `fit` first.")
-        return self.learned
 
     def _widening(self, sections: Sections, compute: Compute) -> float:
         """How much larger the count model's error in silent spots is than the sampling noise that it expects there."""
@@ -343,7 +332,7 @@ class CountsModel(FittedCompleter):
 
     def report(self) -> dict[str, Any]:
         """Summary of the fit for the record."""
-        learned = self._learned()
+        learned = self.result()
         return {
             "data": learned.data,
             "score": learned.score,
@@ -354,7 +343,7 @@ class CountsModel(FittedCompleter):
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Weights of stack and network, and parameters."""
-        learned = self._learned()
+        learned = self.result()
         weights = learned.network.state_dict()
         arrays = {f"network.{name}": value.cpu().numpy() for name, value in weights.items()}
         arrays |= {name: getattr(learned, name) for name in _ARRAYS}

@@ -124,9 +124,14 @@ class Fitted:
     search: dict[str, list[float]] = field(default_factory=dict)  # learning rates tried and their validation errors
     data: str = ""  # short name of the data
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether training was interrupted."""
+        return self.fit.stopped == "interrupted"
+
 
 @dataclass(kw_only=True, eq=False)
-class SpaCKLE(FittedCompleter):
+class SpaCKLE(FittedCompleter[Fitted]):
     """Transformer over the neighbourhood of a spot, as published; `0 rings` is a network of the spot alone.
 
     Undetected entries are first filled with the adaptive median. A random share of the detected entries is set to zero,
@@ -176,7 +181,6 @@ class SpaCKLE(FittedCompleter):
     train_batch_size: int = parameter(256, least=1, whole=True)
     learning_rate: float | str = parameter(1e-3, least=1e-8, most=1, choices=(SEARCH,))
     patience: int = parameter(1_000, least=1, whole=True)
-    learned: Fitted | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,16 +188,6 @@ class SpaCKLE(FittedCompleter):
             raise ValueError(
                 f"n_heads={self.n_heads} does not divide the width of {self.width}: choose 1, 2, 4, 8, 16, ..."
             )
-
-    @property
-    def fitted(self) -> bool:
-        """Whether it has been fitted or loaded."""
-        return self.learned is not None
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether the fit was interrupted."""
-        return self.learned is not None and self.learned.fit.stopped == "interrupted"
 
     @property
     def n_genes(self) -> int | None:
@@ -243,7 +237,7 @@ class SpaCKLE(FittedCompleter):
 
     def apply(self, sections: Sections, compute: Compute) -> Estimate:
         """Estimate of every entry from all detected entries."""
-        learned = self._learned()
+        learned = self.result()
         _check_embedding(learned.network, sections)
         device = resolve_device(compute.device)
         learned.network.to(device)
@@ -252,14 +246,9 @@ class SpaCKLE(FittedCompleter):
         data = _Neighbourhoods(visible, sections.known, sections, self.n_rings, device)
         return Estimate(_predict(learned.network, data, compute))
 
-    def _learned(self) -> Fitted:
-        if self.learned is None:
-            raise ValueError("the model is not fitted: call `fit` first.")
-        return self.learned
-
     def report(self) -> dict[str, Any]:
         """Summary of the fit for the record."""
-        learned = self._learned()
+        learned = self.result()
         return {
             "data": learned.data,
             "score": learned.score,
@@ -270,7 +259,7 @@ class SpaCKLE(FittedCompleter):
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Weights and parameters."""
-        learned = self._learned()
+        learned = self.result()
         arrays = {name: weights.cpu().numpy() for name, weights in learned.network.state_dict().items()}
         values = {"params": self.params(), "n_genes": self.n_genes}
         return arrays, {**values, "score": learned.score, "data": learned.data}
