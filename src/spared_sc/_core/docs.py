@@ -89,7 +89,3 @@ def _filled(line: str, texts: dict[str, str]) -> str:
     if name in texts:
         return textwrap.indent(inspect.cleandoc(texts[name]), indent)
     return textwrap.indent(f"{name}\n{textwrap.indent(textwrap.fill(PARAMETERS[name], 108), '    ')}", indent)
-
-
-DATA = "\n".join(f"{name}\n    {PARAMETERS[name]}" for name in ("adata", "mask_var", "library_key", "spatial_key"))
-RUN = "\n".join(f"{name}\n    {PARAMETERS[name]}" for name in ("n_jobs", "random_state", "copy"))
