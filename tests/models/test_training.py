@@ -28,11 +28,11 @@ def loop(errors, *, losses=None, n_steps=10, patience=None, learning_rate=0.1):
             raise error
         return error
 
-    result = training.fit(
+    result = training.Trainer(
         weight, training_loss=training_loss, validation_error=validation_error, n_steps=n_steps,
         learning_rate=learning_rate, validate_every=1, patience=patience, show_progress_bar=False, desc="test",
         generator=torch.Generator(),
-    )  # fmt: skip
+    ).run()  # fmt: skip
     return result, weight.weight.item(), seen
 
 
@@ -99,7 +99,7 @@ def test_steps_are_those_of_torchs_optimizers(optimizer):
 
     ours, theirs = network(), network()
     inputs = torch.rand(8, 3)
-    training.fit(
+    training.Trainer(
         ours,
         training_loss=lambda: (ours(inputs) ** 2).mean(),
         validation_error=None,
@@ -113,7 +113,7 @@ def test_steps_are_those_of_torchs_optimizers(optimizer):
         optimizer=optimizer,
         weight_decay=0.5,
         warmup_steps=3,
-    )
+    ).run()
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
     reference = kind(theirs.parameters(), lr=0.1, **({"weight_decay": 0.5} if optimizer == "adamw" else {}))
     for step in range(1, 10):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -94,25 +94,9 @@ class Fit:
     stopped: str = ""  # "finished", "patience", "interrupted" or "diverged"; empty while it runs
 
 
-def fit(
-    network: torch.nn.Module,
-    *,
-    training_loss: Callable[[], torch.Tensor],
-    validation_error: Callable[[], float] | None,
-    generator: torch.Generator,
-    n_steps: int,
-    learning_rate: float,
-    validate_every: int,
-    patience: int | None,
-    show_progress_bar: bool | None,
-    desc: str,
-    checkpoint: Path | None = None,
-    identity: Mapping[str, Any] | None = None,
-    optimizer: str = "adam",
-    weight_decay: float = 0.0,
-    warmup_steps: int = 0,
-) -> Fit:
-    """Take steps of gradient descent; the weights with the lowest validation error are kept, or else the last.
+@dataclass
+class Trainer:
+    """Gradient descent that keeps the weights with the lowest validation error, or else the last.
 
     Parameters
     ----------
@@ -123,118 +107,171 @@ def fit(
     validation_error
         Error on held-out entries. `None` takes all the steps and keeps the last weights.
     generator
-        What the batches are drawn from; its state is part of a checkpoint.
+        Source of the batches; its state is part of a checkpoint.
     n_steps
         Most steps to take.
     patience
         Stop when the error has not improved for this many steps; `None` never stops early.
     checkpoint
-        Folder for the state of the fit. A fit that finds its own state there goes on from it and ends as it would have
-        without the break.
+        Folder for the state of the fit. A fit that finds its own state there resumes it and ends as it would have without
+        the break.
     identity
-        What the fit is of (data, parameters, seed), as plain values; a checkpoint of another one is refused.
+        Data, parameters and seed of the fit, as plain values; the checkpoint of another fit is refused.
     optimizer
         `"adam"` at a constant rate, or `"adamw"` with a rate that rises linearly over `warmup_steps` and then falls
         along half a cosine.
     weight_decay
-        Of AdamW.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If interrupted before the first validation. Later, the best weights so far are kept.
-    FloatingPointError
-        If the loss is not finite before the first validation.
-    ValueError
-        If the checkpoint belongs to another fit, or is damaged.
+        Weight decay of AdamW.
     """
-    if optimizer == "adamw":
-        descent = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    else:
-        descent = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    state = _State(network, descent, generator)
-    if checkpoint is not None and files.exists(checkpoint):
-        state.restore(checkpoint, identity)
-        if state.progress.step:
-            logger.info("%s: goes on from step %d", desc, state.progress.step[-1])
-    progress = state.progress
-    running = torch.zeros((), device=next(network.parameters()).device)
-    first = progress.step[-1] + 1 if progress.step else 1
-    since, saved, cost = 0, time.monotonic(), 0.0
-    with progress_bar(total=n_steps, desc=desc, show=show_progress_bar) as bar:
-        bar.update(first - 1)
-        try:
-            for step in range(first, n_steps + 1) if not progress.stopped else ():
-                network.train()
-                if optimizer == "adamw":  # a function of the step, so that there is nothing of it to save
-                    for group in descent.param_groups:
-                        group["lr"] = warm_cosine(step, n_steps, learning_rate, warmup_steps)
-                loss = training_loss()
-                descent.zero_grad(set_to_none=True)
-                loss.backward()
-                descent.step()
-                running += loss.detach()
-                since += 1
-                bar.update()
-                if step % validate_every and step != n_steps:
-                    continue
-                loss, since = running.item() / since, 0
-                running.zero_()
-                error = np.inf
-                if validation_error is not None and np.isfinite(loss):
-                    network.eval()
-                    with torch.no_grad():
-                        error = validation_error()
-                if not np.isfinite(loss) or (validation_error is not None and not np.isfinite(error)):
-                    progress.stopped = "diverged"
-                    break
-                progress.step.append(step)
-                progress.train_mse.append(loss)
-                if validation_error is None:
-                    state.keep_best(step, error)
-                    bar.set_postfix(loss=f"{loss:.4f}")
-                else:
-                    progress.validation_mse.append(error)
-                    if error < progress.best_error:
-                        state.keep_best(step, error)
-                    bar.set_postfix(validation_mse=f"{error:.4f}", best=f"{progress.best_error:.4f}")
-                    if patience is not None and step - progress.best_step >= patience:
-                        progress.stopped = "patience"
+
+    network: torch.nn.Module
+    _: KW_ONLY
+    training_loss: Callable[[], torch.Tensor]
+    validation_error: Callable[[], float] | None
+    generator: torch.Generator
+    n_steps: int
+    learning_rate: float
+    validate_every: int
+    patience: int | None
+    show_progress_bar: bool | None
+    desc: str
+    checkpoint: Path | None = None
+    identity: Mapping[str, Any] | None = None
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        weights, rate = list(self.network.parameters()), self.learning_rate
+        if self.optimizer == "adamw":
+            descent: torch.optim.Optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=self.weight_decay)
+        else:
+            descent = torch.optim.Adam(weights, lr=rate)
+        self._state = _State(self.network, descent, self.generator)
+        self._loss = torch.zeros((), device=weights[0].device)  # sum since the last validation
+        self._n_losses = 0
+        self._saved, self._cost = time.monotonic(), 0.0  # time of the last checkpoint, and the seconds that it took
+
+    def run(self) -> Fit:
+        """Take the steps.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If interrupted before the first validation. Later, the best weights so far are kept.
+        FloatingPointError
+            If the loss is not finite before the first validation.
+        ValueError
+            If the checkpoint belongs to another fit, or is damaged.
+        """
+        progress = self._resume()
+        first = progress.step[-1] + 1 if progress.step else 1
+        with progress_bar(total=self.n_steps, desc=self.desc, show=self.show_progress_bar) as bar:
+            bar.update(first - 1)
+            try:
+                for step in range(first, self.n_steps + 1):
+                    if progress.stopped:
                         break
-                if checkpoint is not None and time.monotonic() - saved >= _SAVE_EVERY * max(cost, 1.0):
-                    started = time.monotonic()
-                    state.save(checkpoint, identity)
-                    saved = time.monotonic()
-                    cost = saved - started
-        except KeyboardInterrupt:
-            if not progress.best_step:
-                raise
-            progress.stopped = "interrupted"
-    progress.stopped = progress.stopped or "finished"
-    if not progress.best_step:
-        raise FloatingPointError(
-            f"the training loss is not finite after {validate_every} steps: "
-            f"lower the learning rate (it is {learning_rate:g}) and check that the layer holds no extreme values."
+                    self.step(step)
+                    bar.update()
+                    if step % self.validate_every == 0 or step == self.n_steps:
+                        bar.set_postfix(self.validate(step))
+                        self._save_at_times()
+            except KeyboardInterrupt:
+                if not progress.best_step:
+                    raise
+                progress.stopped = "interrupted"
+        return self.finish()
+
+    def step(self, step: int) -> None:
+        """Take one step."""
+        self.network.train()
+        descent = self._state.optimizer
+        if self.optimizer == "adamw":  # a function of the step, so that there is nothing of it to save
+            for group in descent.param_groups:
+                group["lr"] = warm_cosine(step, self.n_steps, self.learning_rate, self.warmup_steps)
+        loss = self.training_loss()
+        descent.zero_grad(set_to_none=True)
+        loss.backward()
+        descent.step()
+        self._loss += loss.detach()
+        self._n_losses += 1
+
+    def validate(self, step: int) -> dict[str, str]:
+        """Record loss and error, and stop if one is not finite or the patience is over; values for the progress bar."""
+        progress = self._state.progress
+        loss, self._n_losses = self._loss.item() / self._n_losses, 0
+        self._loss.zero_()
+        error = self._error() if np.isfinite(loss) else np.inf
+        if not np.isfinite(loss) or (self.validation_error is not None and not np.isfinite(error)):
+            progress.stopped = "diverged"
+            return {}
+        progress.step.append(step)
+        progress.train_mse.append(loss)
+        if self.validation_error is None:
+            self._state.keep_best(step, error)
+            return {"loss": f"{loss:.4f}"}
+        progress.validation_mse.append(error)
+        if error < progress.best_error:
+            self._state.keep_best(step, error)
+        if self.patience is not None and step - progress.best_step >= self.patience:
+            progress.stopped = "patience"
+        return {"validation_mse": f"{error:.4f}", "best": f"{progress.best_error:.4f}"}
+
+    def finish(self) -> Fit:
+        """Leave the best weights in the network, and say how training ended."""
+        progress = self._state.progress
+        progress.stopped = progress.stopped or "finished"
+        if not progress.best_step:
+            raise FloatingPointError(
+                f"the training loss is not finite after {self.validate_every} steps: lower the learning rate (it is "
+                f"{self.learning_rate:g}) and check that the layer holds no extreme values."
+            )
+        if self.checkpoint is not None and progress.stopped in ("finished", "patience"):
+            self._state.save(self.checkpoint, self.identity)
+        reached = "" if self.validation_error is None else f", validation MSE {progress.best_error:.4f}"
+        if progress.stopped in ("interrupted", "diverged"):
+            warn(
+                f"training {progress.stopped} after step {progress.step[-1]}: the best model so far (step "
+                f"{progress.best_step}{reached}) is used.",
+            )
+        self.network.load_state_dict(self._state.best)
+        self.network.eval()
+        logger.info(
+            "%s: %s after %d steps; weights of step %d%s",
+            self.desc,
+            progress.stopped,
+            progress.step[-1],
+            progress.best_step,
+            reached,
         )
-    if checkpoint is not None and progress.stopped in ("finished", "patience"):
-        state.save(checkpoint, identity)
-    found = "" if validation_error is None else f", validation MSE {progress.best_error:.4f}"
-    if progress.stopped in ("interrupted", "diverged"):
-        warn(
-            f"training {progress.stopped} after step {progress.step[-1]}: the best model so far (step "
-            f"{progress.best_step}{found}) is used.",
-        )
-    network.load_state_dict(state.best)
-    network.eval()
-    logger.info(
-        "%s: %s after %d steps; weights of step %d%s",
-        desc,
-        progress.stopped,
-        progress.step[-1],
-        progress.best_step,
-        found,
-    )
-    return progress
+        return progress
+
+    def _resume(self) -> Fit:
+        """Restore the state in the checkpoint, if there is one."""
+        if self.checkpoint is not None and files.exists(self.checkpoint):
+            self._state.restore(self.checkpoint, self.identity)
+            if self._state.progress.step:
+                logger.info("%s: resumes after step %d", self.desc, self._state.progress.step[-1])
+        return self._state.progress
+
+    def _error(self) -> float:
+        """Validation error; infinite without validation."""
+        if self.validation_error is None:
+            return np.inf
+        self.network.eval()
+        with torch.no_grad():
+            return self.validation_error()
+
+    def _save_at_times(self) -> None:
+        """Save the state, unless the fit has stopped or the last checkpoint is recent."""
+        due = time.monotonic() - self._saved >= _SAVE_EVERY * max(self._cost, 1.0)
+        if self.checkpoint is None or self._state.progress.stopped or not due:
+            return
+        started = time.monotonic()
+        self._state.save(self.checkpoint, self.identity)
+        self._saved = time.monotonic()
+        self._cost = self._saved - started
 
 
 def n_weights(network: torch.nn.Module) -> int:

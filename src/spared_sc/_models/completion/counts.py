@@ -17,7 +17,7 @@ from spared_sc._models import checkpoint as files
 from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, FittedCompleter, Sections, parameter
 from spared_sc._models.completion.factor import FactorParams, fit_factor
 from spared_sc._models.completion.features import base_features, tune_all
-from spared_sc._models.training import Fit, curve, fit, local_seed, n_weights, network_from, resolve_device
+from spared_sc._models.training import Fit, Trainer, curve, local_seed, n_weights, network_from, resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,7 +203,7 @@ class CountsModel(FittedCompleter[Fitted]):
                 # The gradient is that of the loss; the value, which is recorded, is the error in the unit of the layer.
                 return loss + (error**2 * squared.mean() - loss).detach()
 
-            result = fit(
+            result = Trainer(
                 network,
                 training_loss=training_loss,
                 validation_error=lambda: error**2 * _squared(network, inputs, target, choose),
@@ -216,7 +216,7 @@ class CountsModel(FittedCompleter[Fitted]):
                 desc="count model, network",
                 checkpoint=compute.below("network").checkpoint,
                 identity=identity,
-            )
+            ).run()
         with torch.no_grad():
             return network, result, error**2 * _squared(network, inputs, target, score)
 

@@ -18,8 +18,8 @@ from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estima
 from spared_sc._models.training import (
     SEARCH,
     Fit,
+    Trainer,
     curve,
-    fit,
     kept_threads,
     local_seed,
     mixed_precision,
@@ -296,7 +296,7 @@ class _Training:
             # The paper leaves the start open; from the gene means the first thousand steps need not find them.
             network.adapter_out.bias.data = torch.as_tensor(self.gene_mean, dtype=torch.float32)
             network.to(device)
-            result = fit(
+            result = Trainer(
                 network,
                 training_loss=lambda: _training_loss(network, data, self.train_spots, params, generator),
                 validation_error=lambda: self.choice.error(network, data),
@@ -309,7 +309,7 @@ class _Training:
                 desc="SpaCKLE" if params.learning_rate != SEARCH else f"SpaCKLE, learning rate {learning_rate:.2g}",
                 checkpoint=folder,
                 identity={**self.identity, "learning_rate": learning_rate},
-            )
+            ).run()
         return network, result
 
 

@@ -223,7 +223,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
     @classmethod
     def place(cls, compute: Compute) -> Compute:
         """The same, with the device that is used."""
-        return replace(compute, device=str(training.resolve_device(compute.device)))
+        return training.on_device(compute)
 
     @property
     def interrupted(self) -> bool:
@@ -242,7 +242,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
 
     def n_parameters(self) -> int:
         """Weights that training changed."""
-        return sum(weights.numel() for weights in self.trained().parameters())
+        return training.n_weights(self.trained())
 
     def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
         """Learn from `train`; `validation` selects among steps and learning rates and is never trained on."""
@@ -304,7 +304,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
                 return self._loss(network, images, rows, setup.targets.take(rows))
 
             searched = self.learning_rate == training.SEARCH
-            result = training.fit(
+            result = training.Trainer(
                 network,
                 training_loss=training_loss,
                 validation_error=None if setup.error is None else partial(setup.error, network),
@@ -320,7 +320,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
                 optimizer=self.optimizer,
                 weight_decay=self.weight_decay,
                 warmup_steps=min(self.warmup_steps, self.n_steps - 1),
-            )
+            ).run()
         return network, result
 
     def predict(self, spots: Spots, compute: Compute, *, own_library: np.ndarray | None = None) -> np.ndarray:
@@ -355,9 +355,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
         """Summary of the fit for the record."""
         values: dict[str, Any] = {"n_parameters": self.n_parameters()}
         if self.fit_report is not None:
-            report = vars(self.fit_report)
-            values["training"] = {name: np.asarray(report[name]) for name in ("step", "train_mse", "validation_mse")}
-            values["training"] |= {name: report[name] for name in ("best_step", "stopped")}
+            values["training"] = training.curve(self.fit_report)
         if self.search:
             values["search"] = {name: np.asarray(tried) for name, tried in self.search.items()}
         return values
