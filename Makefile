@@ -2,15 +2,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help env demo test lowest lint docs clean
+.PHONY: help env demo test lowest lint docs numbers clean
 
 help:
-	@echo "make demo   install into $(VENV), run the main job, write demo_output/"
-	@echo "make test   install into $(VENV), run the tests"
-	@echo "make lowest install the lowest versions that pyproject.toml allows, run the main job"
-	@echo "make lint   check style and format"
-	@echo "make docs   build the documentation into docs/_build/html"
-	@echo "make clean  remove the environment and everything built"
+	@echo "make demo     install into $(VENV), run the main job, write demo_output/"
+	@echo "make test     install into $(VENV), run the tests"
+	@echo "make lowest   install the lowest versions that pyproject.toml allows, run the main job"
+	@echo "make lint     check style, format and types"
+	@echo "make docs     build the documentation into docs/_build/html"
+	@echo "make numbers  fill in the README's numbers from measurements/results"
+	@echo "make clean    remove the environment and everything built"
 
 env: $(VENV)/.installed
 
@@ -44,6 +45,9 @@ lint: env
 
 docs: env
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+numbers: env
+	$(BIN)/python measurements/update_docs.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest docs/_build docs/generated docs/tutorials demo_output .pytest_cache .ruff_cache

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import spared_sc
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS / "_ext"))
 
 # Sphinx reads only what lies below its own folder.
 _copies = DOCS / "tutorials"
@@ -22,15 +24,16 @@ copyright = author
 version = release = spared_sc.__version__
 
 extensions = [
+    "generated",
+    "results",
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_ext", "generated/_*", "**.ipynb_checkpoints"]
 root_doc = "index"
 default_role = "literal"  # in docstrings, a single backtick marks code
 
@@ -41,7 +44,6 @@ nb_execution_mode = "off"  # the notebooks hold their outputs; a test runs them
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-autosummary_generate = True
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
@@ -59,7 +61,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(AnnData|Axes|Colormap|Figure|Iterator|Literal|Mapping|Path|Sequence|pd\..*)"),
     ("py:class", r"(Any|None|True|False|bool|dict|float|int|list|object|str|tuple)"),
     ("py:exc", r"\w*(Error|Warning)"),
-    ("py:class", r"spared_sc\._core\.settings\.Settings"),
+    ("py:class", r"spared_sc\._(core\.settings\.Settings|models\..*)"),
 ]
 
 

@@ -68,29 +68,26 @@ def scores(name: str, variants: list[str], n_masks: int, n_steps: int):
     adata.obsm["X_colour"] = colours(adata)
     others = context(adata)
 
-    def completed(**params):
+    def completed(*, use_rep: str | None = None, **params):
         def run(visible: AnnData) -> str:
-            if params.get("use_rep") == "X_context":
+            if use_rep == "X_context":
                 visible.obsm["X_context"] = visible[:, others].layers["log2tpm"].toarray()
-            sp.tl.spackle_complete(visible, model="paper", **KEY, n_steps=n_steps, patience=n_steps // 2, **params)
+            model_params = {"n_steps": n_steps, "patience": n_steps // 2, **params}
+            sp.tl.spackle_complete(visible, model="paper", model_params=model_params, use_rep=use_rep, **KEY)
             return "spackle"
 
         return run
 
     methods = {variant: completed(**VARIANTS[variant]) for variant in variants}
+    methods |= {name: _baseline(name) for name in ("median", "gene_mean")}
     return sp.tl.evaluate_completion(
-        adata,
-        methods=methods | {"median": _baseline("median"), "gene_mean": _baseline("gene_mean")},
-        regimes="paper",
-        n_masks=n_masks,
-        use_rep="X_colour",
-        **KEY,
+        adata, methods=methods, regimes="paper", n_masks=n_masks, use_rep="X_colour", **KEY
     )
 
 
 def _baseline(name: str):
     def run(visible: AnnData) -> str:
-        getattr(sp.tl, f"{name}_complete")(visible, **KEY)
+        sp.tl.complete(visible, method=name, **KEY)
         return name
 
     return run

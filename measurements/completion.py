@@ -33,9 +33,8 @@ import spared_sc as sp
 TUNED_ON = ("VKO", "HER2_C", "prostate")
 REGIMES = ("paper", "released", "spots", "blocks", "thinning")
 SHARES = (0.1, 0.3, 0.5, 0.7)
-DEFAULT = "residual"
-MODELS = (DEFAULT, "factor")
-SHOWN = ("median", "gene_mean", "depth_only", "additive", "soft_impute_kernel", "ridge", "stack")
+MODELS = ("counts", "factor")
+SHOWN = ("median", "gene_mean", "depth_only", "additive", "soft_impute_kernel", "ridge", "stack", "counts")
 
 
 def score(name: str, regime: str, n_masks: int, out: Path) -> None:
@@ -65,7 +64,7 @@ def others(name: str, n_masks: int, out: Path) -> None:
     sp.tl.embed_patches(adata, encoder="classical", library_key="library_id")
     scores = sp.tl.evaluate_completion(
         adata,
-        methods=["gene_mean", "stack", "alra", "magic", "sme", DEFAULT],
+        methods=["gene_mean", "stack", "alra", "magic", "sme", "counts"],
         regimes="paper",
         n_masks=n_masks,
         use_rep="X_classical",
@@ -83,7 +82,7 @@ def curve(name: str, n_masks: int, out: Path) -> None:
         return
     scores = sp.tl.evaluate_completion(
         read(name),
-        methods=["gene_mean", "stack", DEFAULT],
+        methods=["gene_mean", "stack", "counts"],
         regimes="paper",
         shares=SHARES,
         n_masks=n_masks,
@@ -124,7 +123,7 @@ def _read(out: Path, prefix: str) -> pd.DataFrame | None:
 
 def _others(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Mean squared error of the methods of other packages."""
-    errors = _mean(scores, "mse").rename(columns={DEFAULT: "counts"}).reset_index()
+    errors = _mean(scores, "mse").reset_index()
     return errors[["set", "magic", "alra", "sme", "gene_mean", "stack", "counts"]].to_dict("records")
 
 
@@ -132,7 +131,7 @@ def _curve(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Mean squared error by hidden share."""
     by_share = {f"hidden_{100 * share:.0f}": _mean(part, "mse") for share, part in scores.groupby("share")}
     table = pd.concat({name: errors.droplevel("regime").stack() for name, errors in by_share.items()}, axis=1)
-    table = table.rename(index={DEFAULT: "counts"}).drop(index=["floor_low", "floor_high"], level=1, errors="ignore")
+    table = table.drop(index=["floor_low", "floor_high"], level=1, errors="ignore")
     return [
         {"set": name, "tuned": "*" if name in TUNED_ON else None, "method": method, **row}
         for (name, method), row in zip(table.index, table.to_dict("records"), strict=True)
@@ -148,7 +147,7 @@ def _mean(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _compared(scores: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     """The default beside the best simple method, by regime and set."""
-    table = sp.get.compare_completions(scores, metric=metric, method=DEFAULT)
+    table = sp.get.compare_completions(scores, metric=metric, method="counts")
     return [
         {
             "regime": row.regime,
@@ -169,14 +168,12 @@ def _compared(scores: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
 def _errors(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Mean squared error of every method, the noise floor, and the comparison."""
     errors = _mean(scores, "mse")
-    columns = {name: name for name in (*SHOWN, "floor_low", "floor_high")} | {"counts": DEFAULT}
+    columns = (*SHOWN, "floor_low", "floor_high")
     rows = []
     for row in _compared(scores, "mse"):
         if row["set"] != "all":
             values = errors.loc[(row["regime"], row["set"])]
-            rows.append(
-                {**row, "title": TITLES[row["set"]], **{key: values.get(name) for key, name in columns.items()}}
-            )
+            rows.append({**row, "title": TITLES[row["set"]], **{name: values.get(name) for name in columns}})
     return rows
 
 
@@ -195,14 +192,14 @@ def _count_model(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Error of the count model alone, and the share of it that stack and network remove."""
     errors = _mean(scores, "mse")
     return [
-        {"regime": regime, "set": name, "factor": row["factor"], "gain": 1 - row[DEFAULT] / row["factor"]}
+        {"regime": regime, "set": name, "factor": row["factor"], "gain": 1 - row["counts"] / row["factor"]}
         for (regime, name), row in errors.iterrows()
     ]
 
 
 def _uncertainty(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Gain in CRPS over the best constant width, and coverage of 90 % intervals."""
-    crps, constant, coverage = (_mean(scores, metric)[DEFAULT] for metric in ("crps", "crps_constant", "coverage_90"))
+    crps, constant, coverage = (_mean(scores, metric)["counts"] for metric in ("crps", "crps_constant", "coverage_90"))
     return [
         {"regime": regime, "set": name, "crps_gain": 1 - crps[place] / constant[place], "coverage_90": coverage[place]}
         for place in crps.dropna().index
@@ -213,7 +210,7 @@ def _uncertainty(scores: pd.DataFrame) -> list[dict[str, Any]]:
 def _expected_counts(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Deviance of the other half of the molecules, and held-out over expected counts by deciles of the latter."""
     deviance = _mean(scores, "deviance")
-    part = scores[(scores["method"] == DEFAULT) & scores["metric"].str.startswith("calibration")]
+    part = scores[(scores["method"] == "counts") & scores["metric"].str.startswith("calibration")]
     part = part[part["genes"] == "all"]
     decile = part["metric"].str.extract(r"(\d+)$")[0].astype(int)
     by_decile = part.groupby(["set", decile])["value"].mean().unstack()
@@ -222,7 +219,7 @@ def _expected_counts(scores: pd.DataFrame) -> list[dict[str, Any]]:
         if row["set"] != "all":
             values, calibration = deviance.loc[("thinning", row["set"])], by_decile.loc[row["set"]].to_numpy()
             inner = calibration[1:-1]
-            row |= {"gene_mean": values["gene_mean"], "kernel": values["kernel"], "counts": values[DEFAULT]}
+            row |= {"gene_mean": values["gene_mean"], "kernel": values["kernel"], "counts": values["counts"]}
             row |= {"lowest_tenth": calibration[0], "highest_tenth": calibration[-1]}
             row |= {"worst_other_tenth": inner[np.argmax(np.abs(np.log(inner)))]}
         rows.append(row)
@@ -230,9 +227,8 @@ def _expected_counts(scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _baselines() -> list[str]:
-    from spared_sc._kernels.baselines import BASELINES
-
-    return [name for name in BASELINES if name not in ("sme", "magic", "alra")]
+    """The simple methods of this package."""
+    return [name for name in sp.tl.completers().index if name not in (*MODELS, "paper", "sme", "magic", "alra")]
 
 
 # --- costs ------------------------------------------------------------------------------------------------------------
@@ -240,26 +236,24 @@ def _baselines() -> list[str]:
 
 def one(method: str, n_spots: int, n_genes: int) -> None:
     """Time and peak memory of one method in this process, as JSON."""
-    from spared_sc.tl._completers import complete, make_run
-    from spared_sc.tl._sections import resolve
-
     warnings.simplefilter("ignore")
     side = int(np.ceil(np.sqrt(min(n_spots, 2_000))))
-    run = make_run(0, show_progress_bar=False)
 
-    def sections(n_libraries: int, side: int, n_genes: int):
+    def collection(n_libraries: int, side: int, n_genes: int):
         adata = sp.datasets.synthetic(n_libraries, n_genes, shape=(side, side), depth=5.0 * n_genes, image=False)
         sp.pp.normalize_tpm(adata, gene_lengths=None)
-        where = {"layer": "log2tpm", "mask_var": None, "library_key": "library_id", "spatial_key": "spatial"}
-        return resolve(adata, **where).sections
+        return adata
 
-    complete(method, sections(1, 8, 16), run)  # numba compiles once per machine; that is not what is measured
-    given = sections(max(1, round(n_spots / side**2)), side, n_genes)
+    def complete(adata) -> None:
+        sp.tl.complete(adata, method=method, library_key="library_id", show_progress_bar=False)
+
+    complete(collection(1, 8, 16))  # numba compiles once per machine; that is not what is measured
+    adata = collection(max(1, round(n_spots / side**2)), side, n_genes)
     before = _peak()
     start, start_cpu = time.perf_counter(), time.process_time()
-    complete(method, given, run)
+    complete(adata)
     seconds = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - start_cpu}
-    print(json.dumps({"spots": len(given.known), **seconds, "before_gib": before, "peak_gib": _peak()}))
+    print(json.dumps({"spots": adata.n_obs, **seconds, "before_gib": before, "peak_gib": _peak()}))
 
 
 def _peak() -> float:
@@ -274,7 +268,7 @@ def costs(name: str, methods: list[str], sizes: list[tuple[int, int]]) -> None:
         for method in methods:
             command = [sys.executable, __file__, "--one", method, str(n_spots), str(n_genes)]
             done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            rows.append({"method": "counts" if method == DEFAULT else method, "genes": n_genes, **done})
+            rows.append({"method": method, "genes": n_genes, **done})
             print(rows[-1], flush=True)
     _results.write(f"completion.{name}", rows)
 
@@ -286,7 +280,8 @@ def paper_steps(n_steps: int = 10_000) -> None:
     n_steps = n_steps if torch.cuda.is_available() else n_steps // 100
     adata = read("VLO")
     start = time.perf_counter()
-    sp.tl.spackle_complete(adata, model="paper", library_key="library_id", n_steps=n_steps, patience=n_steps)
+    params = {"n_steps": n_steps, "patience": n_steps}
+    sp.tl.spackle_complete(adata, model="paper", model_params=params, library_key="library_id")
     seconds = (time.perf_counter() - start) * 10_000 / n_steps
     device = adata.uns["spared_sc"]["spackle"]["device"]
     _results.write("completion.paper_steps", [{"steps": n_steps, "device": device, "seconds_10000_steps": seconds}])
@@ -311,7 +306,7 @@ def main() -> None:
         costs("speed", [*_baselines(), *MODELS, "paper"], [(2_000, 128)])
     elif options.growth:
         spots = [(n, 128) for n in (1_000, 4_000, 16_000, 44_000, 100_000)]
-        costs("growth", [DEFAULT], spots + [(1_000, n) for n in (32, 128, 512, 2_000, 5_000)])
+        costs("growth", ["counts"], spots + [(1_000, n) for n in (32, 128, 512, 2_000, 5_000)])
     elif options.paper_steps:
         paper_steps()
     elif options.tables:

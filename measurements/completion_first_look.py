@@ -44,9 +44,8 @@ def feedforward(n_steps: int = 100) -> None:
     rows = []
     for width in (128, 256, 512, 2048):
         start = time.perf_counter()
-        done = sp.tl.spackle_complete(
-            adata, model="paper", library_key="library_id", n_steps=n_steps, feedforward=width, copy=True
-        )
+        params = {"n_steps": n_steps, "feedforward": width}
+        done = sp.tl.spackle_complete(adata, model="paper", model_params=params, library_key="library_id", copy=True)
         seconds = (time.perf_counter() - start) / n_steps
         record = done.uns["spared_sc"]["spackle"]
         training = record["training"]

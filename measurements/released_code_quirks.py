@@ -21,7 +21,7 @@ from spared_sc._kernels.lattice import from_array
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.median import adaptive_median
 from spared_sc._kernels.metrics import masked_mse
-from spared_sc._models.completion.spackle import SpackleNet, SpackleParams
+from spared_sc._models.completion.paper import SpaCKLE, SpackleNet
 
 N_NEIGHBOURS = 18
 HIDING = 0.3
@@ -33,7 +33,7 @@ def attention() -> None:
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(n_genes, nhead=1)  # batch_first=False is PyTorch's default
     released = torch.nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False).eval()
-    ours = SpackleNet(n_genes, SpackleParams()).eval()
+    ours = SpackleNet(n_genes, SpaCKLE()).eval()
     padding = torch.zeros(n_batch, 1 + N_NEIGHBOURS, dtype=torch.bool)
     values = torch.rand(n_batch, 1 + N_NEIGHBOURS, n_genes)
     neighbours, others = values.clone(), values.clone()

@@ -54,9 +54,9 @@ def collection(n_spots: int):
     all_indices = np.empty(indptr[-1], np.int32)
     at = 0
     while data:
-        one, other = data.pop(0), indices.pop(0)
-        all_data[at : at + one.size], all_indices[at : at + one.size] = one, other
-        at += one.size
+        values, genes = data.pop(0), indices.pop(0)
+        all_data[at : at + values.size], all_indices[at : at + values.size] = values, genes
+        at += values.size
     if indptr[-1] < np.iinfo(np.int32).max:
         indptr = indptr.astype(np.int32)
     matrix = sps.csr_matrix((all_data, all_indices, indptr), shape=(n_spots, N_GENES))
@@ -97,7 +97,9 @@ def measure(n_spots: int, *, subset_genes: bool, steps: int) -> None:
     step("adaptive median", lambda: sp.tl.median_complete(adata, **key))
     step(
         f"SpaCKLE, {steps} steps, and completing",
-        lambda: sp.tl.spackle_complete(adata, model="paper", **key, n_steps=steps, show_progress_bar=False),
+        lambda: sp.tl.spackle_complete(
+            adata, model="paper", model_params={"n_steps": steps}, show_progress_bar=False, **key
+        ),
     )
     kept = adata.uns["spared_sc"]["spared_filter"]["summary"]["n_genes"]
     for name, seconds, gib in rows:
@@ -109,7 +111,9 @@ def compile_kernels(sp) -> None:
     small = sp.datasets.synthetic(n_libraries=2, shape=(6, 6), image=False)
     sp.pp.recipe_spared(small, library_key="library_id")
     sp.tl.median_complete(small, library_key="library_id")
-    sp.tl.spackle_complete(small, model="paper", library_key="library_id", n_steps=1, show_progress_bar=False)
+    sp.tl.spackle_complete(
+        small, model="paper", model_params={"n_steps": 1}, library_key="library_id", show_progress_bar=False
+    )
 
 
 def main() -> None:

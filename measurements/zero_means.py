@@ -38,7 +38,7 @@ def main() -> None:
     sp.pp.normalize_tpm(adata, gene_lengths=None)  # the made-up counts do not depend on a gene's length
     # All genes are completed, the sparse ones too: the recipe would leave those out.
     sp.tl.median_complete(adata, **KEY)
-    sp.tl.spackle_complete(adata, model="paper", **KEY, n_steps=300, train_batch_size=64)
+    sp.tl.spackle_complete(adata, model="paper", model_params={"n_steps": 300, "train_batch_size": 64}, **KEY)
     rate = adata.layers["rate"].astype(np.float64)
     truth = np.log2(1e6 * rate / rate.sum(axis=1, keepdims=True) + 1)
     detectable = given_detection(rate, 1e6 / np.asarray(adata.X.sum(axis=1)).reshape(-1, 1))

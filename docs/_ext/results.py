@@ -17,10 +17,16 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "measurements"))
 import _results
 
 
+def note_file(env, request):
+    """Build the page anew when the result file changes."""
+    env.note_dependency(str(_results.FOLDER / f"{request.partition('.')[0]}.json"))
+
+
 class ResultRole(SphinxRole):
     """One value in a sentence."""
 
     def run(self):
+        note_file(self.env, self.text)
         try:
             return [nodes.Text(_results.fill(self.text))], []
         except (KeyError, ValueError) as error:
@@ -37,6 +43,7 @@ class ResultsDirective(SphinxDirective):
 
     def run(self):
         request = self.arguments[0]
+        note_file(self.env, request)
         try:
             lines = _results.markdown(request, "\n".join(self.content)).splitlines()
         except (KeyError, ValueError) as error:
@@ -51,6 +58,4 @@ def setup(app):
     """Register both."""
     app.add_role("result", ResultRole())
     app.add_directive("results", ResultsDirective)
-    for path in _results.FOLDER.glob("*.json"):
-        app.config.html_context.setdefault("result_files", []).append(path.name)
     return {"parallel_read_safe": True}

@@ -1,8 +1,7 @@
-"""The documentation builds, its notebooks run, and it names every public name and every slot."""
+"""The documentation builds, its tables cover the package, and its notebooks run."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -14,21 +13,10 @@ from pathlib import Path
 import pytest
 
 import spared_sc as sp
+from helpers.docs import DOCS, ROOT, generated
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
-MODULES = ("datasets", "pp", "tl", "pl", "get")
-NAMES = [f"{module}.{name}" for module in MODULES for name in getattr(sp, module).__all__]
-SLOT = re.compile(r'(?:layers|obs|var|obsm|varm|obsp|varp|uns)(?:\["[^"\]]+"\])+')
-
-
-def returns_section(name: str) -> str:
-    module, _, short = name.partition(".")
-    text = inspect.getdoc(getattr(getattr(sp, module), short))
-    found = re.search(r"^Returns\n-+\n(.*?)(?=^\w[\w ]*\n-+\n|\Z)", text, flags=re.MULTILINE | re.DOTALL)
-    assert found, f"{name} has no Returns section"
-    return found[1]
+SOURCE = Path(sp.__file__).parent
 
 
 def run(command: list[str], **environment: str) -> None:
@@ -42,11 +30,12 @@ def test_documentation_builds_without_warnings(tmp_path):
     # A copy: the build writes pages into its own folder.
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("_build", "generated", "tutorials"))
     shutil.copytree(ROOT / "tutorials", tmp_path / "tutorials", ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(ROOT / "measurements", tmp_path / "measurements")
     shutil.copy(ROOT / "CHANGELOG.md", tmp_path)
     html = tmp_path / "html"
     run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html", str(tmp_path / "docs"), str(html)])
     pages = {path.relative_to(html).as_posix() for path in html.rglob("*.html")}
-    assert {f"generated/spared_sc.{name}.html" for name in NAMES} <= pages
+    assert {f"generated/spared_sc.{name}.html" for name in generated.public_names()} <= pages
     assert {f"tutorials/{path.stem}.html" for path in NOTEBOOKS} <= pages
 
 
@@ -111,24 +100,21 @@ def test_every_tutorial_is_listed():
     assert listed == [path.stem for path in NOTEBOOKS]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_api_page_has_every_public_name(name):
-    assert re.search(rf"^\s*{re.escape(name)}$", (DOCS / "api.md").read_text(), flags=re.MULTILINE)
-
-
-def test_api_page_has_no_other_name():
-    listed = re.findall(r"^ +(\w+\.\w+)$", (DOCS / "api.md").read_text(), flags=re.MULTILINE)
-    assert sorted(listed) == sorted(NAMES)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_slots_page_has_every_documented_slot(name):
-    page = (DOCS / "slots.md").read_text()
-    missing = [slot for slot in SLOT.findall(returns_section(name)) if slot not in page]
-    assert not missing
-
-
 def test_slots_are_found_in_docstrings():
-    assert 'layers["spackle"]' in SLOT.findall(returns_section("tl.spackle_complete"))
-    assert 'uns["spared_sc"]["moran_i"]' in SLOT.findall(returns_section("pp.recipe_spared"))
-    assert 'varm["programs"]' in SLOT.findall(returns_section("datasets.synthetic"))
+    assert 'layers["spackle"]' in dict(generated.documented_slots("tl.spackle_complete"))
+    assert 'uns["spared_sc"]["moran_i"]' in dict(generated.documented_slots("pp.recipe_spared"))
+    assert 'varm["programs"]' in dict(generated.documented_slots("datasets.synthetic"))
+
+
+def test_tables_cover_the_package():
+    api, slots, completers = generated.api(), generated.slots(), generated.table(sp.tl.completers(), method="")
+    for name in generated.public_names():
+        assert f"`sp.{name} <" in api
+        assert all(f"`{slot}`" in slots for slot, _ in generated.documented_slots(name))
+    assert all(f"`{name}`" in completers for name in sp.tl.completers().index)
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCE.rglob("*.py") if p.read_text().strip()], ids=str)
+def test_every_file_is_said_in_a_sentence(path):
+    sentence = generated.sentence(path)
+    assert re.fullmatch(r"[A-Z`].{8,180}[.?]", sentence), f"{path}: the docstring begins {sentence!r}"
