@@ -50,6 +50,7 @@ def test_nothing_is_found_where_nothing_is():
         ("spackle", "counts", "spackle: counts model"),
         ("spackle", "paper", "spackle: SpaCKLE (paper)"),
         ("median", "median", "median"),
+        ("paper", "paper", "SpaCKLE (paper)"),
         ("mine", "ridge", "mine: ridge"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
+from matplotlib.text import Text
 
 import spared_sc as sp
 from helpers.figures import legend_texts
@@ -145,3 +146,17 @@ def test_errors_of_the_ranking(adata, change, kind, words):
         sp.pl.moran_ranking(adata, **change)
     assert all(word in str(error.value) for word in words), str(error.value)
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("n_selected", [20, 40, 60, 80])
+def test_no_name_lies_across_the_cut_off(n_selected):
+    rank = np.arange(400)
+    var = pd.DataFrame({"moran_i": 0.8 * np.exp(-rank / 15), "spared_selected": rank < n_selected})
+    adata = AnnData(np.ones((2, 400)), var=var.set_index(pd.Index([f"GENE{i}" for i in rank])))
+    ax = sp.pl.moran_ranking(adata)
+    ax.figure.canvas.draw()
+    (line,) = (line for line in ax.lines if line.get_label() == "cut-off")
+    x = ax.transData.transform((line.get_xdata()[0], 0))[0]
+    for text in ax.texts:
+        box = Text.get_window_extent(text)  # without the arrow
+        assert not box.x0 < x < box.x1

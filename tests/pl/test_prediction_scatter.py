@@ -125,3 +125,11 @@ def test_genes_without_measurements_cannot_be_compared(adata):
     titles = [ax.get_title() for ax in panels(sp.pl.prediction_scatter(adata, library_key="library_id", n_genes=20))]
     assert len(titles) == 11
     assert not [title for title in titles if title.startswith(f"{gene}\n")]
+
+
+def test_titles_do_not_touch_the_row_above(adata):
+    fig = sp.pl.prediction_scatter(adata, n_genes=6, library_key="library_id")
+    fig.canvas.draw()
+    upper, lower = fig.axes[0], fig.axes[4]
+    assert lower.title.get_window_extent().y1 < min(label.get_window_extent().y0 for label in upper.get_xticklabels())
+    assert [bool(ax.get_xlabel()) for ax in fig.axes[:6]] == [False, False, True, True, True, True]

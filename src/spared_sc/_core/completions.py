@@ -39,7 +39,7 @@ def describe_layer(adata: AnnData, layer: str) -> str:
     for name, record in adata.uns.get(Key.uns.records, {}).items():
         if f'layers["{layer}"]' in slots_of(record):
             method = _record(adata, name).get("params", {}).get("method", layer)
-            return layer if method == layer else f"{layer}: {describe_method(method)}"
+            return describe_method(method) if method == layer else f"{layer}: {describe_method(method)}"
     return layer
 
 

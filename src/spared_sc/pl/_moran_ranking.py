@@ -8,9 +8,10 @@ from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, gene_mask, listing
-from spared_sc.pl._marks import BLUE, finish, height_in_points, labelled, make_axes
+from spared_sc.pl._marks import BLUE, finish, height_in_points, labelled, make_axes, width_in_points
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
@@ -92,12 +93,13 @@ def moran_ranking(
         _draw_fraction(panels[1], rank, adata.var[Key.var.expressed_fraction].to_numpy(dtype=float)[genes], chosen)
     _draw_points(ax, rank, score, chosen)
     n_chosen = int(chosen.sum())
+    cut_off = n_chosen + 0.5 if 0 < n_chosen < genes.size and chosen[:n_chosen].all() else None
     for panel in panels:
-        if 0 < n_chosen < genes.size and chosen[:n_chosen].all():
-            panel.axvline(n_chosen + 0.5, color="black", linestyle="--", linewidth=0.8, label="cut-off")
+        if cut_off is not None:
+            panel.axvline(cut_off, color="black", linestyle="--", linewidth=0.8, label="cut-off")
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlim(1 - 0.015 * genes.size, 1.015 * genes.size)
-    _name_genes(ax, rank, score, adata.var_names[genes[:n_labelled]])
+    _name_genes(ax, rank, score, adata.var_names[genes[:n_labelled]], cut_off)
     ax.set_ylabel("mean Moran's I")
     without = f" ({n_unscored} without a score left out)" if n_unscored else ""
     panels[-1].set_xlabel(f"rank of the gene by Moran's I{without}")
@@ -171,7 +173,7 @@ def _running_median(value: np.ndarray) -> np.ndarray:
     return np.array([np.median(value[max(0, i - half) : i + half + 1]) for i in range(value.size)])
 
 
-def _name_genes(ax: Axes, rank: np.ndarray, score: np.ndarray, names: np.ndarray) -> None:
+def _name_genes(ax: Axes, rank: np.ndarray, score: np.ndarray, names: pd.Index, cut_off: float | None) -> None:
     """A column of names beside the points, the best at the top, with lines to the points."""
     from matplotlib.transforms import ScaledTranslation
 
@@ -182,6 +184,10 @@ def _name_genes(ax: Axes, rank: np.ndarray, score: np.ndarray, names: np.ndarray
     left, right = ax.get_xlim()
     passed = rank[min(int((score > lowest).sum()), rank.size - 1)]
     x = np.clip((passed - left) / (right - left) + 0.02, 0.09, 0.85)
+    if cut_off is not None:  # no name lies across its line
+        line = (cut_off - left) / (right - left)
+        width = 0.65 * _LABEL_SIZE * max(map(len, names), default=0) / width_in_points(ax)
+        x = min(line + 0.02, 0.85) if x <= line <= x + width else x
     for i, name in enumerate(names):
         # Steps in points from the top: the names are apart at any size of the axes, and their lines do not cross.
         down = ScaledTranslation(0, -(i + 0.5) * step, ax.figure.dpi_scale_trans)

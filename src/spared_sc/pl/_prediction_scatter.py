@@ -105,6 +105,7 @@ def prediction_scatter(
     for i, panel, pair in zip(shown, panels.axes, pairs, strict=True):
         title = agreement(compared.mse[i], compared.pcc[i], len(pair[0]))
         panel.set_title(f"{names[i]}\n{title}", fontsize="medium")
+    for panel in panels.axes[-n_columns:]:  # the lowest of each column
         panel.set_xlabel(f"measured, {unit(adata, layer)}")
     for panel in panels.axes[::n_columns]:
         panel.set_ylabel(f"predicted, {unit(adata, layer)}")
