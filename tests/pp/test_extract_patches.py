@@ -9,6 +9,7 @@ import pytest
 import spared_sc as sp
 from helpers import KEY, shuffled
 from helpers.images import SECTIONS, WRITERS, cut_short, pillow, resolve, smooth
+from spared_sc._images.scale import scale_of
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_names_with_a_slash_survive_files(adata, tmp_path):
     assert resolve(back).recipe == resolve(adata).recipe
     assert resolve(back).fingerprint() == adata.uns["spared_sc"]["patches"]["fingerprint"]
     recipe = back.uns["spared_sc"]["X_classical"]["patches"]  # as predictors compare it
-    assert sp.tl._prediction.scale_of(recipe) == sp.tl._prediction.scale_of(resolve(adata).recipe)
+    assert scale_of(recipe) == scale_of(resolve(adata).recipe)
 
 
 def test_the_recorded_image_is_the_one_that_is_used(adata, tmp_path):
