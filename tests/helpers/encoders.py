@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spared_sc._models import encoder_weights, encoders
+from spared_sc._models import encoder_weights
 from spared_sc._models.encoder_cards import EncoderCard
-from spared_sc._models.encoders import load_encoder
+from spared_sc._models.encoder_networks import NetworkEncoder
+from spared_sc._models.encoders import Encoder, load_encoder
 
 CPU = torch.device("cpu")
 
@@ -33,10 +34,10 @@ def smooth(n: int, side: int) -> np.ndarray:
     return np.stack(fine)
 
 
-def small(name: str = "vit_tiny_patch16_224") -> encoders.Encoder:
+def small(name: str = "vit_tiny_patch16_224") -> Encoder:
     return load_encoder(name, weights="random", device="cpu")
 
 
-def tiny(card: EncoderCard = TINY, seed: int = 0) -> encoders.Encoder:
+def tiny(card: EncoderCard = TINY, seed: int = 0) -> Encoder:
     torch.manual_seed(seed)
-    return encoders._Network(card, encoder_weights.build(card), dim=card.dim, device=CPU, weights="")
+    return NetworkEncoder(card, encoder_weights.build(card), dim=card.dim, device=CPU, weights="")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spared_sc._models import encoder_weights, encoders
+from spared_sc._models import encoder_weights
 from spared_sc._models.encoder_cards import CARDS, list_encoders
+from spared_sc._models.encoder_networks import NetworkEncoder
 from spared_sc._models.encoders import get_card, load_encoder
 
 FOUNDATION = [card.name for card in CARDS.values() if card.foundation]
@@ -45,7 +46,7 @@ def test_foundation_encoders_have_the_architecture_that_they_say(name):
     card = CARDS[name]
     with torch.device("meta"):
         network = encoder_weights.build(card)
-        encoder = encoders._Network(card, network, dim=card.dim, device=torch.device("meta"), weights="")
+        encoder = NetworkEncoder(card, network, dim=card.dim, device=torch.device("meta"), weights="")
         features = encoder._pooled(torch.empty(2, 3, card.input_size, card.input_size))
     assert features.shape == (2, card.dim)
     if name in PUBLISHED:

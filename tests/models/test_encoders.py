@@ -44,7 +44,7 @@ def test_timm_models_see_what_timms_own_transform_shows_them(name, side):
     encoder = small(name)
     config = timm.data.resolve_model_data_config(encoder.network) | {"crop_pct": 1.0}
     size = config["input_size"][1]
-    assert encoder.input_size == size
+    assert encoder.card.input_size == size
     images = smooth(3, {"equal": size, "smaller": size // 3, "larger": size * 2 + 5}[side])
     transform = timm.data.create_transform(**config, is_training=False)
     expected = torch.stack([transform(Image.fromarray(image)) for image in images])
@@ -159,7 +159,7 @@ def test_the_classical_encoder_is_its_function(monkeypatch, patches):
     monkeypatch.setitem(sys.modules, "spared_sc._images.features", SimpleNamespace(classical=means))
     encoder = load_encoder("classical")
     assert encoder.dim == 3
-    assert encoder.input_size is None
+    assert encoder.card.input_size is None
     assert np.array_equal(embed_all(encoder, Reader(patches), batch_size=2), means(patches))
     assert encoder.identity()["name"] == "classical"
     with pytest.raises(ValueError, match="'classical' has no weights: leave out weights='random'"):
@@ -294,7 +294,7 @@ def test_other_encoders_warn():
     with pytest.warns(UserWarning, match="17 pixels a side"):
         check_resolution(CARDS["shufflenet_v2_x0_5"], 17)
     with pytest.warns(UserWarning, match="expects 32 pixels a side of 0.5 um each"):
-        check_resolution(tiny(replace(TINY, source="timm", mpp=(0.5,))), 7)
+        check_resolution(replace(TINY, source="timm", mpp=(0.5,)), 7)
 
 
 def test_enough_pixels_pass_in_silence():  # warnings are errors here
@@ -303,4 +303,4 @@ def test_enough_pixels_pass_in_silence():  # warnings are errors here
     check_resolution(CARDS["virchow2"], 224, 4.0)
     check_resolution(CARDS["shufflenet_v2_x0_5"], 224, 30.0)
     check_resolution(CARDS["classical"], 5, 30.0)
-    check_resolution(tiny(), 8, 0.5)
+    check_resolution(TINY, 8, 0.5)

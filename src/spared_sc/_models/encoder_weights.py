@@ -1,4 +1,4 @@
-"""Networks of the encoders and their weights: where they are found, and how they are put in."""
+"""Networks of the encoders, and their weights: finding, downloading and loading them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spared_sc._core.validate import listing
 from spared_sc._models.encoder_cards import CARDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from spared_sc._models.encoder_cards import EncoderCard
 
@@ -175,13 +175,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str, where: str) -> None:
-    """Put weights into a network, all or none, apart from those of the classifier, which it does without."""
-    # Of DenseNet, torchvision's file has names from before a change, which torchvision translates as this does.
-    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value for key, value in state.items()}
+    """Put weights into a network, all or none, apart from those of the classifier, which is not used.
+
+    Raises
+    ------
+    ValueError
+        If weights are missing, unknown or of another shape.
+    """
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    classifier = getattr(network, "pretrained_cfg", {}).get("classifier", HEADS)
-    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier or []))
-    state = {name: value for name, value in state.items() if name in expected or not name.startswith(heads)}
+    state = _used(state, expected, getattr(network, "pretrained_cfg", {}).get("classifier", HEADS))
     # Files from before torch counted batches have no counters, and need none.
     missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in expected]
@@ -190,18 +192,28 @@ def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str,
         for name, value in state.items()
         if name in expected and tuple(value.shape) != expected[name]
     ]
-    found = [
+    problems = [
         f"{len(names)} {kind} ({listing(names, 3)})"
         for kind, names in (("are missing", missing), ("are unknown", unknown), ("have another shape", other))
         if names
     ]
-    if found:
+    if problems:
         raise ValueError(
-            f"{where} does not hold the weights of {what} ({len(expected)} tensors): {'; '.join(found)}. "
+            f"{where} does not hold the weights of {what} ({len(expected)} tensors): {'; '.join(problems)}. "
             "Give the file of that model."
         )
     network.load_state_dict(state, assign=True)
     network.float()
+
+
+def _used(
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, Any], classifier: str | Sequence[str] | None
+) -> dict[str, torch.Tensor]:
+    """The weights under the network's names, without those of the classifier."""
+    # Torchvision's file of DenseNet has names from before a change, which torchvision translates in the same way.
+    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value for key, value in state.items()}
+    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier or []))
+    return {name: value for name, value in state.items() if name in expected or not name.startswith(heads)}
 
 
 _RENAMED = (  # pieces of names in transformers' ViT and DINOv2 files, and timm's names of the same
@@ -223,7 +235,7 @@ _RENAMED = (  # pieces of names in transformers' ViT and DINOv2 files, and timm'
 
 
 def _from_transformers(state: Mapping[str, torch.Tensor], network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights of a transformers file under timm's names: the same network, written down in another way."""
+    """Weights of a transformers file under timm's names, for the same network."""
     renamed: dict[str, torch.Tensor] = {}
     for name, value in state.items():
         if name == "embeddings.mask_token" or name.startswith("pooler."):
@@ -236,7 +248,7 @@ def _from_transformers(state: Mapping[str, torch.Tensor], network: torch.nn.Modu
         if all(part in renamed for part in parts):
             renamed[name.replace("attention.attention.query", "attn.qkv")] = torch.cat([renamed.pop(p) for p in parts])
     positions = renamed.get("pos_embed")
-    here = network.pos_embed.shape[1] - 1
+    here = network.state_dict()["pos_embed"].shape[1] - 1
     if positions is not None and positions.shape[1] - 1 != here:
         # To the encoder's grid from a larger one, in the way of transformers, which does so at every call.
         side, new = round((positions.shape[1] - 1) ** 0.5), round(here**0.5)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from spared_sc._core.report import logger, progress_bar, warn
+from spared_sc._core.report import progress_bar, warn
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
 from spared_sc._models.encoder_cards import CARDS, EncoderCard
-from spared_sc._models.encoder_weights import build, need_timm, pretrained, with_weights
-from spared_sc._models.training import local_seed, mixed_precision, resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from spared_sc._models.prediction.base import PatchReader
 
-_BATCH = {"cuda": 256}  # patches per forward pass; 32 elsewhere
 _FEWEST = 4  # a patch with less than a fourth of the encoder's pixels a side is mostly interpolation
 _COARSEST = 2  # times the coarsest scale that a foundation encoder was made for: nuclei are gone beyond
 
@@ -36,22 +29,24 @@ class Encoder(ABC):
     Attributes
     ----------
     card
-        Source, licence, citation and expected input; `name`, `input_size` (pixels a side), `mpp` (um per pixel) and
-        `foundation` are its own.
+        Source, licence, citation and expected input.
     dim
         Features of a patch.
     weights
-        Where the weights are from: `"random, seed 0"`, a file's name, a repository and its revision.
+        Origin of the weights: `"random, seed 0"`, a file's name, a repository and its revision.
     """
+
+    batch_size = 32  # patches per forward pass, if the user asks for none
 
     def __init__(self, card: EncoderCard, *, dim: int, weights: str):
         self.card = card
-        self.name = card.name
-        self.input_size = card.input_size
-        self.mpp = card.mpp
-        self.foundation = card.foundation
         self.dim = dim
         self.weights = weights
+
+    @property
+    def name(self) -> str:
+        """Name of the encoder."""
+        return self.card.name
 
     def embed(self, batch: np.ndarray) -> np.ndarray:
         """Features of some patches.
@@ -81,13 +76,13 @@ class Encoder(ABC):
         """Features of at least one patch, float32 (n, d)."""
 
     def identity(self) -> dict[str, Any]:
-        """Plain values that name this encoder exactly, for a record."""
+        """Plain values that identify this encoder, for a record."""
         return {
             "name": self.name,
             "source": self.card.source,
             "weights": self.weights,
             "parameters": self._fingerprint(),
-            "input_size": self.input_size,
+            "input_size": self.card.input_size,
             "dim": self.dim,
             "licence": self.card.licence,
         }
@@ -96,7 +91,7 @@ class Encoder(ABC):
         return ""
 
 
-class _Function(Encoder):
+class FunctionEncoder(Encoder):
     """An encoder that is computed, not learned."""
 
     def __init__(self, card: EncoderCard, function: Callable[[np.ndarray], np.ndarray]):
@@ -105,74 +100,6 @@ class _Function(Encoder):
 
     def _embed(self, batch: np.ndarray) -> np.ndarray:
         return self._function(batch)
-
-
-class _Network(Encoder):
-    def __init__(self, card: EncoderCard, network: torch.nn.Module, *, dim: int, device: torch.device, weights: str):
-        super().__init__(card, dim=dim, weights=weights)
-        layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        self.network = network.eval().requires_grad_(False).to(device=device, memory_format=layout)
-        self.device = device
-        self._most = sys.maxsize  # patches that are known to fit into the device's memory
-        self._hash = ""
-        self._mean, self._std = (
-            torch.tensor(values, device=device)[:, None, None] * 255 for values in (card.mean, card.std)
-        )
-
-    @torch.inference_mode()
-    def _embed(self, batch: np.ndarray) -> np.ndarray:
-        parts, start = [], 0
-        while start < len(batch):
-            size = min(self._most, len(batch) - start)
-            try:
-                parts.append(self._forward(batch[start : start + size]))
-                start += size
-                continue
-            except torch.cuda.OutOfMemoryError as error:
-                if size == 1:
-                    raise MemoryError(
-                        f"not even one patch fits into the memory of {self.device} with the encoder {self.name!r}: "
-                        "free the device's memory, or choose device='cpu' or a smaller encoder."
-                    ) from error
-            # Outside of the handler, which still holds on to the tensors of the attempt.
-            self._most = size // 2
-            logger.info("%s: out of memory with %d patches at a time; going on with %d", self.name, size, self._most)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-        return np.concatenate(parts)
-
-    def _forward(self, batch: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(np.require(batch, requirements=["C", "W"]))
-        with mixed_precision(self.device):
-            features = self._pooled(self._prepared(pixels))
-        return features.float().cpu().numpy()
-
-    def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Scaled and normalised (n, 3, side, side) on the device."""
-        size, on_gpu = self.input_size, self.device.type == "cuda"
-        # Bytes travel, and are scaled where that is fast and known to every device.
-        values = (pixels.to(self.device) if on_gpu else pixels).permute(0, 3, 1, 2).float()
-        if tuple(values.shape[2:]) != (size, size):
-            values = functional.interpolate(
-                values.contiguous(), (size, size), mode=self.card.interpolation, antialias=True
-            ).clamp_(0, 255)
-        layout = torch.channels_last if on_gpu else torch.contiguous_format
-        return ((values.to(self.device) - self._mean) / self._std).contiguous(memory_format=layout)
-
-    def _pooled(self, values: torch.Tensor) -> torch.Tensor:
-        if self.card.pooling == "model":
-            return self.network(values)
-        tokens = self.network.forward_features(values)
-        return torch.cat([tokens[:, 0], tokens[:, self.network.num_prefix_tokens :].mean(dim=1)], dim=1)
-
-    def _fingerprint(self) -> str:
-        if not self._hash:
-            digest = hashlib.sha256()
-            for name, value in sorted(self.network.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(np.ascontiguousarray(value.cpu().numpy()).data)
-            self._hash = digest.hexdigest()[:16]
-        return self._hash
 
 
 def embed_all(
@@ -187,47 +114,36 @@ def embed_all(
 
     An exception, or an interrupt, in either of them ends both.
     """
-    device = encoder.device.type if isinstance(encoder, _Network) else "cpu"
-    size = batch_size or settings.batch_size or _BATCH.get(device, 32)
+    size = batch_size or settings.batch_size or encoder.batch_size
     blocks = [np.arange(start, min(start + size, len(patches))) for start in range(0, len(patches), size)]
     features = np.empty((len(patches), encoder.dim), dtype=np.float32)
     with (
         ThreadPoolExecutor(1, thread_name_prefix="patches") as reader,
         progress_bar(total=len(patches), desc=desc, show=show_progress_bar, unit="patch") as bar,
     ):
-        pending = reader.submit(patches.read, blocks[0]) if blocks else None
+        pending = [reader.submit(patches.read, rows) for rows in blocks[:1]]
         for i, rows in enumerate(blocks):
-            batch = pending.result()
-            if i + 1 < len(blocks):
-                pending = reader.submit(patches.read, blocks[i + 1])
+            batch = pending.pop().result()
+            pending += [reader.submit(patches.read, later) for later in blocks[i + 1 : i + 2]]
             features[rows] = encoder.embed(batch)
             bar.update(len(rows))
     return features
 
 
-class _Expects(Protocol):
-    """What an `Encoder` and an `EncoderCard` both say of the input."""
-
-    name: str
-    input_size: int | None
-    mpp: tuple[float, ...]
-    foundation: bool
-
-
 def check_resolution(
-    encoder: _Expects, patch_px_in_image: float, um_per_px: float = float("nan"), *, force: bool = False
+    card: EncoderCard, patch_px_in_image: float, um_per_px: float = float("nan"), *, force: bool = False
 ) -> None:
-    """Compare what the image holds with what the encoder was made for.
+    """Check that the image is not too coarse for an encoder.
 
-    Too coarse is a patch that has fewer than a fourth of the encoder's pixels a side in the image (below 56 for 224: of
-    16 input pixels, 15 are interpolated), as spots of a hires image have; and, for a foundation encoder, an image of
-    more than twice the coarsest scale that it was made for (1 um a pixel for most), in which nuclei cannot be told
-    apart. A patch that is scaled up less, or down, passes.
+    A patch is too coarse if it has fewer than a fourth of the encoder's pixels a side in the image (below 56 for 224: of
+    16 input pixels, 15 are interpolated), as spots of a hires image do. For a foundation encoder, an image is too coarse
+    beyond twice the coarsest scale of its training (1 um a pixel for most), where nuclei cannot be separated. Patches that
+    are scaled up less, or down, pass.
 
     Parameters
     ----------
-    encoder
-        An `Encoder`, or its card before weights are loaded.
+    card
+        The encoder.
     patch_px_in_image
         Side of a patch in pixels of the image it is cut from, before any scaling.
     um_per_px
@@ -240,23 +156,23 @@ def check_resolution(
     ValueError
         If the image is too coarse for a foundation encoder. Other encoders warn.
     """
-    if encoder.input_size is None:
+    if card.input_size is None:
         return
-    found = []
-    if patch_px_in_image * _FEWEST < encoder.input_size:
-        found.append(f"a patch has {patch_px_in_image:.3g} pixels a side in the image")
-    if encoder.mpp and um_per_px > _COARSEST * max(encoder.mpp):
-        found.append(f"a pixel of the image is {um_per_px:.3g} um wide")
-    if not found:
+    problems = []
+    if patch_px_in_image * _FEWEST < card.input_size:
+        problems.append(f"a patch has {patch_px_in_image:.3g} pixels a side in the image")
+    if card.mpp and um_per_px > _COARSEST * max(card.mpp):
+        problems.append(f"a pixel of the image is {um_per_px:.3g} um wide")
+    if not problems:
         return
-    expects = f"{encoder.input_size} pixels a side"
-    expects += f" of {' or '.join(f'{scale:g}' for scale in encoder.mpp)} um each" if encoder.mpp else ""
+    expects = f"{card.input_size} pixels a side"
+    expects += f" of {' or '.join(f'{scale:g}' for scale in card.mpp)} um each" if card.mpp else ""
     message = (
-        f"{' and '.join(found)}, while the encoder {encoder.name!r} expects {expects}: use the full-resolution image, "
+        f"{' and '.join(problems)}, while the encoder {card.name!r} expects {expects}: use the full-resolution image, "
         "larger patches, or the encoder 'classical'"
     )
-    if encoder.foundation and not force:
-        raise ValueError(f"{message}. With force=True it is used all the same.")
+    if card.foundation and not force:
+        raise ValueError(f"{message}. Pass force=True to use it anyway.")
     warn(f"{message}.")
 
 
@@ -274,10 +190,12 @@ def get_card(name: str) -> EncoderCard:
         raise ValueError(f"encoder={name!r} cannot be used: give a name, such as {listing(CARDS)}.")
     if name.lower() in CARDS:
         return CARDS[name.lower()]
+    from spared_sc._models.encoder_weights import need_timm
+
     timm = need_timm(name)
     try:
         config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # it knows the model, and not the weights that the name goes on with
+    except RuntimeError:  # it knows the model, but not the weights behind the dot
         config = None
     if config is None:
         raise ValueError(
@@ -307,7 +225,7 @@ def load_encoder(
     name: str,
     *,
     weights: str | Path = "pretrained",
-    device: str | torch.device | None = None,
+    device: str | None = None,
     random_state: int = 0,
 ) -> Encoder:
     """An encoder, ready to embed.
@@ -343,15 +261,7 @@ def load_encoder(
             raise ValueError(f"the encoder {card.name!r} has no weights: leave out weights={str(weights)!r}.")
         from spared_sc._images.features import classical
 
-        return _Function(card, classical)
-    device = resolve_device(device)
-    weights = str(weights)
-    with local_seed(random_state, torch.device("cpu")):
-        if weights == "random":
-            network, origin = build(card), f"random, seed {random_state}"
-        elif weights == "pretrained":
-            network, origin = pretrained(card)
-        else:
-            network, origin = with_weights(card, Path(weights).expanduser()), Path(weights).name
-    dim = card.dim or getattr(network, "head_hidden_size", None) or network.num_features
-    return _Network(card, network, dim=dim, device=device, weights=origin)
+        return FunctionEncoder(card, classical)
+    from spared_sc._models.encoder_networks import load_network
+
+    return load_network(card, str(weights), device, random_state)
