@@ -531,9 +531,9 @@ def test_a_section_with_one_spot():
     sp.tl.median_complete(adata, library_key="library_id")
     for model, params in (("paper", {"n_steps": 3}), ("counts", {})):
         sp.tl.spackle_complete(
-            adata, library_key="library_id", model=model, key_added=model, model_params=params, device="cpu"
+            adata, library_key="library_id", model=model, key_added=f"{model}_model", model_params=params, device="cpu"
         )
-        assert np.isfinite(adata.layers[model].data).all()
+        assert np.isfinite(adata.layers[f"{model}_model"].data).all()
     assert adata.n_obs == 37
     assert adata.obsp["spatial_connectivities"][36].nnz == 0
     alone = adata.layers["median"][[36]].toarray().ravel()

@@ -1,0 +1,117 @@
+"""Raw counts and libraries are found, or refused with a remedy."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sps
+
+import spared_sc as sp
+from helpers import KEY, dense
+from spared_sc._core import validate
+
+
+@pytest.fixture
+def adata(collection) -> ad.AnnData:
+    return collection(n_libraries=2, n_genes=30, shape=(6, 6), image=False)
+
+
+def logged(adata: ad.AnnData) -> ad.AnnData:
+    """`adata.X` as scanpy's `log1p` leaves it."""
+    adata.X = adata.X.log1p()
+    return adata
+
+
+def counts_in_raw(adata: ad.AnnData) -> ad.AnnData:
+    adata.raw = adata.copy()
+    return logged(adata)
+
+
+def test_counts_in_raw_are_found_by_the_names_of_their_genes(adata):
+    counts = adata.X.toarray()
+    adata = counts_in_raw(adata)[:, [7, 2, 20]].copy()
+    matrix, slot = validate.get_counts(adata)
+    assert slot == "raw.X"
+    np.testing.assert_array_equal(matrix.toarray(), counts[:, [7, 2, 20]])
+    view = adata[::2]
+    np.testing.assert_array_equal(validate.get_counts(view)[0].toarray(), counts[::2, [7, 2, 20]])
+
+
+def test_the_recipe_on_counts_in_raw_is_that_on_counts_in_x(adata):
+    expected = adata.copy()
+    sp.pp.recipe_spared(expected, n_genes=8, **KEY)
+    adata = counts_in_raw(adata)
+    sp.pp.recipe_spared(adata, n_genes=8, **KEY)
+    for layer in ("detected", "log2tpm"):
+        np.testing.assert_array_equal(adata.layers[layer].toarray(), expected.layers[layer].toarray())
+    assert adata.uns["spared_sc"]["log2tpm"]["params"]["counts"] == "raw.X"
+
+
+@pytest.mark.parametrize("kind", [None, "h5ad", "zarr"])
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
+@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
+def test_a_layer_that_was_named_once_is_found_again(adata, kind, tmp_path):
+    adata.layers["spliced"] = adata.X * 2
+    adata.layers["counts"] = adata.X * 3
+    sp.pp.spared_filter(adata, layer="spliced", **KEY)
+    if kind is not None:
+        getattr(adata, f"write_{kind}")(tmp_path / "a")
+        adata = getattr(ad, f"read_{kind}")(tmp_path / "a")
+    matrix, slot = validate.get_counts(adata)
+    assert slot == 'layers["spliced"]'
+    np.testing.assert_array_equal(dense(matrix), dense(adata.layers["spliced"]))
+    sp.pp.normalize_tpm(adata)
+    assert adata.uns["spared_sc"]["log2tpm"]["params"]["counts"] == slot
+    sp.pp.spared_filter(adata, layer="counts", **KEY)  # a name that is given counts
+    assert validate.get_counts(adata)[1] == 'layers["counts"]'
+    del adata.layers["spliced"], adata.layers["counts"]
+    assert validate.get_counts(adata)[1] == "X"
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (None, "adata.raw is None"),
+        ("logged", "raw.X holds values that are no integers"),
+        ("other genes", "adata.raw lacks 30 of 30 genes"),
+        ("repeated genes", "gene names of adata.raw occur twice"),
+    ],
+)
+def test_counts_that_are_nowhere(adata, raw, words):
+    if raw is not None:
+        adata.raw = logged(adata.copy()) if raw == "logged" else adata.copy()
+    if raw == "other genes":
+        adata.var_names = [f"other_{name}" for name in adata.var_names]
+    if raw == "repeated genes":
+        adata.raw.var.index = ["same"] * adata.n_vars
+    logged(adata)
+    remedy = r'put them into adata.X or adata.layers\["counts"\]'
+    with pytest.raises(ValueError, match=rf'no layers\["counts"\], {words}.*, and X holds values.*{remedy}'):
+        sp.pp.normalize_tpm(adata)
+
+
+def test_functions_that_work_without_counts_say_so(adata):
+    sp.pp.recipe_spared(adata, n_genes=8, **KEY)
+    logged(adata)
+    with pytest.warns(UserWarning, match="expected counts are not estimated: .* X holds values.*raw counts are needed"):
+        sp.tl.complete(adata, method="additive", **KEY)
+    adata.layers["counts"] = sps.csr_matrix(adata.X * 0.5)
+    with pytest.warns(UserWarning, match=r"expected counts are not estimated: layers\['counts'\] holds values"):
+        sp.tl.complete(adata, method="additive", **KEY)
+
+
+def test_a_library_key_of_the_settings_is_used_and_recorded(adata):
+    expected = adata.copy()
+    sp.pp.recipe_spared(expected, n_genes=8, **KEY)
+    with sp.settings.override(**KEY):
+        sp.pp.recipe_spared(adata, n_genes=8)
+        assert adata.uns["spared_sc"].keys() == expected.uns["spared_sc"].keys()
+        for key, record in adata.uns["spared_sc"].items():
+            assert record["params"].get("library_key") == expected.uns["spared_sc"][key]["params"].get("library_key")
+        adata.obs["half"] = "one"
+        assert validate.get_libraries(adata, "half").names == ["one"]  # an argument comes first
+    with sp.settings.override(library_key="section"), pytest.raises(KeyError, match="no column 'section'.*settings"):
+        sp.pp.lattice_neighbors(adata)
+    with pytest.raises(ValueError, match="library_key"):
+        sp.pp.lattice_neighbors(adata)
