@@ -92,7 +92,8 @@ def complete(
 
     Returns
     -------
-    `None`, or the changed copy with `copy=True`. Slots written, here for `method="kernel"`:
+    `None`, or the changed copy with `copy=True`. A second completion of the same name replaces the first with all of its
+    layers. Slots written, here for `method="kernel"`:
 
     `layers["kernel"]`
         Expression given detection, in the unit and container of the input layer. Equal to the input where detected, and

@@ -10,7 +10,7 @@ import scipy.sparse as sps
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import record, write_columns
+from spared_sc._core.record import record, slots_of, write_columns
 from spared_sc._core.report import warn
 from spared_sc._kernels.sections import Counts, Sections, rescaled
 
@@ -158,7 +158,10 @@ def write(
     params: Mapping[str, Any],
     details: Mapping[str, Any],
 ) -> None:
-    """Write the layers of an estimate: filled values, and rate and standard deviation where there are some."""
+    """Write the layers of an estimate: filled values, and rate and standard deviation where there are some.
+
+    Rates and standard deviations of an earlier estimate under the same name do not stay behind.
+    """
     present = resolved.genes >= 0
     genes = resolved.genes[present]
     known = resolved.to_rows(resolved.sections.known)[:, present]
@@ -175,6 +178,7 @@ def write(
         empty = sps.csr_matrix(shape, dtype=np.float32)
         zero = empty if sps.issparse(resolved.values) else np.zeros(shape, dtype=np.float32)
         layers[Key.sd(key_added)] = write_columns(zero, genes, sd)
+    before = slots_of(adata.uns.get(Key.uns.records, {}).get(key_added, {}))
     record(
         adata,
         key=key_added,
@@ -185,6 +189,9 @@ def write(
         split=validate.recorded_split(resolved.libraries, resolved.library_split),
         **details,
     )
+    for name in (Key.rate(key_added), Key.sd(key_added)):
+        if name in adata.layers and name not in layers and f'layers["{name}"]' in before:
+            del adata.layers[name]  # of the method that wrote here before
 
 
 def _seen(adata: AnnData, genes: np.ndarray, detected: sps.csr_matrix) -> np.ndarray:
