@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from spared_sc._kernels.baselines import BASELINES
-from spared_sc.tl._sections import resolve
+import scipy.sparse as sps
 
 import spared_sc as sp
-from helpers import KEY, dense
-from helpers.completion import SECTIONS, WITH_RATE, sections_of
-from spared_sc._kernels import baselines
+from helpers import KEY, dense, spackle
+from helpers.completion import SECTIONS, WITH_RATE, estimate_of, sections_of
+from spared_sc._core.compute import Compute
+from spared_sc._core.record import from_record
+from spared_sc._models.completion.base import About, Estimate, SimpleCompleter, parameter
+from spared_sc._models.completion.counts import CountsModel
+from spared_sc._models.completion.kernel import Kernel
+from spared_sc._models.completion.paper import SpaCKLE
+from spared_sc._models.completion.registry import COMPLETERS
+from spared_sc.tl._resolve import resolve
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,22 +27,21 @@ if TYPE_CHECKING:
     from spared_sc._kernels.sections import Sections
 
 
-COMPLETERS = {
-    "gene_mean": lambda a, **k: sp.tl.gene_mean_complete(a, **k),
-    "library_gene_mean": lambda a, **k: sp.tl.library_gene_mean_complete(a, **k),
-    "depth_only": lambda a, **k: sp.tl.depth_only_complete(a, **k),
-    "additive": lambda a, **k: sp.tl.additive_complete(a, **k),
-    "neighbor_mean": lambda a, **k: sp.tl.neighbor_mean_complete(a, **k),
-    "kernel": lambda a, **k: sp.tl.kernel_complete(a, **k),
-    "diffusion": lambda a, **k: sp.tl.diffusion_complete(a, **k),
-    "soft_impute": lambda a, **k: sp.tl.soft_impute_complete(a, **k),
-    "soft_impute_kernel": lambda a, **k: sp.tl.soft_impute_kernel_complete(a, **k),
-    "ridge": lambda a, **k: sp.tl.ridge_complete(a, **k),
-    "stack": lambda a, **k: sp.tl.stack_complete(a, **k),
-    "sme": lambda a, **k: sp.tl.sme_complete(a, use_rep="programs", **k),
-    "magic": lambda a, **k: sp.tl.magic_complete(a, **k),
-    "alra": lambda a, **k: sp.tl.alra_complete(a, **k),
-}
+SIMPLE = [name for name in COMPLETERS if name not in ("counts", "factor", "paper", "median")]
+FITTED = ("counts", "paper")
+
+
+def complete(adata, method, **options) -> AnnData:
+    """A completed copy."""
+    if method == "magic":
+        pytest.importorskip("magic")
+    if method == "sme":
+        options = {"use_rep": "programs", **options}
+    return sp.tl.complete(adata, method=method, copy=True, **{**KEY, **options})
+
+
+def params_of(adata, key) -> dict:
+    return from_record(adata.uns["spared_sc"][key]["params"])
 
 
 @pytest.fixture(scope="module")
@@ -50,108 +55,302 @@ def sections(ready) -> Sections:
     return sections_of(ready)
 
 
-def test_every_baseline_is_public():
-    assert set(BASELINES) == {*COMPLETERS, "median"}
-    assert {f"{name}_complete" for name in BASELINES} <= set(sp.tl.__all__)
+@pytest.fixture(scope="module")
+def three(collection) -> AnnData:
+    """Three small libraries: one to train on, one to validate, one to test."""
+    adata = collection(**spackle.SECTIONS)
+    names = {"library_1": "val", "library_2": "train", "library_3": "test"}
+    adata.obs["split"] = adata.obs["library_id"].map(names).astype(str)
+    return adata
 
 
-@pytest.mark.parametrize("name", COMPLETERS)
-def test_docstrings_are_filled_in(name):
-    lines = getattr(sp.tl, f"{name}_complete").__doc__.split("\n")
-    assert not [line for line in lines if re.fullmatch(r"\s*\{\w+\}", line)]
-    assert max(map(len, lines)) <= 120
-    assert "random_state" in lines
-    tuned = [line for line in lines if line.strip().startswith("`None` chooses it")]
-    assert all(line.startswith("    `") for line in tuned)
-    assert len(tuned) == len(baselines._GRIDS.get(name, {})) + (name == "soft_impute_kernel")
-
-
-@pytest.mark.parametrize("name", COMPLETERS)
+@pytest.mark.parametrize("name", [*SIMPLE, "median"])
 def test_layers_hold_the_estimate(ready, sections, name):
-    if name == "magic":
-        pytest.importorskip("magic")
-    adata = COMPLETERS[name](ready, copy=True, key_added="result", random_state=2, **KEY)
+    adata = complete(ready, name, key_added="result", random_state=2)
     place = resolve(ready, layer="log2tpm", mask_var="spared_selected", spatial_key="spatial", **KEY)
-    estimate = BASELINES[name](sections, seed=2, n_threads=1)
+    estimate = estimate_of(name, sections, seed=2)
     known = place.to_rows(sections.known)
     before, after = dense(ready.layers["log2tpm"]), dense(adata.layers["result"])
     filled = np.where(known, before[:, place.genes], place.to_rows(estimate.values))
     np.testing.assert_array_equal(after[:, place.genes], filled)
     others = np.setdiff1d(np.arange(ready.n_vars), place.genes)
     np.testing.assert_array_equal(after[:, others], before[:, others])
-    assert ("result_rate" in adata.layers) == (name in WITH_RATE)
+    assert set(adata.layers) - set(ready.layers) == {"result"} | ({"result_rate"} if name in WITH_RATE else set())
     if name in WITH_RATE:
         rate = dense(adata.layers["result_rate"])
         np.testing.assert_allclose(rate[:, place.genes], place.to_rows(estimate.rate), rtol=1e-6)
-    record = adata.uns["spared_sc"]["result"]
-    assert record["function"] == f"tl.{name}_complete"
+        np.testing.assert_array_equal(rate[:, others], dense(ready.X)[:, others])
+    record = from_record(adata.uns["spared_sc"]["result"])
+    assert record["function"] == "tl.complete"
+    assert record["scope"] == ("library" if name == "median" else "collection")
+    assert record["genes"] == ready.var_names[place.genes].tolist()
+    assert record["params"]["method"] == name
     assert record["params"]["random_state"] == 2
-    for parameter, value in estimate.params.items():
-        if not isinstance(value, dict):
-            assert record["params"][parameter] == value
+    assert record["params"]["use_rep"] == ("programs" if name == "sme" else None)
+    tuned = record["params"]["method_params"]
+    assert tuned.keys() == COMPLETERS.make(name, {}).params().keys() | estimate.params.keys()
+    assert {parameter: tuned[parameter] for parameter in estimate.params} == from_record(estimate.params)
 
 
-@pytest.mark.parametrize("name", COMPLETERS)
+@pytest.mark.parametrize("name", SIMPLE)
 def test_order_of_spots_and_threads_do_not_matter(ready, name):
-    if name == "magic":
-        pytest.importorskip("magic")
-    first = COMPLETERS[name](ready, copy=True, n_jobs=1, **KEY)
+    first = complete(ready, name, n_jobs=1)
     order = np.random.default_rng(0).permutation(ready.n_obs)
-    second = COMPLETERS[name](ready[order].copy(), copy=True, n_jobs=2, **KEY)
-    for layer in (name, f"{name}_rate"):
-        if layer in first.layers:
-            np.testing.assert_array_equal(dense(second.layers[layer]), dense(first.layers[layer])[order])
+    second = complete(ready[order].copy(), name, n_jobs=2)
+    assert {name} <= set(first.layers) - set(ready.layers) <= {name, f"{name}_rate"}
+    for layer in set(first.layers) - set(ready.layers):
+        np.testing.assert_array_equal(dense(second.layers[layer]), dense(first.layers[layer])[order])
 
 
-@pytest.mark.parametrize("name", [n for n in COMPLETERS if n not in ("depth_only", "magic")])
+@pytest.mark.parametrize("name", [n for n in SIMPLE if n not in ("depth_only", "magic")])
+@pytest.mark.filterwarnings("ignore:expected counts are not estimated:UserWarning")
 def test_without_raw_counts_there_is_no_rate(ready, name):
     adata = ready.copy()
     adata.X = adata.layers["log2tpm"].copy()
-    COMPLETERS[name](adata, **KEY)
-    assert f"{name}_rate" not in adata.layers
+    result = complete(adata, name)
+    assert set(result.layers) - set(ready.layers) == {name}
     detected = dense(ready.layers["detected"])
-    np.testing.assert_array_equal(dense(adata.layers[name])[detected], dense(ready.layers["log2tpm"])[detected])
+    np.testing.assert_array_equal(dense(result.layers[name])[detected], dense(ready.layers["log2tpm"])[detected])
 
 
-@pytest.mark.parametrize("name", ["depth_only", "magic"])
+@pytest.mark.parametrize("name", ["depth_only", "magic", "factor"])
+@pytest.mark.filterwarnings("ignore:expected counts are not estimated:UserWarning")
 def test_counts_are_asked_for_where_they_are_needed(ready, name):
     adata = ready.copy()
     adata.X = adata.layers["log2tpm"].copy()
-    with pytest.raises(ValueError, match=r"sp\.tl\.additive_complete"):
-        COMPLETERS[name](adata, **KEY)
+    with pytest.raises(ValueError, match=f"'{name}' needs raw counts.*'additive'"):
+        sp.tl.complete(adata, method=name, **KEY)
+
+
+def test_missing_counts_are_said(ready):
+    adata = ready.copy()
+    adata.X = adata.layers["log2tpm"].copy()
+    with pytest.warns(UserWarning, match="expected counts are not estimated"):
+        sp.tl.complete(adata, method="gene_mean", **KEY)
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("method", "options", "error", "message"),
     [
-        (lambda a: sp.tl.kernel_complete(a, bandwidth=0, **KEY), "bandwidth=0 cannot be used: give a number from 0.1"),
-        (lambda a: sp.tl.kernel_complete(a, shrinkage=-1, **KEY), "shrinkage=-1 cannot be used"),
-        (lambda a: sp.tl.neighbor_mean_complete(a, n_rings=1.5, **KEY), "n_rings=1.5 cannot be used: give a whole"),
-        (lambda a: sp.tl.soft_impute_complete(a, rank=0, **KEY), "rank=0 cannot be used"),
-        (lambda a: sp.tl.soft_impute_complete(a, rank=None, **KEY), "rank=None cannot be used"),
-        (lambda a: sp.tl.stack_complete(a, n_folds=1, **KEY), "n_folds=1 cannot be used"),
-        (lambda a: sp.tl.ridge_complete(a, penalty=np.nan, **KEY), "penalty=nan cannot be used"),
-        (lambda a: sp.tl.diffusion_complete(a, random_state=-1, **KEY), "random_state=-1 cannot be used"),
-        (lambda a: sp.tl.alra_complete(a), "library_key="),
-        (lambda a: sp.tl.gene_mean_complete(a, key_added="log2tpm", **KEY), "is the layer that is read"),
+        ("kernel", {"method_params": {"bandwidth": 0}}, ValueError, "bandwidth=0 cannot be used.*from 0.1"),
+        ("kernel", {"method_params": {"shrinkage": -1}}, ValueError, "shrinkage=-1 cannot be used"),
+        ("neighbor_mean", {"method_params": {"n_rings": 1.5}}, ValueError, "n_rings=1.5 cannot be used.*whole"),
+        ("soft_impute", {"method_params": {"rank": 0}}, ValueError, "rank=0 cannot be used"),
+        ("soft_impute", {"method_params": {"rank": None}}, ValueError, "rank=None cannot be used"),
+        ("stack", {"method_params": {"n_folds": 1}}, ValueError, "n_folds=1 cannot be used"),
+        ("ridge", {"method_params": {"penalty": np.nan}}, ValueError, "penalty=nan cannot be used"),
+        ("diffusion", {"random_state": -1}, ValueError, "random_state=-1 cannot be used"),
+        ("gene_mean", {"key_added": "log2tpm"}, ValueError, "is the layer that is read"),
+        ("gene_mean", {"key_added": "counts"}, ValueError, "raw counts"),
+        ("alra", {"library_key": None}, ValueError, "library_key="),
+        ("kernel", {"method_params": {"strength": 1, "rings": 2}}, TypeError, "'kernel' .*'rings', 'strength'; .*"
+         "'bandwidth', 'shrinkage'"),
+        ("gene_mean", {"method_params": {"rank": 1}}, TypeError, "'gene_mean' has no parameter 'rank'"),
+        ("paper", {"method_params": {"n_folds": 3}}, TypeError, "'paper' .*'n_folds'; .*'n_rings', 'mask_share'"),
+        ("kernl", {}, KeyError, "no completion method and no folder 'kernl': .*'kernel'.*folder"),
+        ("kernl", {"method_params": {"rank": 1}}, TypeError, "method_params are for methods given by name"),
+        (3, {}, TypeError, "method is a int: give a name, a Completer or the folder"),
+        (Kernel, {}, TypeError, "give a name, a Completer or the folder"),
+        (Kernel(), {"method_params": {"bandwidth": 1}}, TypeError, "method_params are for methods given by name"),
     ],
-)
-def test_wrong_parameters_are_named(ready, call, message):
-    slots = set(ready.layers)
-    with pytest.raises(ValueError, match=message):
-        call(ready)
-    assert set(ready.layers) == slots
+)  # fmt: skip
+def test_wrong_arguments_are_named(ready, method, options, error, message):
+    adata = ready.copy()
+    slots, records = set(adata.layers), set(adata.uns["spared_sc"])
+    with pytest.raises(error, match=message):
+        sp.tl.complete(adata, method=method, **{**KEY, **options})
+    assert set(adata.layers) == slots
+    assert set(adata.uns["spared_sc"]) == records
+
+
+@pytest.mark.parametrize("method", ["kernel", "median", "factor", Kernel()])
+@pytest.mark.parametrize("option", ["save_model", "checkpoint"])
+def test_folders_are_refused_where_nothing_is_fitted(ready, method, option, tmp_path):
+    name = method if isinstance(method, str) else "kernel"
+    with pytest.raises(ValueError, match=f"'{name}' is not fitted here.*`{option}`"):
+        sp.tl.complete(ready.copy(), method=method, **KEY, **{option: tmp_path / "folder"})
+    assert not (tmp_path / "folder").exists()
 
 
 def test_an_absent_embedding_is_named(ready):
     with pytest.raises(KeyError, match=r"there is no obsm\['X_none'\]"):
-        sp.tl.sme_complete(ready, use_rep="X_none", **KEY)
-    with pytest.raises(TypeError, match="use_rep"):
-        sp.tl.sme_complete(ready, **KEY)
+        sp.tl.complete(ready.copy(), method="sme", use_rep="X_none", **KEY)
+    with pytest.raises(ValueError, match="'sme' needs an embedding.*`use_rep=`"):
+        sp.tl.complete(ready.copy(), method="sme", **KEY)
+
+
+@pytest.mark.parametrize("name", ["kernel", "counts", "magic"])
+def test_an_embedding_is_refused_where_it_would_play_no_role(ready, name):
+    with pytest.raises(ValueError, match=f"'{name}' uses no embedding: leave out `use_rep`"):
+        sp.tl.complete(ready.copy(), method=name, use_rep="programs", **KEY)
 
 
 def test_values_too_large_to_square_are_an_error(ready):
     adata = ready.copy()
     adata.layers["huge"] = adata.layers["log2tpm"] * np.float32(1e30)
     with pytest.raises(FloatingPointError, match="extreme values"):
-        sp.tl.additive_complete(adata, layer="huge", **KEY)
+        sp.tl.complete(adata, method="additive", layer="huge", **KEY)
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_train_values_come_from_train_libraries_only(three, name):
+    """Each split is what the method makes of its libraries together with the train libraries."""
+    result = complete(three, name)
+    genes = dict(zip(three.var_names, range(three.n_vars), strict=True))
+    at = [genes[gene] for gene in result.uns["spared_sc"][name]["genes"]]
+    three.var["learned"] = np.isin(np.arange(three.n_vars), at)
+    for part, names in {"train": ["train"], "val": ["train", "val"], "test": ["train", "test"]}.items():
+        some = three[three.obs["split"].isin(names)].copy()
+        del some.obs["split"]
+        alone = complete(some, name, mask_var="learned")
+        here = result.obs_names[(result.obs["split"] == part).to_numpy()]
+        for layer in {name, f"{name}_rate"} & set(result.layers):
+            np.testing.assert_array_equal(dense(alone[here].layers[layer]), dense(result[here].layers[layer]))
+        if part == "train":
+            assert params_of(alone, name)["method_params"] == params_of(result, name)["method_params"]
+    record = result.uns["spared_sc"][name]
+    assert record["params"]["split_key"] == "split"
+    assert dict(zip(record["split"]["libraries"], record["split"]["parts"], strict=True)) == {
+        "library_1": "val", "library_2": "train", "library_3": "test",
+    }  # fmt: skip
+    if name == "sme":  # libraries have no common values, but for the number of neighbours
+        return
+    together = complete(three, name, split_key=None)
+    assert abs(dense(together.layers[name]) - dense(result.layers[name])).max() > 1e-4
+
+
+def test_the_median_completes_every_library_alone(three):
+    with_split, without = complete(three, "median"), complete(three, "median", split_key=None)
+    np.testing.assert_array_equal(dense(with_split.layers["median"]), dense(without.layers["median"]))
+    assert params_of(with_split, "median") == params_of(without, "median")
+    assert from_record(with_split.uns["spared_sc"]["median"]["split"]) is None
+
+
+def test_the_default_is_the_counts_model_under_a_name_that_is_free(ready):
+    adata = ready.copy()
+    params = {"n_steps": 4}
+    sp.tl.complete(adata, method_params=params, device="cpu", show_progress_bar=False, **KEY)
+    assert set(adata.layers) - set(ready.layers) == {"spackle", "spackle_rate", "spackle_sd"}
+    assert params_of(adata, "spackle")["method"] == "counts"
+    door = spackle.complete(ready, "counts", params=params)
+    for layer in ("spackle", "spackle_rate", "spackle_sd"):
+        np.testing.assert_array_equal(dense(adata.layers[layer]), dense(door.layers[layer]))
+
+
+@pytest.mark.parametrize("model", FITTED)
+def test_spackle_complete_is_a_door_to_complete(ready, model):
+    door = spackle.complete(ready, model, random_state=3, batch_size=50)
+    params = spackle.PARAMS[model]
+    options = {"device": "cpu", "show_progress_bar": False, "random_state": 3, "batch_size": 50, "key_added": "spackle"}
+    result = complete(ready, model, method_params=params, **options)
+    assert set(door.layers) == set(result.layers)
+    for layer in door.layers:
+        np.testing.assert_array_equal(dense(door.layers[layer]), dense(result.layers[layer]))
+    one, other = (adata.uns["spared_sc"]["spackle"] for adata in (door, result))
+    assert one["function"] == other["function"] == "tl.complete"
+    assert one["params"] == other["params"]
+    assert one["params"]["method"] == model
+    assert one["score"] == other["score"]
+    assert one["device"] == other["device"] == "cpu"
+
+
+def test_the_factor_model_has_rates_and_standard_deviations(ready):
+    result = complete(ready, "factor", method_params={"n_steps": 5}, device="cpu", show_progress_bar=False)
+    assert set(result.layers) - set(ready.layers) == {"factor", "factor_rate", "factor_sd"}
+    assert params_of(result, "factor")["method_params"] == {"n_steps": 5, "learning_rate": 0.08}
+
+
+def test_layers_of_the_method_before_do_not_stay_behind(ready):
+    adata = ready.copy()
+    adata.layers["mine_other"] = adata.layers["log2tpm"].copy()
+    options = {**KEY, "key_added": "mine", "device": "cpu", "show_progress_bar": False}
+    for method, written in {"factor": {"mine_rate", "mine_sd"}, "kernel": {"mine_rate"}, "alra": set()}.items():
+        for _ in range(2):
+            sp.tl.complete(
+                adata, method=method, method_params={"n_steps": 5} if method == "factor" else None, **options
+            )
+            assert set(adata.layers) - set(ready.layers) == {"mine", "mine_other"} | written
+    sp.tl.complete(adata, method="factor", method_params={"n_steps": 5}, **options)
+    assert {"mine_rate", "mine_sd"} < set(adata.layers)
+    del adata.uns["spared_sc"]["mine"]  # nobody knows whose they are
+    with pytest.raises(ValueError, match=r'layers\["mine"\] exists'):
+        sp.tl.complete(adata, method="alra", **options)
+
+
+@pytest.mark.parametrize("method", ["kernel", "counts"])
+def test_a_device_that_is_absent_is_refused(ready, method):
+    with pytest.raises(ValueError, match="device 'cuda:99' cannot be used"):
+        sp.tl.complete(ready.copy(), method=method, device="cuda:99", **KEY)
+
+
+@dataclass(kw_only=True, eq=False)
+class Level(SimpleCompleter):
+    """The same value everywhere."""
+
+    about = About("level", "", "the same value everywhere")
+    value: float = parameter(5.0, least=0)
+
+    def estimate(self, sections, compute):
+        values = np.full(sections.values.shape, self.value + compute.seed, np.float32)
+        return Estimate(values, sd=values / 10, params={"seen": int(sections.known.sum())})
+
+
+def test_a_completer_of_your_own(ready):
+    result = complete(ready, Level(value=7.0), random_state=1)
+    assert set(result.layers) - set(ready.layers) == {"level", "level_sd"}
+    missing = ~dense(ready.layers["detected"]) & ready.var["spared_selected"].to_numpy()
+    values, before = dense(result.layers["level"]), dense(ready.layers["log2tpm"])
+    assert (values[missing] == 8).all()
+    np.testing.assert_array_equal(values[~missing], before[~missing])
+    np.testing.assert_allclose(dense(result.layers["level_sd"]), 0.8 * missing)
+    known = int(dense(ready.layers["detected"])[:, ready.var["spared_selected"]].sum())
+    assert params_of(result, "level")["method"] == "level"
+    assert params_of(result, "level")["method_params"] == {"value": 7.0, "seen": known}
+    named = complete(ready, Level(), key_added="mine")
+    assert set(named.layers) - set(ready.layers) == {"mine", "mine_sd"}
+
+
+def test_an_instance_of_ours_is_the_same_as_its_name(ready):
+    by_name = complete(ready, "kernel", method_params={"bandwidth": 1.5})
+    instance = Kernel(bandwidth=1.5)
+    by_instance = complete(ready, instance)
+    for layer in ("kernel", "kernel_rate"):
+        np.testing.assert_array_equal(dense(by_name.layers[layer]), dense(by_instance.layers[layer]))
+    assert params_of(by_name, "kernel") == params_of(by_instance, "kernel")
+    assert instance.params() == {"bandwidth": 1.5, "shrinkage": None}
+
+
+@pytest.mark.parametrize("model", FITTED)
+def test_an_instance_that_is_fitted_is_applied_the_next_time(three, model, tmp_path):
+    cls = {"counts": CountsModel, "paper": SpaCKLE}[model]
+    completer = cls(**spackle.PARAMS[model])
+    options = {"device": "cpu", "show_progress_bar": False, "key_added": "mine"}
+    first = complete(three, completer, save_model=tmp_path / "model", **options)
+    assert completer.fitted
+    assert params_of(first, "mine")["fitted"] == "here"
+    learned = completer.learned
+    second = complete(three, completer, **options)
+    assert completer.learned is learned
+    assert params_of(second, "mine")["fitted"] == "before"
+    saved = complete(three, tmp_path / "model", **options)
+    for layer in set(first.layers) - set(three.layers):
+        np.testing.assert_array_equal(dense(second.layers[layer]), dense(first.layers[layer]))
+        np.testing.assert_array_equal(dense(saved.layers[layer]), dense(first.layers[layer]))
+    with pytest.raises(ValueError, match="is not fitted here.*`checkpoint`"):
+        complete(three, completer, checkpoint=tmp_path / "state", **options)
+
+
+def test_the_estimate_does_not_depend_on_the_container(ready):
+    expected = dense(complete(ready, "kernel").layers["kernel"])
+    for container in (sps.csc_matrix, sps.csr_array, np.asarray):
+        adata = ready.copy()
+        adata.layers["log2tpm"] = container(dense(ready.layers["log2tpm"]))
+        np.testing.assert_array_equal(dense(complete(adata, "kernel").layers["kernel"]), expected)
+
+
+def test_the_seed_is_passed_on(ready, monkeypatch):
+    seen: list[Compute] = []
+    monkeypatch.setattr(Level, "estimate", lambda self, sections, compute: seen.append(compute) or Estimate(
+        np.ones(sections.values.shape, np.float32)))  # fmt: skip
+    complete(ready, Level(), random_state=4, batch_size=9, n_jobs=1, show_progress_bar=False)
+    assert seen == [Compute(seed=4, batch_size=9, n_threads=1, show_progress_bar=False)]
