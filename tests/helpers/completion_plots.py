@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-LEVELS = {"additive": 0.85, "median": 4.0, "soft_impute": 0.58, "residual": 0.53, "stack": 0.55}
+LEVELS = {"additive": 0.85, "median": 4.0, "soft_impute": 0.58, "counts": 0.53, "stack": 0.55}
 
 
-BEST_FIRST = ["residual", "stack", "soft_impute", "additive", "median"]
+BEST_FIRST = ["counts", "stack", "soft_impute", "additive", "median"]
+SHOWN = ["counts model", *BEST_FIRST[1:]]  # as plots name them
 
 
 BLUE, ORANGE, BLACK, VERMILION = "#0072b2", "#e69f00", "#000000", "#d55e00"

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import spared_sc as sp
-from helpers.completion_plots import BEST_FIRST, VERMILION, artist, hidden, of_libraries, table
+from helpers.completion_plots import BEST_FIRST, SHOWN, VERMILION, artist, hidden, of_libraries, table
 from helpers.figures import assert_nothing_is_cut_off, legend_texts
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def test_scores_every_section_and_mean_at_its_place():
         "paper\n30 % of detected entries hidden",
         "released\n30 % of all entries hidden",
     }
-    assert method_names(fig.axes[0]) == BEST_FIRST
+    assert method_names(fig.axes[0]) == SHOWN
     for ax in fig.axes:
         assert ax.get_ylim() == fig.axes[0].get_ylim()
         regime = ax.get_title().partition("\n")[0]
@@ -83,7 +83,7 @@ def test_floor_is_the_range_of_the_means_of_both_ends():
 
 def test_where_more_is_better_the_largest_is_on_top():
     ax = sp.pl.completion_scores(table(), metric="pcc", regime="paper").axes[0]
-    assert method_names(ax) == BEST_FIRST  # the table's correlations fall with the errors
+    assert method_names(ax) == SHOWN  # the table's correlations fall with the errors
     means = [line.get_xdata()[0] for line in lines(ax, "mean of the sections")]
     assert means == sorted(means, reverse=True)
 
@@ -163,7 +163,7 @@ def test_axis_is_logarithmic_only_where_values_are_wide_apart():
     ticks = [text.get_text() for text in fig.axes[0].get_xticklabels()]
     assert all(float(text) == at for text, at in zip(ticks, fig.axes[0].get_xticks(), strict=True))
     plt.close(fig)
-    fig = sp.pl.completion_scores(table(), regime="paper", methods=["additive", "residual"])
+    fig = sp.pl.completion_scores(table(), regime="paper", methods=["additive", "counts"])
     assert fig.axes[0].get_xscale() == "linear"
     plt.close(fig)
     scores = table()
@@ -232,7 +232,7 @@ def test_missing_values_are_named():
     scores.loc[(scores["method"] == "stack"), "value"] = np.nan
     scores.loc[(scores["method"] == "additive") & (scores["library"] == "section_1"), "value"] = np.nan
     ax = sp.pl.completion_scores(scores).axes[0]
-    assert method_names(ax) == ["residual", "soft_impute", "additive", "median", "stack"]
+    assert method_names(ax) == ["counts model", "soft_impute", "additive", "median", "stack"]
     assert ax.texts[2].get_text().endswith(" (3 of 4)")
     assert ax.texts[4].get_text() == "no value"
     assert len(lines(ax, "mean of the sections")) == 4
@@ -288,7 +288,7 @@ def test_given_axes_hold_one_panel():
     _, (ax, other) = plt.subplots(1, 2)
     scores = table(shares=(0.1, 0.3))
     assert sp.pl.completion_scores(scores, regime="paper", ax=ax) is ax
-    assert method_names(ax) == BEST_FIRST
+    assert method_names(ax) == SHOWN
     assert len(legend_texts(ax.get_legend())) == 3
     assert sp.pl.completion_curve(scores, ax=other) is other
     assert len(legend_texts(other.get_legend())) == 6

@@ -43,7 +43,7 @@ def test_training_curve_draws_the_record():
 
 def test_training_curve_of_the_default_model():
     adata = trained(collection(("A",)))
-    score = {"residual": 2.0, "stack": 2.25, "factor": 2.5, "additive": 3.0, "library_gene_mean": 3.5, "n_entries": 9}
+    score = {"counts": 2.0, "stack": 2.25, "factor": 2.5, "additive": 3.0, "library_gene_mean": 3.5, "n_entries": 9}
     adata.uns["spared_sc"]["spackle"]["score"] = score
     drawn = lines(sp.pl.training_curve(adata))
     assert set(drawn) == {

@@ -244,7 +244,7 @@ def _draw_skill(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _marks(ax: Axes) -> list[Line2D]:
-    """What dots, lines and arrows mean, in a size that can be seen; the colours are named beside the bar."""
+    """Legend entries of dots, lines and arrows, large enough to see; the colours are named beside the bar."""
     from matplotlib.lines import Line2D
 
     marks = [

@@ -160,10 +160,10 @@ def _hidden_values(
 
 
 def _is_trial(adata: AnnData, hidden: str) -> bool:
-    """Whether the object comes from `tl.hide_entries`."""
+    """True for an object from `tl.hide_entries`."""
     return adata.uns.get(Key.uns.records, {}).get(hidden, {}).get("function") == "tl.hide_entries"
 
 
-def _pearson(one: np.ndarray, other: np.ndarray) -> float:
+def _pearson(measured: np.ndarray, filled: np.ndarray) -> float:
     """Correlation over all entries; NaN where one side is constant."""
-    return np.corrcoef(one, other)[0, 1] if np.ptp(one) > 0 and np.ptp(other) > 0 else np.nan
+    return np.corrcoef(measured, filled)[0, 1] if np.ptp(measured) > 0 and np.ptp(filled) > 0 else np.nan

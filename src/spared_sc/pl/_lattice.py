@@ -116,7 +116,7 @@ def lattice(
 def _graph(
     adata: AnnData, library_key: str | None, spatial_key: str, n_rings: int, connectivity_key: str | None
 ) -> tuple[sps.csr_matrix, int]:
-    """Which spots are neighbours, in both directions, and the largest number of neighbours to expect."""
+    """The graph in both directions, and the largest number of neighbours to expect."""
     libraries = get_libraries(adata, library_key)
     if connectivity_key is None:
         exact = get_lattice(adata, libraries, spatial_key)

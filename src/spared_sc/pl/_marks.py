@@ -121,10 +121,10 @@ def finish(drawn: Drawn, show: bool | None) -> Drawn:
     return drawn
 
 
-def check_panels(ax: Axes | None, n_panels: int, what: str, remedy: str) -> None:
+def check_panels(ax: Axes | None, n_panels: int, asked: str, remedy: str) -> None:
     """Refuse given axes for more than one panel."""
     if ax is not None and n_panels != 1:
-        raise ValueError(f"`ax` holds one panel, but {what} were asked for: pass {remedy}, or leave `ax` out.")
+        raise ValueError(f"`ax` holds one panel, but {asked} were asked for: pass {remedy}, or leave `ax` out.")
 
 
 def labelled(axes: Iterable[Axes]) -> dict[str, Any]:
