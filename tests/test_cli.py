@@ -77,7 +77,7 @@ def test_command_line_says_the_unit_of_a_completed_layer_and_names_a_damaged_fil
 def test_command_line_says_what_is_wrong(tmp_path, capsys):
     image = tmp_path / "slide.png"
     assert cli.main(["predict", str(image), "--model", "nowhere", "-o", str(tmp_path / "out.csv")]) == 2
-    assert "neither the ending .h5ad nor .zarr" in capsys.readouterr().err
+    assert "must end in .h5ad or .zarr" in capsys.readouterr().err
     assert cli.main(["predict", str(image), "--model", "nowhere", "-o", str(tmp_path / "out.h5ad")]) == 1
     assert "slide.png" in capsys.readouterr().err
     assert cli.main(["predict", str(image), "--model", "nowhere", "-o", str(tmp_path / "no" / "out.h5ad")]) == 2

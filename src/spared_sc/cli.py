@@ -8,13 +8,14 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spared_sc import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
 _LIBRARY_KEY = "library_id"
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="spared-sc", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="complete missing expression, on real sections where they are found")
+    demo = commands.add_parser("demo", help="complete missing expression, on real sections if they are found")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write (demo_output)")
     demo.add_argument("--steps", type=int, default=None, help="most training steps (the package's default)")
     predict = commands.add_parser("predict", help="expression of a slide from its image, with a saved predictor")
@@ -35,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument("--model", type=Path, required=True, help="folder that FittedPredictor.save wrote")
     predict.add_argument("-o", "--output", type=Path, required=True, help="file to write, .h5ad or .zarr")
     predict.add_argument(
-        "--mpp", type=float, default=None, help="micrometres per pixel, where the file does not say it"
+        "--mpp", type=float, default=None, help="micrometres per pixel, if the file does not say"
     )
-    predict.add_argument("--device", default=None, help="torch device (cuda, mps or cpu, what there is)")
+    predict.add_argument("--device", default=None, help="torch device (by default cuda, mps or cpu, whichever exists)")
     predict.add_argument(
-        "--force", action="store_true", help="predict although size or resolution differ from training"
+        "--force", action="store_true", help="predict even if patches differ from training in size or resolution"
     )
     commands.add_parser("info", help="versions, devices and folders, for bug reports")
     options = parser.parse_args(arguments)
@@ -54,7 +55,7 @@ def _predict(options: argparse.Namespace) -> int:
     import spared_sc as sp
 
     if options.output.suffix not in (".h5ad", ".zarr"):
-        print(f"the output {options.output} has neither the ending .h5ad nor .zarr", file=sys.stderr)
+        print(f"the output {options.output} must end in .h5ad or .zarr", file=sys.stderr)
         return 2
     if not options.output.absolute().parent.is_dir():
         print(f"there is no folder {options.output.absolute().parent} to write to", file=sys.stderr)
@@ -100,67 +101,93 @@ def _info() -> int:
     return 0
 
 
+class _Report:
+    """Lines that are printed, and kept for the summary."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def tell(self, text: str = "") -> None:
+        self.lines.append(text)
+        print(text, flush=True)
+
+
 def _demo(output: Path, steps: int | None) -> int:
     import matplotlib as mpl
 
     mpl.use("agg")  # figures are written, not shown
-    from matplotlib import pyplot as plt
-
     import spared_sc as sp
 
-    start = time.perf_counter()
-    lines: list[str] = []
-
-    def tell(text: str = "") -> None:
-        lines.append(text)
-        print(text, flush=True)
-
+    start, report = time.perf_counter(), _Report()
     output.mkdir(parents=True, exist_ok=True)
     adata, what = _demo_sections()
-    tell(f"spared-sc {__version__} on {what}")
-    tell()
-    tell(f"read       {adata.n_obs:,} spots x {adata.n_vars:,} genes, {adata.obs[_LIBRARY_KEY].nunique()} sections")
+    report.tell(f"spared-sc {__version__} on {what}")
+    report.tell()
+    _select(adata, report)
+    _complete(adata, report, steps)
+    missing = sp.get.missing_share(adata, library_key=_LIBRARY_KEY)
+    gene = _telling_gene(adata, missing.mean(axis=1))
+    figures = {
+        f"completion_{gene}.png": sp.pl.spatial_compare(adata, gene, library_key=_LIBRARY_KEY),
+        "missing.png": sp.pl.missing(adata, library_key=_LIBRARY_KEY),
+        "training.png": sp.pl.training_curve(adata),
+    }
+    for name, drawn in figures.items():
+        _save(drawn, output / name)
+    adata.write_h5ad(output / "completed.h5ad", compression="gzip")
+    report.tell()
+    report.tell(f"written to {output}/ in {time.perf_counter() - start:.0f} s altogether:")
+    report.tell("  completed.h5ad   open it with scanpy.read_h5ad; completed values are in")
+    report.tell('                   layers["median"] and layers["spackle"], detections in layers["detected"]')
+    for name in figures:
+        report.tell(f"  {name}")
+    (output / "summary.txt").write_text("\n".join(report.lines) + "\n")
+    return 0
 
+
+def _select(adata: AnnData, report: _Report) -> None:
+    """Run the recipe, which selects spots and genes."""
+    import spared_sc as sp
+
+    report.tell(
+        f"read       {adata.n_obs:,} spots x {adata.n_vars:,} genes, {adata.obs[_LIBRARY_KEY].nunique()} sections"
+    )
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
         sp.pp.recipe_spared(adata, library_key=_LIBRARY_KEY)
     kept = adata.uns["spared_sc"]["spared_filter"]["summary"]
-    missing = sp.get.missing_share(adata, library_key=_LIBRARY_KEY)
     selected = adata[:, adata.var["spared_selected"]]
-    missing_after = 1 - selected.layers["detected"].mean()
-    tell(f"recipe     {kept['n_spots']:,} spots and {kept['n_genes']:,} genes have enough data")
-    tell(f"           {selected.n_vars} genes selected by Moran's I")
-    tell(f"missing    {kept['missing_share_before']:.0%} of all entries, {missing_after:.0%} in the selected genes")
+    missing = 1 - selected.layers["detected"].mean()
+    report.tell(f"recipe     {kept['n_spots']:,} spots and {kept['n_genes']:,} genes have enough data")
+    report.tell(f"           {selected.n_vars} genes selected by Moran's I")
+    report.tell(f"missing    {kept['missing_share_before']:.0%} of all entries, {missing:.0%} in the selected genes")
+    for note in notes:
+        report.tell(f"note       {note.message}")
+
+
+def _complete(adata: AnnData, report: _Report, steps: int | None) -> None:
+    """Complete the selected genes, and show the error on hidden entries."""
+    import spared_sc as sp
 
     sp.tl.median_complete(adata, library_key=_LIBRARY_KEY)
     began = time.perf_counter()
     sp.tl.spackle_complete(adata, library_key=_LIBRARY_KEY, model_params={} if steps is None else {"n_steps": steps})
     record = adata.uns["spared_sc"]["spackle"]
-    n_filled = int(selected.n_obs * selected.n_vars - selected.layers["detected"].sum())
-    tell(f"completed  {n_filled:,} entries filled, in {time.perf_counter() - began:.0f} s on {record['device']}")
-    for note in notes:
-        tell(f"note       {note.message}")
-    tell()
-    _tell_score(tell, record["score"])
+    detected = adata[:, adata.var["spared_selected"]].layers["detected"]
+    n_filled = int(detected.shape[0] * detected.shape[1] - detected.sum())
+    report.tell(f"completed  {n_filled:,} entries filled, in {time.perf_counter() - began:.0f} s on {record['device']}")
+    report.tell()
+    _tell_score(report, record["score"])
 
-    gene = _telling_gene(adata, missing.mean(axis=1))
-    figures = {
-        f"completion_{gene}.png": sp.pl.spatial_compare(adata, gene, library_key=_LIBRARY_KEY),
-        "missing.png": sp.pl.missing(adata, library_key=_LIBRARY_KEY).figure,
-        "training.png": sp.pl.training_curve(adata).figure,
-    }
-    for name, figure in figures.items():
-        figure.savefig(output / name, dpi=120, bbox_inches="tight")
-        plt.close(figure)
-    adata.write_h5ad(output / "completed.h5ad", compression="gzip")
-    tell()
-    tell(f"written to {output}/ in {time.perf_counter() - start:.0f} s altogether:")
-    tell("  completed.h5ad   open it with scanpy.read_h5ad; completed values are in")
-    tell('                   layers["median"] and layers["spackle"], detections in layers["detected"]')
-    for name in figures:
-        tell(f"  {name}")
-    (output / "summary.txt").write_text("\n".join(lines) + "\n")
-    return 0
+
+def _save(drawn: Any, path: Path) -> None:
+    """Write a plot, given its figure or its axes."""
+    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
+
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
 
 
 _SCORED = {
@@ -189,20 +216,22 @@ def _demo_sections() -> tuple[AnnData, str]:
     return adata, "a made-up collection (set SPARED_SC_DATA_DIR to run on real sections)"
 
 
-def _telling_gene(adata: AnnData, missing) -> str:
+def _telling_gene(adata: AnnData, missing: pd.Series) -> str:
     """The most spatial of the genes with much, but not most, of their data missing."""
     share = missing[(missing > 0.2) & (missing < 0.6)]
     candidates = adata.var.loc[share.index if len(share) else missing.index, "moran_i"]
     return str(candidates.idxmax())
 
 
-def _tell_score(tell, score: dict[str, float]) -> None:
-    tell(f"error on {int(score['n_entries']):,} detected entries that were hidden before any value was filled in")
-    tell("(mean squared error of log2(TPM + 1); lower is better)")
+def _tell_score(report: _Report, score: dict[str, float]) -> None:
+    report.tell(
+        f"error on {int(score['n_entries']):,} detected entries that were hidden before any value was filled in"
+    )
+    report.tell("(mean squared error of log2(TPM + 1); lower is better)")
     for name, label in _SCORED.items():
         if name in score:
-            tell(f"  {label:<38} {score[name]:.3f}")
+            report.tell(f"  {label:<38} {score[name]:.3f}")
     if score["counts"] >= score["library_gene_mean"]:
-        tell(
+        report.tell(
             "The model does not beat the plain mean of each gene here: do not read spatial detail into what it filled."
         )
