@@ -9,13 +9,10 @@ import torch
 from anndata import AnnData
 
 import spared_sc as sp
-from helpers import dense
-from helpers.spackle import QUICK, SECTIONS, complete
+from helpers import KEY, dense
+from helpers.spackle import LAYERS, PARAMS, SECTIONS, complete
 
 LIBRARIES = ["library_1", "library_2", "library_3"]
-
-
-METHODS = {"median": "median", "paper": "spackle", "residual": "spackle"}  # and the name of their layer
 
 
 @pytest.fixture
@@ -26,11 +23,11 @@ def ready(collection) -> AnnData:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("container", [sps.csr_matrix, sps.csc_matrix, sps.csr_array, np.asarray])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LAYERS)
 def test_only_undetected_entries_of_the_modelled_genes_change(ready, method, container, dtype):
     ready.layers["log2tpm"] = container(dense(ready.layers["log2tpm"]).astype(dtype))
     before = dense(ready.layers["log2tpm"])
-    layer = complete(ready, method).layers[METHODS[method]]
+    layer = complete(ready, method).layers[LAYERS[method]]
     if container is np.asarray:
         assert isinstance(layer, np.ndarray)
     else:
@@ -49,7 +46,7 @@ def test_only_undetected_entries_of_the_modelled_genes_change(ready, method, con
     np.testing.assert_array_equal(dense(ready.layers["log2tpm"]), before)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LAYERS)
 def test_the_layer_the_genes_and_the_name_can_be_chosen(ready, method):
     counts = ready.X.toarray()
     ready.layers["cpm"] = 100 * counts / counts.sum(axis=1, keepdims=True)
@@ -58,23 +55,24 @@ def test_the_layer_the_genes_and_the_name_can_be_chosen(ready, method):
     changed = (result.layers["filled"] != ready.layers["cpm"]).any(axis=0)
     assert set(ready.var_names[changed]) <= set(ready.var_names[ready.var["mine"]])
     assert changed.any()
-    others = {"filled_rate", "filled_sd"} if method == "residual" else set()
+    others = {"filled_rate", "filled_sd"} if method == "counts" else set()
     assert set(result.layers) - set(ready.layers) == {"filled"} | others
     record = result.uns["spared_sc"]["filled"]
-    assert record["function"] == f"tl.{METHODS[method]}_complete"
+    assert record["function"] == "tl.complete"
+    assert record["params"]["method"] == method
     assert record["params"]["layer"] == "cpm"
     everything = complete(ready, method, layer="cpm", mask_var=None, key_added="filled")
     assert (everything.layers["filled"] != ready.layers["cpm"]).any(axis=0).sum() > 20
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LAYERS)
 def test_completed_objects_survive_files(ready, method, tmp_path):
     import anndata
 
     result = complete(ready, method)
     result.write_h5ad(tmp_path / "a.h5ad")
     back = anndata.read_h5ad(tmp_path / "a.h5ad")
-    name = METHODS[method]
+    name = LAYERS[method]
     for layer in set(result.layers) - set(ready.layers):
         np.testing.assert_array_equal(dense(back.layers[layer]), dense(result.layers[layer]))
     record, kept = back.uns["spared_sc"][name], result.uns["spared_sc"][name]
@@ -156,7 +154,7 @@ def test_libraries_outside_of_training_teach_nothing(ready, split):
         assert abs(result.layers["spackle"].toarray()[test] - layer[test]).max() > 0.1
         record = result.uns["spared_sc"]["spackle"]
         np.testing.assert_array_equal(record["training"]["validation_mse"], curve["validation_mse"])
-        assert record["score"]["spackle"] != expected.uns["spared_sc"]["spackle"]["score"]["spackle"]
+        assert record["score"]["paper"] != expected.uns["spared_sc"]["spackle"]["score"]["paper"]
     if val.any():
         # validation libraries choose the step (there is one here), and teach nothing
         result = changed(val)
@@ -178,14 +176,14 @@ def test_a_network_without_rings_ignores_the_neighbours(ready):
             values = other.layers["log2tpm"].toarray()
             values[test[1:]] *= 1.5
             other.layers["log2tpm"] = sps.csr_matrix(values)
-        return complete(other, n_rings=n_rings).layers["spackle"].toarray()[test[0]]
+        return complete(other, params={"n_rings": n_rings}).layers["spackle"].toarray()[test[0]]
 
     np.testing.assert_array_equal(filled(0, False), filled(0, True))
     assert abs(filled(2, False) - filled(2, True)).max() > 1e-4
 
 
 def test_training_lowers_the_error(ready):
-    training_curve = complete(ready, n_steps=300).uns["spared_sc"]["spackle"]["training"]
+    training_curve = complete(ready, params={"n_steps": 300}).uns["spared_sc"]["spackle"]["training"]
     assert training_curve["step"].tolist() == list(range(50, 301, 50))
     assert training_curve["train_mse"][-1] < 0.9 * training_curve["train_mse"][0]
     best = int(np.argmin(training_curve["validation_mse"]))
@@ -203,18 +201,17 @@ def test_an_interrupted_completion_still_writes_its_layer(ready, monkeypatch):
         return draw(*args, **kwargs)
 
     monkeypatch.setattr(torch, "randint", interrupt)
-    with pytest.warns(UserWarning, match="training interrupted after step 50"):
-        result = complete(ready, n_steps=200)
+    with pytest.warns(UserWarning, match="interrupted after step 50"):
+        result = complete(ready, params={"n_steps": 200})
     calls.clear()
     assert result.uns["spared_sc"]["spackle"]["training"]["stopped"] == "interrupted"
-    np.testing.assert_array_equal(
-        result.layers["spackle"].toarray(), complete(ready, n_steps=50).layers["spackle"].toarray()
-    )
+    shorter = complete(ready, params={"n_steps": 50})
+    np.testing.assert_array_equal(result.layers["spackle"].toarray(), shorter.layers["spackle"].toarray())
     calls.clear()
     slots, records = set(ready.layers), set(ready.uns["spared_sc"])
     calls.extend([1] * 50)
     with pytest.raises(KeyboardInterrupt):
-        sp.tl.spackle_complete(ready, library_key="library_id", **QUICK)
+        complete(ready, copy=False)
     assert set(ready.layers) == slots
     assert set(ready.uns["spared_sc"]) == records
 
@@ -222,8 +219,8 @@ def test_an_interrupted_completion_still_writes_its_layer(ready, monkeypatch):
 def test_values_too_large_for_training_are_an_error(ready):
     ready.layers["huge"] = ready.layers["log2tpm"] * np.float32(1e30)
     slots = set(ready.layers)
-    with pytest.raises(FloatingPointError, match="check that the layer holds no extreme values"):
-        sp.tl.spackle_complete(ready, layer="huge", library_key="library_id", **QUICK)
+    with pytest.raises(FloatingPointError, match="extreme values"):
+        complete(ready, layer="huge", copy=False)
     assert set(ready.layers) == slots
 
 
@@ -235,4 +232,25 @@ def test_too_few_detected_entries_to_hold_any_out(ready):
     few.layers["log2tpm"] = few.X.copy()
     few.var["spared_selected"] = few.var_names.isin(few.var_names[genes[:2]])
     with pytest.raises(ValueError, match="too few detected entries"):
-        sp.tl.spackle_complete(few, library_key="library_id", **QUICK)
+        complete(few)
+
+
+def test_the_default_is_the_counts_model(ready):
+    adata = ready.copy()
+    sp.tl.spackle_complete(adata, model_params=PARAMS["counts"], device="cpu", show_progress_bar=False, **KEY)
+    expected = complete(ready, "counts")
+    for name in ("spackle", "spackle_rate", "spackle_sd"):
+        np.testing.assert_array_equal(dense(adata.layers[name]), dense(expected.layers[name]))
+    assert adata.uns["spared_sc"]["spackle"]["params"]["method"] == "counts"
+
+
+@pytest.mark.parametrize("model", ["counts", "paper"])
+def test_parameters_of_the_model_travel_by_name(ready, model):
+    given = {"counts": {"n_folds": 2, "width": 8}, "paper": {"n_rings": 1, "width": 16, "loss": "hidden"}}[model]
+    recorded = complete(ready, model, params=given).uns["spared_sc"]["spackle"]["params"]["method_params"]
+    assert {name: recorded[name] for name in given} == given
+    assert {name: recorded[name] for name in PARAMS[model]} == PARAMS[model]
+    with pytest.raises(TypeError, match=f"'{model}' has no parameter 'n_step'; .*'n_steps'"):
+        complete(ready, model, params={"n_step": 3})
+    with pytest.raises(TypeError, match="n_steps"):
+        sp.tl.spackle_complete(ready, n_steps=3, **KEY)
