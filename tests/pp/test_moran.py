@@ -67,8 +67,8 @@ def test_moran_of_completed_values_and_of_a_split(normalised):
     part = normalised[normalised.obs["split"] == "train", normalised.var["spared_keep"]].copy()
     sp.tl.median_complete(part)
     sp.pp.lattice_neighbors(part)
-    expected = squidpys_moran(part, "median")
-    np.testing.assert_allclose(normalised.var["moran_i"][expected.index], expected, rtol=0, atol=1e-10)
+    expected = squidpys_moran(part, "median")  # of filled values in single precision
+    np.testing.assert_allclose(normalised.var["moran_i"][expected.index], expected, rtol=0, atol=1e-6)
     assert "median" not in normalised.layers
 
 
