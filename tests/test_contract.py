@@ -124,12 +124,13 @@ READING = [  # write nothing
     "tl.score_prediction",
     "tl.compare_targets",
 ]
-LISTS = ["tl.predictors", "tl.encoders"]  # take nothing
+LISTS = ["tl.predictors", "tl.encoders"]  # take nothing, or a name
+LOADING = ["tl.load_predictor"]
 MAKING = ["pp.tile_slide"]  # make an AnnData out of something else
 
 
 def test_every_writing_function_is_covered():
-    assert sorted([*RUNS, *READING, *LISTS, *MAKING]) == sorted(public_names("pp", "tl"))
+    assert sorted([*RUNS, *READING, *LISTS, *LOADING, *MAKING]) == sorted(public_names("pp", "tl"))
 
 
 @pytest.mark.parametrize("name", public_names("pp", "tl", "pl", "get", "datasets"))
@@ -144,7 +145,12 @@ def test_signature(name):
     parameters = inspect.signature(function(name)).parameters
     positional = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     if name not in LISTS:
-        assert positional[0].name == ("scores" if name in TABLES else "image" if name in MAKING else "adata")
+        first = {
+            **dict.fromkeys(TABLES, "scores"),
+            **dict.fromkeys(MAKING, "image"),
+            **dict.fromkeys(LOADING, "folder"),
+        }
+        assert positional[0].name == first.get(name, "adata")
     assert len(positional) <= 2
     assert all(p.annotation is not p.empty for p in parameters.values())
     if name in RUNS:

@@ -13,6 +13,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.lineage import fingerprints
 from spared_sc._core.record import from_record
 from spared_sc._core.report import logger, warn
+from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.scale import check_scale
 from spared_sc._kernels.fingerprint import match_libraries
@@ -134,10 +135,15 @@ class FittedPredictor:
         ValueError
             If patches or embedding do not match those of training.
         """
-        adata = validate.check_adata(adata, genes=False)
-        libraries = validate.get_libraries(adata, library_key)
         compute = make_compute(device=device, batch_size=batch_size, n_jobs=n_jobs, show_progress_bar=show_progress_bar)
-        return self.apply(adata, libraries, spatial_key, compute, force=force).table(adata)
+
+        @accepts_spatialdata
+        def table(adata: AnnData) -> pd.DataFrame:
+            adata = validate.check_adata(adata, genes=False)
+            libraries = validate.get_libraries(adata, library_key)
+            return self.apply(adata, libraries, spatial_key, compute, force=force).table(adata)
+
+        return table(adata)
 
     def apply(
         self, adata: AnnData, libraries: Libraries, spatial_key: str, compute: Compute, *, force: bool
