@@ -35,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument("image", type=Path, help="image file of the slide")
     predict.add_argument("--model", type=Path, required=True, help="folder that FittedPredictor.save wrote")
     predict.add_argument("-o", "--output", type=Path, required=True, help="file to write, .h5ad or .zarr")
-    predict.add_argument(
-        "--mpp", type=float, default=None, help="micrometres per pixel, if the file does not say"
-    )
+    predict.add_argument("--mpp", type=float, default=None, help="micrometres per pixel, if the file does not say")
     predict.add_argument("--device", default=None, help="torch device (by default cuda, mps or cpu, whichever exists)")
     predict.add_argument(
         "--force", action="store_true", help="predict even if patches differ from training in size or resolution"
@@ -89,14 +87,13 @@ def _info() -> int:
     import platform
     from importlib.metadata import version
 
-    import torch
-
     from spared_sc import settings
+    from spared_sc._models.training import devices
 
     print(f"spared-sc {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name in ("anndata", "scanpy", "squidpy", "numpy", "scipy", "numba", "torch"):
         print(f"{name} {version(name)}")
-    print(f"cuda: {torch.cuda.is_available()}, mps: {torch.backends.mps.is_available()}")
+    print(f"devices: {', '.join(devices())}")
     print(settings)
     return 0
 

@@ -29,6 +29,12 @@ OPTIMIZERS = ("adam", "adamw")
 _SAVE_EVERY = 10.0  # seconds between checkpoints; times the seconds that one takes, where those are more than one
 
 
+def devices() -> list[str]:
+    """Names of the devices of this machine."""
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or else the setting, or else cuda, mps or cpu, in that order."""
     device = settings.device if device is None else device
@@ -42,11 +48,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         device = torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        present = ["cpu"]
-        present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        present += ["mps"] if torch.backends.mps.is_available() else []
         raise ValueError(
-            f"device {str(device)!r} cannot be used here: choose one of {', '.join(present)}, or None."
+            f"device {str(device)!r} cannot be used here: choose one of {', '.join(devices())}, or None."
         ) from error
     return device
 

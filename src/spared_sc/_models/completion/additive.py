@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.base import About, Compute, Estimate, Sections, SimpleCompleter, parameter
 from spared_sc._models.completion.rates import rates_of
+from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.completion.trial import Trial, additive_values
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from spared_sc._kernels import lowrank
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.base import About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.registry import COMPLETERS
 
 
 @dataclass(kw_only=True, eq=False)

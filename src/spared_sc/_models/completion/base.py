@@ -1,4 +1,4 @@
-"""Interface of a completion method, and all names that a file with a method needs."""
+"""Interface of a completion method, and the names that a file with a method needs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from spared_sc._core.compute import Compute
 from spared_sc._core.params import Allowed, allowed_of, check_params, parameter
 from spared_sc._core.registry import About
 from spared_sc._kernels.sections import Estimate, Sections
-from spared_sc._models.completion.registry import COMPLETERS
 
 __all__ = [
-    "COMPLETERS",
     "About",
     "Completer",
     "Compute",

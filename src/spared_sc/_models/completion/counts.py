@@ -14,9 +14,10 @@ from spared_sc._kernels.masking import hide_spots
 from spared_sc._kernels.regression import poisson_regression
 from spared_sc._kernels.stack import cross_fit, ridge_stack
 from spared_sc._models import checkpoint as files
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, FittedCompleter, Sections, parameter
+from spared_sc._models.completion.base import About, Compute, Estimate, FittedCompleter, Sections, parameter
 from spared_sc._models.completion.factor import FactorParams, fit_factor
 from spared_sc._models.completion.features import base_features, tune_all
+from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.training import Fit, Trainer, curve, local_seed, n_weights, network_from, resolve_device
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from spared_sc._kernels import regression
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.base import About, Compute, Estimate, Sections, SimpleCompleter, parameter
 from spared_sc._models.completion.rates import rates_of
+from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.completion.trial import Trial
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from scipy.special import expit
 
 from spared_sc._core.report import warn
 from spared_sc._kernels.truncated import truncated_moments
-from spared_sc._models.completion.base import COMPLETERS, About, Completer, Compute, Estimate, Sections, parameter
+from spared_sc._models.completion.base import About, Completer, Compute, Estimate, Sections, parameter
+from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.training import kept_threads, local_seed, resolve_device
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from spared_sc._kernels import lowrank
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter
+from spared_sc._models.completion.base import About, Compute, Estimate, Sections, SimpleCompleter
 from spared_sc._models.completion.rates import rates_of
+from spared_sc._models.completion.registry import COMPLETERS
 
 
 @dataclass(kw_only=True, eq=False)

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spared_sc._kernels import lowrank
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.base import About, Compute, Estimate, Sections, SimpleCompleter, parameter
 from spared_sc._models.completion.rates import rates_of
+from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.completion.trial import Trial
 
 

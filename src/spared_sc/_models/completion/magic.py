@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from spared_sc._kernels import regression
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.base import About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.completion.trial import Trial
 
 

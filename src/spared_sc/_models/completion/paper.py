@@ -14,7 +14,8 @@ from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.median import adaptive_median
 from spared_sc._kernels.metrics import masked_mse
 from spared_sc._models.checkpoint import data_hash
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, FittedCompleter, Sections, parameter
+from spared_sc._models.completion.base import About, Compute, Estimate, FittedCompleter, Sections, parameter
+from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.training import (
     SEARCH,
     Fit,

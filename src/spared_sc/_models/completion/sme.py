@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from spared_sc._kernels import smoothing
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.base import About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.completion.trial import Trial
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import numpy as np
 
 from spared_sc._kernels import regression, stack
 from spared_sc._kernels.tuning import generator
-from spared_sc._models.completion.base import COMPLETERS, About, Compute, Estimate, Sections, SimpleCompleter, parameter
+from spared_sc._models.completion.base import About, Compute, Estimate, Sections, SimpleCompleter, parameter
 from spared_sc._models.completion.features import base_features, tune_all
 from spared_sc._models.completion.rates import Rates, RateTrial
+from spared_sc._models.completion.registry import COMPLETERS
 
 if TYPE_CHECKING:
     from spared_sc._models.completion.trial import Tuned
