@@ -1,0 +1,113 @@
+"""The examples of the pages on extending the package work as they stand: one file and one line in a copy of the package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spared_sc as sp
+from helpers.docs import DOCS, ROOT, captioned
+
+SOURCE = Path(sp.__file__).parent
+PAGES = {  # page -> folder of its file, its file, and the tests that new entries of the registry pass
+    "extend_completer": (
+        "_models/completion",
+        "quantile.py",
+        ["tests/models/completion/test_registry.py", "tests/test_contract.py", "-k", "quantile"],
+    ),
+    "extend_predictor": (
+        "_models/prediction",
+        "colour.py",
+        ["tests/models/prediction/test_registry.py", "tests/test_contract.py", "-k", "colour"],
+    ),
+    "extend_plot": ("pl", "_depth.py", ["tests/test_contract.py", "-k", "pl.depth"]),
+}
+SECTIONS = """
+import sys, warnings
+import numpy as np
+import spared_sc as sp
+from helpers.docs import generated
+warnings.simplefilter("ignore")
+sp.settings.library_key = "library_id"
+adata = sp.datasets.synthetic(n_libraries=3, shape=(8, 8), n_genes=40, depth=400.0)
+sp.pp.recipe_spared(adata)
+"""
+USES = {
+    "extend_completer": """
+sp.tl.complete(adata, method="quantile", method_params={"level": 0.5})
+values, input = adata.layers["quantile"].toarray(), adata.layers["log2tpm"].toarray()
+selected, detected = adata.var["spared_selected"].to_numpy(), input > 0
+assert (values[detected] == input[detected]).all()
+assert (values[:, selected] > 0).all()
+assert adata.uns["spared_sc"]["quantile"]["params"]["method_params"]["level"] == 0.5
+assert sp.tl.completers("quantile").loc["level", "tuned over"] == "0.25, 0.5, 0.75"
+assert "| `quantile` | quantile of the gene's detected values |" in generated.table(
+    sp.tl.completers(), method="", summary="summary"
+)
+scores = sp.tl.evaluate_completion(adata, methods=["quantile", "gene_mean"], n_masks=1)
+assert set(scores["method"]) >= {"quantile", "gene_mean"}
+sp.tl.audit_completion(adata, method="quantile", n_masks=1)
+""",
+    "extend_predictor": """
+sp.tl.predict_expression(adata, model="colour", model_params={"n_neighbours": 10})
+scores = sp.tl.score_prediction(adata)
+assert "predicted_colour" in set(scores["prediction"])
+assert "| `colour` | patches |" in generated.table(sp.tl.predictors(), model="", needs="needs")
+fitted = sp.tl.fit_predictor(adata, model="colour")
+fitted.save("model")
+np.testing.assert_array_equal(sp.tl.load_predictor("model").predict(adata), fitted.predict(adata))
+""",
+    "extend_plot": """
+import matplotlib
+matplotlib.use("Agg")
+ax = sp.pl.depth(adata)
+assert len(ax.get_legend().get_texts()) == 3
+assert "`sp.pl.depth <" in generated.api()
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_example_works_as_it_stands(page, tmp_path):
+    folder, name, tests = PAGES[page]
+    files = captioned(DOCS / f"{page}.md")
+    registry = next(file for file in files if file != name)
+    package = tmp_path / "src" / "spared_sc"
+    shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / folder / name).write_text(files[name])
+    add_line(package / folder / registry, files[registry])
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), str(ROOT / "tests")])}
+    run([sys.executable, "-c", SECTIONS + USES[page]], environment, tmp_path)
+    pytest_run = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=--import-mode=importlib",
+    ]
+    run([*pytest_run, *tests], environment, ROOT)
+
+
+def add_line(registry: Path, line: str) -> None:
+    """At the end of a list of names, or before the parenthesis that closes the registry."""
+    text = registry.read_text()
+    if registry.suffix == ".pyi":
+        registry.write_text(text + line)
+        return
+    head, end = text.rsplit("),\n)", 1)
+    registry.write_text(f"{head}),\n    {line.strip()}\n){end}")
+
+
+def run(command: list[str], environment: dict[str, str], folder: Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
