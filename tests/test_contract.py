@@ -6,15 +6,20 @@ import inspect
 import pickle
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import anndata as ad
-import numpy as np
-import pandas as pd
 import pytest
 import scipy.sparse as sps
 
 import spared_sc as sp
 from helpers import KEY, dense
+from helpers.completion import WITH_RATE
+from helpers.contract import check_completed, check_copy, check_files, check_measurements, written_by
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+SHORT = {"show_progress_bar": False, "device": "cpu"}
 
 # function -> (what runs before it, its arguments)
 RUNS = {
@@ -28,34 +33,43 @@ RUNS = {
     "pp.combat": (["pp.recipe_spared"], KEY),
     "pp.center": (["pp.recipe_spared"], KEY),
     "pp.uncenter": (["pp.recipe_spared", "pp.center"], {}),
-    "tl.gene_mean_complete": (["pp.recipe_spared"], KEY),
-    "tl.library_gene_mean_complete": (["pp.recipe_spared"], KEY),
-    "tl.depth_only_complete": (["pp.recipe_spared"], KEY),
-    "tl.additive_complete": (["pp.recipe_spared"], KEY),
-    "tl.neighbor_mean_complete": (["pp.recipe_spared"], KEY),
-    "tl.kernel_complete": (["pp.recipe_spared"], KEY),
-    "tl.diffusion_complete": (["pp.recipe_spared"], KEY),
-    "tl.soft_impute_complete": (["pp.recipe_spared"], KEY),
-    "tl.soft_impute_kernel_complete": (["pp.recipe_spared"], KEY),
-    "tl.ridge_complete": (["pp.recipe_spared"], KEY),
-    "tl.stack_complete": (["pp.recipe_spared"], KEY),
-    "tl.sme_complete": (["pp.recipe_spared"], {**KEY, "use_rep": "programs"}),
-    "tl.magic_complete": (["pp.recipe_spared"], KEY),
-    "tl.alra_complete": (["pp.recipe_spared"], KEY),
     "tl.audit_completion": (["pp.recipe_spared"], {**KEY, "method": "soft_impute_kernel", "n_masks": 1}),
     "tl.median_complete": (["pp.recipe_spared"], KEY),
-    "tl.spackle_complete": (["pp.recipe_spared"], {**KEY, "n_steps": 4, "show_progress_bar": False, "device": "cpu"}),
+    "tl.spackle_complete": (["pp.recipe_spared"], {**KEY, **SHORT, "model_params": {"n_steps": 4}}),
+}
+# a name after the colon tells runs of one function apart
+RUNS |= {
+    f"tl.complete:{method}": (["pp.recipe_spared"], {**KEY, "method": method, **options})
+    for method, options in {
+        "gene_mean": {},
+        "library_gene_mean": {},
+        "depth_only": {},
+        "additive": {},
+        "neighbor_mean": {},
+        "kernel": {},
+        "diffusion": {},
+        "soft_impute": {},
+        "soft_impute_kernel": {"method_params": {"rank": 4}},
+        "ridge": {},
+        "stack": {"method_params": {"n_folds": 2}},
+        "sme": {"use_rep": "programs"},
+        "magic": {},
+        "alra": {},
+        "median": {},
+        "counts": {**SHORT, "method_params": {"n_steps": 4}},
+        "factor": {**SHORT, "method_params": {"n_steps": 4}},
+        "paper": {**SHORT, "method_params": {"n_steps": 4, "width": 16, "feedforward": 16, "learning_rate": "search"}},
+    }.items()
 }
 RUNS |= {
     "pp.extract_patches": ([], KEY),
     "tl.embed_patches": ([], KEY),
-    "tl.predict_expression": (["pp.recipe_spared"], {**KEY, "use_rep": "programs"}),
+    "tl.predict_expression": (["pp.recipe_spared"], {**KEY, "use_rep": "programs", "novelty": True}),
 }
-MATRICES = ("layers", "obsm", "obsp", "varm", "varp")
 
 
 def function(name: str):
-    module, _, short = name.partition(".")
+    module, _, short = name.partition(":")[0].partition(".")
     return getattr(getattr(sp, module), short)
 
 
@@ -64,7 +78,7 @@ def public_names(*modules: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def raw(collection) -> ad.AnnData:
+def raw(collection) -> AnnData:
     return collection(n_libraries=2, shape=(9, 9), n_genes=60, depth=400, missing_spots=0.1)
 
 
@@ -80,36 +94,6 @@ def ready(raw):
     return made
 
 
-def snapshot(adata: ad.AnnData) -> dict[str, object]:
-    """Every slot by the name that docstrings give it."""
-    found = {"X": adata.X.copy()}
-    for attr in ("obs", "var"):
-        found |= {f'{attr}["{c}"]': getattr(adata, attr)[c].copy() for c in getattr(adata, attr)}
-    for attr in MATRICES:
-        found |= {f'{attr}["{k}"]': getattr(adata, attr)[k].copy() for k in getattr(adata, attr)}
-    for key, value in adata.uns.items():
-        if key == "spared_sc":
-            found |= {f'uns["spared_sc"]["{k}"]': repr(v) for k, v in value.items()}
-        else:
-            found[f'uns["{key}"]'] = repr(value)
-    return found
-
-
-def same(one, other) -> bool:
-    if isinstance(one, str):
-        return one == other
-    if isinstance(one, pd.Series):
-        return one.equals(other)
-    one, other = dense(one), dense(other)
-    return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
-
-
-def assert_same(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    changed = [slot for slot in one if not same(one[slot], other[slot])]
-    assert not changed
-
-
 TABLES = [
     "pl.completion_scores",
     "pl.completion_curve",
@@ -121,16 +105,19 @@ READING = [  # write nothing
     "pp.check_alignment",
     "tl.evaluate_completion",
     "tl.fit_predictor",
+    "tl.hide_entries",
     "tl.score_prediction",
     "tl.compare_targets",
 ]
-LISTS = ["tl.predictors", "tl.encoders"]  # take nothing, or a name
-LOADING = ["tl.load_predictor"]
+LISTS = ["tl.completers", "tl.encoders", "tl.predictors"]  # take nothing, or a name
+LOADING = ["tl.load_predictor"]  # take a folder
 MAKING = ["pp.tile_slide"]  # make an AnnData out of something else
+SUFFIXES = {"_rate": {*WITH_RATE, "counts", "factor"}, "_sd": {"counts", "factor"}}  # layers that not every method has
+WRITING = sorted({name.partition(":")[0] for name in RUNS})
 
 
 def test_every_writing_function_is_covered():
-    assert sorted([*RUNS, *READING, *LISTS, *LOADING, *MAKING]) == sorted(public_names("pp", "tl"))
+    assert sorted([*WRITING, *READING, *LISTS, *MAKING, *LOADING]) == sorted(public_names("pp", "tl"))
 
 
 @pytest.mark.parametrize("name", public_names("pp", "tl", "pl", "get", "datasets"))
@@ -144,16 +131,12 @@ def test_functions_can_be_sent_to_other_processes_and_take_spatialdata(name):
 def test_signature(name):
     parameters = inspect.signature(function(name)).parameters
     positional = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    first = dict.fromkeys(TABLES, "scores") | dict.fromkeys(MAKING, "image") | dict.fromkeys(LOADING, "folder")
     if name not in LISTS:
-        first = {
-            **dict.fromkeys(TABLES, "scores"),
-            **dict.fromkeys(MAKING, "image"),
-            **dict.fromkeys(LOADING, "folder"),
-        }
         assert positional[0].name == first.get(name, "adata")
     assert len(positional) <= 2
     assert all(p.annotation is not p.empty for p in parameters.values())
-    if name in RUNS:
+    if name in WRITING:
         assert len(positional) == 1
         assert parameters["copy"].default is False
     for shared, default in {
@@ -174,7 +157,8 @@ def test_signature(name):
 @pytest.mark.parametrize("name", public_names("pp", "tl", "pl", "get", "datasets"))
 def test_docstring(name):
     doc = inspect.getdoc(function(name))
-    for section in ("Returns", "Examples") if name in LISTS else ("Parameters", "Returns", "Raises", "Examples"):
+    takes_nothing = not inspect.signature(function(name)).parameters
+    for section in ("Returns", "Examples") if takes_nothing else ("Parameters", "Returns", "Raises", "Examples"):
         assert f"{section}\n{'-' * len(section)}" in doc
     described = doc[doc.find("Parameters\n") : doc.index("Returns\n")]
     for parameter in inspect.signature(function(name)).parameters:
@@ -187,49 +171,40 @@ def documented_slots(name: str) -> set[str]:
     return set(re.findall(r'`((?:layers|obs|var|obsm|obsp|varm|uns)(?:\["[^"\]]+"\])+)`', returns))
 
 
+def key_of(method: str) -> str:
+    """Layer that a completion method writes."""
+    return "spackle" if method == "counts" else method
+
+
+def expected_slots(name: str) -> set[str]:
+    """Documented slots; those of completion methods go by the name of the method, and not every method has all."""
+    slots = documented_slots(name)
+    _, _, method = name.partition(":")
+    if method:
+        absent = [suffix for suffix, methods in SUFFIXES.items() if method not in methods]
+        slots = {slot for slot in slots if not any(f'{suffix}"]' in slot for suffix in absent)}
+        slots = {slot.replace("kernel", key_of(method)) for slot in slots}
+    return slots
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_documented_slots_are_the_written_ones(name, ready):
-    adata = ready[name].copy()
-    before = snapshot(adata)
-    adata_spots = adata.n_obs
-    assert function(name)(adata, **RUNS[name][1]) is None
-    after = snapshot(adata)
-    if adata.n_obs == adata_spots:
-        changed = {slot for slot in before if not same(before[slot], after[slot])}
-    else:
-        changed = set()
-    written = (after.keys() - before.keys()) | changed
+    written = written_by(function(name), ready[name], RUNS[name][1])
     # A length that is known already is written again, unchanged.
-    assert documented_slots(name) - {'var["gene_length"]'} == written - {'var["gene_length"]'}
-    assert not before.keys() - after.keys()
+    assert expected_slots(name) - {'var["gene_length"]'} == written - {'var["gene_length"]'}
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_copy_leaves_the_input_alone(name, ready):
-    adata = ready[name]
-    before = snapshot(adata)
-    result = function(name)(adata, copy=True, **RUNS[name][1])
-    assert_same(before, snapshot(adata))
-    assert isinstance(result, ad.AnnData)
-    in_place = adata.copy()
-    function(name)(in_place, **RUNS[name][1])
-    assert_same(snapshot(in_place), snapshot(result))
+    check_copy(function(name), ready[name], RUNS[name][1])
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_counts_and_detected_values_stay(name, ready):
-    adata = ready[name].copy()
-    function(name)(adata, **RUNS[name][1])
-    before = ready[name][adata.obs_names]
-    assert same(before.X, adata.X)
-    detected = dense(adata.X) > 0
-    for layer in before.layers:
-        assert np.array_equal(dense(before.layers[layer])[detected], dense(adata.layers[layer])[detected])
-    if name.endswith("_complete"):
-        key = name.removeprefix("tl.").removesuffix("_complete")
-        assert np.array_equal(dense(adata.layers[key])[detected], dense(adata.layers["log2tpm"])[detected])
-        assert type(adata.layers[key]) is type(adata.layers["log2tpm"])
-        assert adata.layers[key].dtype == adata.layers["log2tpm"].dtype
+    adata = check_measurements(function(name), ready[name], RUNS[name][1])
+    whole, _, method = name.partition(":")
+    if method or whole.endswith("_complete"):
+        check_completed(adata, key_of(method) if method else whole.removeprefix("tl.").removesuffix("_complete"))
 
 
 @pytest.mark.parametrize("format", ["h5ad", "zarr"])
@@ -237,21 +212,11 @@ def test_counts_and_detected_values_stay(name, ready):
 @pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
 @pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
 def test_results_survive_files(name, format, ready, tmp_path):
-    adata = ready[name].copy()
-    function(name)(adata, **RUNS[name][1])
-    path = tmp_path / f"result.{format}"
-    getattr(adata, f"write_{format}")(path)
-    back = getattr(ad, f"read_{format}")(path)
-    one, other = snapshot(adata), snapshot(back)
-    assert one.keys() == other.keys()
-    assert all(same(one[slot], other[slot]) for slot in one if not slot.startswith("uns"))
-    for key, record in adata.uns["spared_sc"].items():
-        read = back.uns["spared_sc"][key]
-        assert record.keys() == read.keys()
-        assert record["function"] == read["function"]
-        assert record["params"].keys() == read["params"].keys()
-    # and the result can be worked on again
-    function(name)(back, **RUNS[name][1])
+    check_files(function(name), ready[name], RUNS[name][1], tmp_path / f"result.{format}")
+
+
+def test_every_completion_method_is_covered():
+    assert {name.partition(":")[2] for name in RUNS} - {""} == set(sp.tl.completers().index)
 
 
 def test_every_public_name_is_tested():
