@@ -110,7 +110,7 @@ def test_size_of_a_full_hexagonal_neighbourhood(n_rings, size):
 def test_reordered_lattice_is_the_lattice_of_reordered_spots():
     position, library = collection("hex", 0.4)
     order = np.random.default_rng(1).permutation(len(position))
-    reordered = lattices.from_array(position, library).reordered(order)
+    reordered = lattices.from_array(position, library).subset(order)
     expected = lattices.from_array(position[order], library[order])
     np.testing.assert_array_equal(reordered.indptr, expected.indptr)
     np.testing.assert_array_equal(reordered.indices, expected.indices)

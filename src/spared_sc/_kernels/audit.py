@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,14 +11,8 @@ from spared_sc._kernels.floor import noise_variances
 from spared_sc._kernels.lowrank import members
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.metrics import WIDTH_90, poisson_deviance, ratio
+from spared_sc._kernels.sections import CompletionFunction, Estimate, Sections
 from spared_sc._kernels.truncated import truncated_moments
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import scipy.sparse as sps
-
-    from spared_sc._kernels.sections import CompletionFunction, Estimate, Sections
 
 COMPLETE, AS_IS, DROP, NOT_AUDITED = "complete", "use as is", "drop", "not audited"
 REFERENCES = ("depth_only", "additive", "gene_mean")  # simple completers that the method is compared with
@@ -33,18 +27,8 @@ _BLOCK_HOPS = 2
 
 
 @dataclass(frozen=True)
-class _Skill:
-    """1 - error / error of the reference, with its 95 % interval; arrays are (n_genes,)."""
-
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    chance: np.ndarray  # share of the resamples in which the skill is not above zero
-
-
-@dataclass(frozen=True)
 class Audit:
-    """Verdict and numbers of every gene, and the skill over all genes together."""
+    """Verdict and numbers of every gene, and the skill over all genes together with its 95 % interval."""
 
     verdict: np.ndarray  # (n_genes,) strings
     columns: dict[str, np.ndarray]  # (n_genes,) each
@@ -77,74 +61,82 @@ def audit(
     seed: int,
     on_fit: Callable[[], object],
 ) -> Audit:
-    """Compare a completer with simple ones on hidden entries, and its expected counts with the other half of the molecules.
+    """Compare a completer with the simple `REFERENCES` on hidden entries, and its expected counts with hidden counts.
 
-    Parameters
-    ----------
-    sections
-        All that was measured, with counts.
-    method
-        The completer.
-    references
-        The completers `REFERENCES`.
-    n_masks
-        How often entries are hidden.
-    seed
-        Of masks, halves, blocks and resamples.
-    on_fit
-        Called whenever the method was run, `n_masks + 1` times.
+    The sections need counts. `on_fit` is called after each of the `n_masks + 1` runs of the method.
     """
     blocks = members(divide_into_blocks(sections, np.random.default_rng([seed, 101])))
-    errors = _Errors(sections, seed)
+    n_blocks = blocks.shape[0]
+    weights = np.random.default_rng([seed, 102]).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), _N_BOOTSTRAP)
+    n, of_spots, coverage = _errors_on_hidden(sections, method, references, n_masks, seed, on_fit)
+    squares = {name: blocks @ values for name, values in of_spots.items()}
+    columns = {name: ratio(values.sum(axis=0), n) for name, values in squares.items()}
+    by_depth = columns["mse_depth_only"] <= columns["mse_additive"]
+    reference = np.where(by_depth, squares["mse_depth_only"], squares["mse_additive"])
+    skill, low, high, chance = _skill(squares["mse"], reference, weights)
+    # Over all genes together, the simple completer with the smaller error is the reference.
+    over_genes = {name: values.sum(axis=1, keepdims=True) for name, values in squares.items()}
+    best = min((over_genes["mse_depth_only"], over_genes["mse_additive"]), key=np.sum)
+    overall, overall_low, overall_high = (float(value[0]) for value in _skill(over_genes["mse"], best, weights)[:3])
+    rng = np.random.default_rng([seed, 105])
+    deviance, depth_deviance, reliability = _compare_halves(sections, method, references["depth_only"], rng)
+    on_fit()
+    reliable = reliability * np.sqrt(len(sections.known)) > _LEAST_AGREEMENT
+    rate_skill, signal = np.full(n.size, np.nan), reliable
+    if deviance is not None:
+        rate_skill, rate_low, *_ = _skill(blocks @ deviance, blocks @ depth_deviance, weights)
+        signal = rate_low > 0
+    missing = 1 - sections.known.mean(axis=0)
+    enough = n >= _LEAST_HIDDEN
+    helps = enough & (missing >= _LEAST_MISSING) & signal
+    helps[helps] = discoveries(chance[helps])
+    verdict = np.where(helps, COMPLETE, np.where(reliable, AS_IS, DROP)).astype(object)
+    verdict[~enough] = NOT_AUDITED
+    columns |= {"skill": skill, "skill_low": low, "skill_high": high}
+    columns |= {"rate_skill": rate_skill, "missing": missing, "reliability": reliability}
+    return Audit(verdict, columns, overall, overall_low, overall_high, coverage)
+
+
+def _errors_on_hidden(
+    sections: Sections,
+    method: CompletionFunction,
+    references: Mapping[str, CompletionFunction],
+    n_masks: int,
+    seed: int,
+    on_fit: Callable[[], object],
+) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+    """Number of hidden entries of every gene, squared errors on them, and the coverage of the method's 90 % intervals.
+
+    The errors, (n_spots, n_genes), are sums over the masks; those of depth alone are the smaller ones of two estimates.
+    """
+    shape, follows_counts = sections.known.shape, sections.total is not None
+    names = ("mse", *(f"mse_{name}" for name in REFERENCES), "mse_counts", "floor")
+    squares = {name: np.zeros(shape) for name in names}
+    n, coverage = np.zeros(shape[1]), []
+    variance = np.full(shape, np.nan)
+    if follows_counts:
+        variance = noise_variances(sections, np.random.default_rng([seed, 103]))[0]
     for mask in range(n_masks):
         hidden = hide_detected(sections.known, _HIDDEN_SHARE, np.random.default_rng([seed, 104, 1 + mask]))
-        errors.add(hidden, method, references)
-        on_fit()
-    halves = _compare_halves(sections, method, references["depth_only"], blocks, np.random.default_rng([seed, 105]))
-    on_fit()
-    return _judge(sections, errors, halves, blocks, np.random.default_rng([seed, 102]))
-
-
-class _Errors:
-    """Squared errors on hidden entries, added up over the masks, (n_spots, n_genes)."""
-
-    def __init__(self, sections: Sections, seed: int) -> None:
-        shape = sections.known.shape
-        self.sections = sections
-        self.n = np.zeros(shape)
-        names = ("mse", *(f"mse_{name}" for name in REFERENCES), "mse_counts")
-        self.squares = {name: np.zeros(shape) for name in names}
-        self.noise = np.zeros(shape)
-        self.covered: list[float] = []  # share of the hidden entries of every mask inside of the interval of 90 %
-        self.variance = np.full(shape, np.nan)
-        if sections.total is not None:
-            self.variance = noise_variances(sections, np.random.default_rng([seed, 103]))[0]
-
-    def add(self, hidden: np.ndarray, method: CompletionFunction, references: Mapping[str, CompletionFunction]) -> None:
-        """Hide entries, complete the rest, and add the errors."""
-        visible, truth = self.sections.without(hidden), self.sections.renormalised(hidden)
+        visible, truth = sections.without(hidden), sections.renormalised(hidden)
         estimate = method(visible)
         simple = {name: references[name](visible) for name in REFERENCES}
-        filled = {"mse": estimate.values} | {f"mse_{name}": one.values for name, one in simple.items()}
-        if self.sections.total is not None:
+        filled = {"mse": estimate.values} | {f"mse_{name}": reference.values for name, reference in simple.items()}
+        if follows_counts:
             filled["mse_counts"] = _values_at_depth(visible, simple)
-        self.n += hidden
+        n += hidden.sum(axis=0)
         for name, values in filled.items():
-            self.squares[name] += np.where(hidden, (values - truth) ** 2, 0)
-        self.noise += np.where(hidden, self.variance, 0)
+            squares[name] += np.where(hidden, (values - truth) ** 2, 0)
+        squares["floor"] += np.where(hidden, variance, 0)
         if estimate.sd is not None:
             inside = np.abs(estimate.values - truth) <= WIDTH_90 * estimate.sd
-            self.covered.append(inside[hidden].mean())
-
-    def sums(self, blocks: sps.csr_matrix) -> dict[str, np.ndarray]:
-        """Sums over the spots of every block, (n_blocks, n_genes); depth alone is the better of its two estimates."""
-        squares = dict(self.squares)
-        counts = squares.pop("mse_counts")
-        if self.sections.total is not None:
-            better = counts.sum(axis=0) < squares["mse_depth_only"].sum(axis=0)
-            squares["mse_depth_only"] = np.where(better, counts, squares["mse_depth_only"])
-        squares["floor"] = self.noise
-        return {name: blocks @ values for name, values in squares.items()}
+            coverage.append(inside[hidden].mean())
+        on_fit()
+    at_depth = squares.pop("mse_counts")
+    if follows_counts:
+        better = at_depth.sum(axis=0) < squares["mse_depth_only"].sum(axis=0)
+        squares["mse_depth_only"] = np.where(better, at_depth, squares["mse_depth_only"])
+    return n, squares, float(np.mean(coverage)) if coverage else np.nan
 
 
 def _values_at_depth(visible: Sections, simple: Mapping[str, Estimate]) -> np.ndarray:
@@ -167,23 +159,16 @@ def _rate(estimate: Estimate) -> np.ndarray:
     return estimate.rate.astype(float)
 
 
-@dataclass(frozen=True)
-class _Halves:
-    """Deviance of the other half of the molecules by block, and agreement of the halves by gene."""
-
-    method: np.ndarray | None  # (n_blocks, n_genes)
-    depth_only: np.ndarray
-    reliability: np.ndarray  # (n_genes,) correlation of the halves
-    reliable: np.ndarray  # (n_genes,) whether it is more than chance
-
-
 def _compare_halves(
     sections: Sections,
     method: CompletionFunction,
     depth_only: CompletionFunction,
-    blocks: sps.csr_matrix,
     rng: np.random.Generator,
-) -> _Halves:
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """Deviance of one half of the molecules from the counts that the method and depth alone expect from the other.
+
+    (n_spots, n_genes); `None` for a method without expected counts. Last, the correlation of the halves, (n_genes,).
+    """
     half, other = sections.thinned(rng)
     estimate, reference = method(half), depth_only(half)
     counts = half.need_counts()
@@ -196,52 +181,11 @@ def _compare_halves(
         for values, total in ((counts.values, depth), (other, other_depth))
     )
     spread = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
-    correlation = ratio((first * second).sum(axis=0), spread, default=0.0)
-
-    def deviance(rate: np.ndarray) -> np.ndarray:
-        return blocks @ poisson_deviance(other, rate * scale)
-
-    return _Halves(
-        None if estimate.rate is None else deviance(estimate.rate),
-        deviance(_rate(reference)),
-        correlation,
-        correlation * np.sqrt(len(first)) > _LEAST_AGREEMENT,
-    )
-
-
-def _judge(
-    sections: Sections, errors: _Errors, halves: _Halves, blocks: sps.csr_matrix, rng: np.random.Generator
-) -> Audit:
-    n, squares = errors.n.sum(axis=0), errors.sums(blocks)
-    columns = {name: ratio(values.sum(axis=0), n) for name, values in squares.items()}
-    by_depth = columns["mse_depth_only"] <= columns["mse_additive"]
-    reference = np.where(by_depth, squares["mse_depth_only"], squares["mse_additive"])
-    # Over all genes together, the simple completer with the smaller error is the reference.
-    over_genes = {name: values.sum(axis=1, keepdims=True) for name, values in squares.items()}
-    best = min((over_genes["mse_depth_only"], over_genes["mse_additive"]), key=np.sum)
-    n_blocks = blocks.shape[0]
-    weights = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), _N_BOOTSTRAP)
-    skill = _skill(squares["mse"], reference, weights)
-    overall = _skill(over_genes["mse"], best, weights)
-    rate_skill, signal = np.full(n.size, np.nan), halves.reliable
-    if halves.method is not None:
-        by_rate = _skill(halves.method, halves.depth_only, weights)
-        rate_skill, signal = by_rate.value, by_rate.low > 0
-    missing = 1 - sections.known.mean(axis=0)
-    enough = n >= _LEAST_HIDDEN
-    helps = enough & (missing >= _LEAST_MISSING) & signal
-    helps[helps] = discoveries(skill.chance[helps])
-    verdict = np.where(helps, COMPLETE, np.where(halves.reliable, AS_IS, DROP)).astype(object)
-    verdict[~enough] = NOT_AUDITED
-    columns |= {"skill": skill.value, "skill_low": skill.low, "skill_high": skill.high}
-    columns |= {"rate_skill": rate_skill, "missing": missing, "reliability": halves.reliability}
-    return Audit(
-        verdict=verdict,
-        columns=columns,
-        skill=float(overall.value[0]),
-        skill_low=float(overall.low[0]),
-        skill_high=float(overall.high[0]),
-        coverage_90=float(np.mean(errors.covered)) if errors.covered else np.nan,
+    deviance = None if estimate.rate is None else poisson_deviance(other, estimate.rate * scale)
+    return (
+        deviance,
+        poisson_deviance(other, _rate(reference) * scale),
+        ratio((first * second).sum(axis=0), spread, default=0.0),
     )
 
 
@@ -269,16 +213,17 @@ def discoveries(chance: np.ndarray) -> np.ndarray:
     return result
 
 
-def _skill(squares: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> _Skill:
-    """_Skill from sums over blocks, (n_blocks, n_genes), and weights of the blocks in every resample."""
+def _skill(
+    squares: np.ndarray, reference: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Skill 1 - error / error of the reference, its 95 % interval, and the chance that it is not above zero, (n_genes,).
+
+    From sums over blocks, (n_blocks, n_genes), and the weights of the blocks in every resample.
+    """
     drawn = 1 - ratio(weights @ squares, weights @ reference)
     low, high = np.nanquantile(np.nan_to_num(drawn), [0.025, 0.975], axis=0)
-    return _Skill(
-        value=1 - ratio(squares.sum(axis=0), reference.sum(axis=0)),
-        low=low,
-        high=high,
-        chance=(1 + (drawn <= 0).sum(axis=0)) / (1 + len(weights)),
-    )
+    chance = (1 + (drawn <= 0).sum(axis=0)) / (1 + len(weights))
+    return 1 - ratio(squares.sum(axis=0), reference.sum(axis=0)), low, high, chance
 
 
 def _within_libraries(values: np.ndarray, library: np.ndarray) -> np.ndarray:

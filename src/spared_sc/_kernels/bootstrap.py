@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def library_weights(subjects: Sequence[str], n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:

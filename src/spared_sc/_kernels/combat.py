@@ -24,18 +24,10 @@ class CombatFit:
 
 
 def fit_combat(values: np.ndarray, batch: np.ndarray) -> CombatFit:
-    """Estimate location and scale of every batch, shrunk over the genes.
+    """Estimate location and scale of every batch, shrunk over the genes, in float64.
 
-    Parameters
-    ----------
-    values
-        (n_spots, n_genes) floats.
-    batch
-        (n_spots,) names; at least two batches, each of two spots or more.
-
-    Returns
-    -------
-    Parameters in float64. A gene without variance within the batches has variance 0 and is left as it is.
+    `values` are (n_spots, n_genes); there are at least two batches, each of two spots or more. A gene without variance
+    within the batches has variance 0 and is left as it is.
     """
     from pycombat import Combat
 
@@ -58,7 +50,7 @@ def fit_combat(values: np.ndarray, batch: np.ndarray) -> CombatFit:
         location[:, varies], scale[:, varies] = model.gamma_, model.delta_sq_
     raw_location, raw_scale = [], []
     for i in range(batches.size):
-        standard = _standardise(values[code == i][:, varies], mean[varies], variance[varies])
+        standard = (values[code == i][:, varies] - mean[varies]) / np.sqrt(variance[varies])
         raw_location.append(standard.mean(axis=0))
         raw_scale.append(standard.var(axis=0, ddof=1))
         if not np.isfinite([location[i], scale[i]]).all():
@@ -80,21 +72,17 @@ def apply_combat(fit: CombatFit, values: np.ndarray, batch: np.ndarray) -> np.nd
     """Remove batch effects; a batch that was not fitted gets its own, shrunk with the prior of the fitted ones."""
     result = values.astype(np.float64)
     varies = np.flatnonzero(fit.variance > 0)
+    mean, sd = fit.mean[varies], np.sqrt(fit.variance[varies])
     for name in np.unique(batch):
         rows = np.flatnonzero(batch == name)
-        standard = _standardise(result[np.ix_(rows, varies)], fit.mean[varies], fit.variance[varies])
+        standard = (result[np.ix_(rows, varies)] - mean) / sd
         if name in fit.batches:
             at = fit.batches.index(name)
             location, scale = fit.location[at, varies], fit.scale[at, varies]
         else:
             location, scale = _posterior(standard, fit.location_prior, fit.scale_prior)
-        corrected = (standard - location) / np.sqrt(scale)
-        result[np.ix_(rows, varies)] = corrected * np.sqrt(fit.variance[varies]) + fit.mean[varies]
+        result[np.ix_(rows, varies)] = (standard - location) / np.sqrt(scale) * sd + mean
     return result
-
-
-def _standardise(values: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    return (values - mean) / np.sqrt(variance)
 
 
 def _moments(values: list[np.ndarray]) -> tuple[float, float]:

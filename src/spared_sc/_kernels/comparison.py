@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spared_sc._kernels.bootstrap import library_weights
 from spared_sc._kernels.metrics import ratio
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 QUANTITIES = ("ratio", "difference", "excess_removed_floor_low", "excess_removed_floor_high")
 
@@ -45,28 +42,12 @@ def compare(
     n_bootstrap: int,
     rng: np.random.Generator,
 ) -> Comparison | None:
-    """Compare a method with the baseline of the best mean over the libraries.
+    """Compare a method with the baseline of the best mean over the libraries; `None` if there is nothing to compare.
 
     Libraries without a value of the method are left out, and so are baselines without a value in some library.
 
-    Parameters
-    ----------
-    values
-        (n_libraries, 1 + n_baselines) scores of the method and of the baselines; NaN where there is none.
-    floors
-        (n_libraries, 2) both ends of the noise floor; NaN where there is none.
-    subjects
-        (n_libraries,) donor of each library.
-    higher_is_better
-        Whether the best baseline is the one with the largest mean.
-    n_bootstrap
-        Resamples of the libraries.
-    rng
-        Source of randomness.
-
-    Returns
-    -------
-    The comparison, or `None` if there is nothing to compare.
+    `values` (n_libraries, 1 + n_baselines) are those of the method and the baselines, `floors` (n_libraries, 2) both ends
+    of the noise floor; NaN where there is none. `subjects` are the donors of the libraries.
     """
     scored = ~np.isnan(values[:, 0])
     values, floors = values[scored], floors[scored]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sps
 
 from spared_sc._kernels.counts import column_statistics
-
-if TYPE_CHECKING:
-    import scipy.sparse as sps
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spared_sc._kernels.hidden_entries import REGIMES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-
-    from spared_sc._kernels.hidden_entries import Hidden, Score, Thinned, Truth
-    from spared_sc._kernels.sections import CompletionFunction
+from spared_sc._kernels.hidden_entries import REGIMES, Hidden, Score, Thinned, Truth
+from spared_sc._kernels.sections import CompletionFunction
 
 
 @dataclass(frozen=True)
@@ -54,27 +49,10 @@ def evaluate(
     seed: int,
     on_fit: Callable[[], object],
 ) -> Iterator[list[MethodScore]]:
-    """Scores of all methods and of the noise floor, one list for each mask.
+    """Scores of all methods and of the noise floor, one list for each mask; all methods get the same masks.
 
-    Parameters
-    ----------
-    truth
-        All that was measured.
-    masks
-        What to hide.
-    methods
-        Completers by name. All get the same masks.
-    without_rate
-        Methods that give no expected counts, and are not run where nothing else is scored.
-    seed
-        Of the masks.
-    on_fit
-        Called for each method and mask.
-
-    Raises
-    ------
-    ValueError
-        If a mask hides nothing, or an estimate cannot be scored; the error names method and regime.
+    Methods `without_rate` give no expected counts, and are not run where nothing else is scored. `on_fit` is called for
+    each method and mask. An estimate that cannot be scored is a ValueError that names method and regime.
     """
     rateless = set(without_rate)
     for mask in masks:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.special import lambertw
 
+from spared_sc._kernels.sections import Sections
 from spared_sc._kernels.truncated import truncated_moments
-
-if TYPE_CHECKING:
-    from spared_sc._kernels.sections import Sections
 
 _LEAST_DISPERSION = 1e-3  # of a gene; below it the other half says nothing that the prior mean does not
 
@@ -30,12 +26,7 @@ def noise_variances(sections: Sections, rng: np.random.Generator) -> tuple[np.nd
     0.2 to 16 counts per entry, with and without additional overdispersion, the higher end was between 7 % below and 8 %
     above the floor at the true rates, and the lower end 14 to 39 % below it: the higher end is the better guess.
 
-    Parameters
-    ----------
-    sections
-        All that was measured: nothing hidden. The values must be log2(1 + scaled count).
-    rng
-        Source of randomness of the thinning.
+    Nothing may be hidden in the sections, and their values must be log2(1 + scaled count). `rng` thins the counts.
     """
     known = sections.known
     scale = _scale(sections)[known]

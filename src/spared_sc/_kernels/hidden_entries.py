@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from spared_sc._kernels import masking, metrics
 from spared_sc._kernels.floor import noise_variances
 from spared_sc._kernels.moran import lattice_weights
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from spared_sc._kernels.sections import Estimate, Sections
+from spared_sc._kernels.sections import Estimate, Sections
 
 # Regimes, and the share that each hides where none is given. The order is part of the random draws.
 REGIMES = {**masking.SHARES, "thinning": 0.5}
@@ -59,13 +56,7 @@ class Truth:
         )
 
     def hide(self, regime: str, share: float, rng: np.random.Generator) -> Hidden | Thinned:
-        """Hide a part, which methods are scored on.
-
-        Raises
-        ------
-        ValueError
-            If nothing is hidden, or everything.
-        """
+        """Hide a part, which methods are scored on; a regime that hides nothing or everything is an error."""
         if regime == "thinning":
             return Thinned(self, rng)
         return Hidden(self, masking.hide_entries(self.sections, regime, share, rng))
@@ -103,6 +94,10 @@ class Hidden:
         shape = len(self.truth.rows), self.hidden.shape[1]
         return np.bincount(self.cell, values, shape[0] * shape[1]).reshape(shape)
 
+    def _mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean over hidden entries, (n_libraries, n_groups)."""
+        return metrics.ratio(self._by_gene(values) @ self.truth.members, self.n @ self.truth.members)
+
     def check(self, estimate: Estimate) -> None:
         """Refuse values that cannot be scored."""
         for name, block in (("values", estimate.values), ("standard deviations", estimate.sd)):
@@ -120,10 +115,9 @@ class Hidden:
         """The noise floor of the squared error as a range."""
         if self.truth.variances is None:
             return
-        n = self.n @ self.truth.members
-        sums = [self._by_gene(variance[self.hidden]) @ self.truth.members for variance in self.truth.variances]
-        for name, end in zip(metrics.FLOORS, (np.minimum(*sums), np.maximum(*sums)), strict=True):
-            for score in self.truth.table("mse", metrics.ratio(end, n), n):
+        means = [self._mean(variance[self.hidden]) for variance in self.truth.variances]
+        for name, end in zip(metrics.FLOORS, (np.minimum(*means), np.maximum(*means)), strict=True):
+            for score in self.truth.table("mse", end, self.n @ self.truth.members):
                 yield name, score
 
     def is_below_floor(self, estimate: Estimate) -> bool:
@@ -139,18 +133,17 @@ class Hidden:
         n = self.n @ members
         filled = estimate.values[self.hidden].astype(np.float64)
         error = filled - self.values
-        squares = self._by_gene(error**2)
-        mse = metrics.ratio(squares @ members, n)
-        yield from truth.table("mse", mse, n)
-        yield from truth.table("mae", metrics.ratio(self._by_gene(np.abs(error)) @ members, n), n)
-        yield from truth.table("r2", 1 - metrics.ratio(squares @ members, self.squares_of_mean @ members), n)
+        squares = self._by_gene(error**2) @ members
+        yield from truth.table("mse", metrics.ratio(squares, n), n)
+        yield from truth.table("mae", self._mean(np.abs(error)), n)
+        yield from truth.table("r2", 1 - metrics.ratio(squares, self.squares_of_mean @ members), n)
         pcc = metrics.grouped_pearson(filled, self.values, self.cell, self.n.size).reshape(self.n.shape)
         yield from truth.table("pcc", *self._over_genes(pcc, self.n))
         pooled = metrics.grouped_pearson(filled, self.values, self.gene, self.n.shape[1])[None]
         yield from truth.table("pcc_pooled", *self._over_genes(pooled, self.n.sum(axis=0)[None]), library=TOGETHER)
         yield from self._structure(estimate)
         if estimate.sd is not None:
-            yield from self._uncertainty(filled, error, estimate.sd[self.hidden].astype(np.float64), mse)
+            yield from self._uncertainty(filled, error, estimate.sd[self.hidden].astype(np.float64))
 
     def _over_genes(self, values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean over the genes of every group that have a value, and the sum of their n."""
@@ -177,12 +170,12 @@ class Hidden:
         yield from truth.table("moran_change", *self._over_genes(change, np.ones(change.shape)))
         yield from truth.table("correlation_error", error, n_pairs)
 
-    def _uncertainty(self, filled: np.ndarray, error: np.ndarray, sd: np.ndarray, mse: np.ndarray) -> Iterator[Score]:
+    def _uncertainty(self, filled: np.ndarray, error: np.ndarray, sd: np.ndarray) -> Iterator[Score]:
         """Scores of the standard deviations."""
         truth, members = self.truth, self.truth.members
-        n = self.n @ members
+        n, mse = self.n @ members, self._mean(error**2)
         inside = np.abs(error) <= metrics.WIDTH_90 * sd
-        yield from truth.table("crps", metrics.ratio(self._by_gene(metrics.gaussian_crps(error, sd)) @ members, n), n)
+        yield from truth.table("crps", self._mean(metrics.gaussian_crps(error, sd)), n)
         constant = np.empty(n.shape)
         of_decile, n_decile = np.zeros((2, 10, *n.shape))
         for group, genes in enumerate(truth.groups.values()):
@@ -196,7 +189,7 @@ class Hidden:
                     n_decile[:, code, group] = np.bincount(decile, minlength=10)
                     of_decile[:, code, group] = np.bincount(decile, inside[here], 10)
         yield from truth.table("crps_constant", metrics.ratio(constant, n), n)
-        yield from truth.table("coverage_90", metrics.ratio(self._by_gene(inside) @ members, n), n)
+        yield from truth.table("coverage_90", self._mean(inside), n)
         for number in range(10):
             share = metrics.ratio(of_decile[number], n_decile[number])
             yield from truth.table(f"coverage_90_d{number + 1}", share, n_decile[number])

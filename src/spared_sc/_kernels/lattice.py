@@ -31,23 +31,15 @@ class Lattice:
         return self.indptr.size - 1
 
     def hops(self, n_rings: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Spots within `n_rings` hops of every spot.
+        """Spots within `n_rings` hops of every spot: indptr, indices and hops, in CSR form without the spot itself.
 
-        A hop goes from a spot to a present neighbour, so a gap in the tissue is walked around.
-
-        Returns
-        -------
-        indptr, indices, hops
-            CSR form without the spot itself; sorted by hops, then by index, within a spot.
+        A hop goes from a spot to a present neighbour, so a gap in the tissue is walked around. The spots around one are
+        sorted by hops, then by index.
         """
         return _hops(self.indptr, self.indices, min(n_rings, self.n_spots))  # no spot is farther away
 
-    def reordered(self, order: np.ndarray) -> Lattice:
-        """The same lattice with spot `order[i]` at place i."""
-        return self.subset(order)
-
     def subset(self, spots: np.ndarray) -> Lattice:
-        """The lattice of some of the spots, given by index; what was a neighbour and is left out is gone."""
+        """The lattice of some of the spots, with spot `spots[i]` at place i; the others are no neighbours any more."""
         place = np.full(self.n_spots, -1)
         place[spots] = np.arange(spots.size)
         source = place[np.repeat(np.arange(self.n_spots), np.diff(self.indptr))]
@@ -74,16 +66,9 @@ def guess_kind(position: np.ndarray, library: np.ndarray) -> str:
 
 
 def from_array(position: np.ndarray, library: np.ndarray, *, kind: str = "auto") -> Lattice:
-    """Lattice from integer places on the array.
+    """Lattice from integer places on the array, (n_spots, 2) row and column; no place occurs twice within a library.
 
-    Parameters
-    ----------
-    position
-        (n_spots, 2) integers: row, column. No place occurs twice within a library.
-    library
-        (n_spots,) library of each spot as 0, 1, ...
-    kind
-        `"hex"` (six neighbours), `"grid"` (eight), `"grid4"` (four) or `"auto"`.
+    `library` (n_spots,) is 0, 1, ...; `kind` is `"hex"` (6 neighbours), `"grid"` (8), `"grid4"` (4) or `"auto"`.
     """
     if kind == "auto":
         kind = guess_kind(position, library)
@@ -127,16 +112,9 @@ def from_pixels(position: np.ndarray, library: np.ndarray) -> Lattice:
 
 
 def fill_image(kind: str, pitch: float, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Places (row, column) and positions (x, y) of a lattice that fills an image.
+    """Places (row, column) and positions (x, y) of a lattice, `"hex"` or `"grid"`, that fills an image.
 
-    Parameters
-    ----------
-    kind
-        `"hex"` or `"grid"`.
-    pitch
-        Pixels between neighbouring spots.
-    shape
-        Height and width of the image in pixels.
+    `pitch` is the distance of neighbouring spots, and `shape` the height and width of the image, in pixels.
     """
     height, width = shape
     row_step, column_step = (pitch * np.sqrt(3) / 2, pitch / 2) if kind == "hex" else (pitch, pitch)

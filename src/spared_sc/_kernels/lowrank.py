@@ -51,8 +51,6 @@ def additive(
     variance of an entry over that of the effect. Spots and genes take turns; given the spots, gene means
     and library effects are solved for together.
 
-    Returns
-    -------
     The fit of every entry, (n_spots, n_genes) float32. A gene without known entries has the mean of all known ones.
     """
     weight = known.astype(np.float32)
@@ -203,20 +201,7 @@ def alra(values: np.ndarray, known: np.ndarray, *, rank: int | None, seed: int) 
     negative as positive, so what is no larger than the gene's most negative value becomes zero. The rest is brought to
     the mean and the standard deviation of the gene's known values.
 
-    Parameters
-    ----------
-    values
-        (n_spots, n_genes) float32, zero where not known.
-    known
-        (n_spots, n_genes) booleans.
-    rank
-        Number of singular vectors; `None` chooses it by the gaps between singular values.
-    seed
-        Of the random projection.
-
-    Returns
-    -------
-    The approximation, (n_spots, n_genes) float32, and the rank.
+    The approximation, (n_spots, n_genes) float32, and its rank, chosen by the gaps between singular values if `None`.
     """
     if rank is None:
         rank = _rank_by_gaps(random_svd(values, min(100, *values.shape), seed=seed)[1])

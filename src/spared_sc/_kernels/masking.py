@@ -12,20 +12,12 @@ if TYPE_CHECKING:
 
 _MOST = 0.9  # of a gene's detected entries, so that something stays visible of sparse genes
 _BLOCK_HOPS = 2  # the centre of a block has no visible spot within the paper's neighbourhood
-
-
 # Ways to hide detected entries, and the share that each hides where none is given.
 SHARES = {"paper": 0.3, "released": 0.3, "spots": 0.1, "blocks": 0.1}
 
 
 def hide_entries(sections: Sections, regime: str, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Entries (n_spots, n_genes) that a regime hides.
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to hide, or nothing would be left.
-    """
+    """Entries (n_spots, n_genes) that a regime hides; it is an error if there are none, or if nothing would be left."""
     known, library = sections.known, sections.library
     if regime == "paper":
         hidden = hide_detected(known, share, rng)
@@ -44,21 +36,7 @@ def hide_entries(sections: Sections, regime: str, share: float, rng: np.random.G
 
 
 def hide_detected(detected: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Hide a share of the detected entries, each with the same chance.
-
-    Parameters
-    ----------
-    detected
-        (n_spots, n_genes) booleans.
-    share
-        Between 0 and 1.
-    rng
-        Source of randomness.
-
-    Returns
-    -------
-    (n_spots, n_genes) booleans, true where a detected entry is to be hidden.
-    """
+    """Hide a share of the detected entries, (n_spots, n_genes), each with the same chance."""
     return detected & (rng.random(detected.shape) < share)
 
 
@@ -66,7 +44,6 @@ def hide_share_of_all(detected: np.ndarray, share: float, rng: np.random.Generat
     """Hide as many detected entries of every gene as make up a share of all of its entries, but at most 90 % of them.
 
     A detected entry is hidden with chance min(share / f, 0.9), where f is the share of spots that detected the gene.
-    Arguments and result are those of `hide_detected`.
     """
     expressed = detected.mean(axis=0)
     chance = np.minimum(np.divide(share, expressed, out=np.zeros_like(expressed), where=expressed > 0), _MOST)

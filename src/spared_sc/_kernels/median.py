@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numba
 import numpy as np
 
-if TYPE_CHECKING:
-    from spared_sc._kernels.lattice import Lattice
+from spared_sc._kernels.lattice import Lattice
 
 
 def adaptive_median(
@@ -20,31 +17,14 @@ def adaptive_median(
     n_rings: int = 4,
     n_threads: int,
 ) -> np.ndarray:
-    """Fill the undetected entries of a dense block of genes.
+    """Fill the undetected entries of a dense block of genes, (n_spots, n_genes).
 
     For an undetected entry and h = 1, ..., `n_rings`: the median over the spot itself and all spots within
     h hops, undetected entries counting as zero. The first median that is not zero is taken; where there is
     none, the median of the gene's non-zero values in the library, and zero where there are none of those.
 
-    Parameters
-    ----------
-    values
-        (n_spots, n_genes) floats; undetected entries are read as zero, whatever they hold.
-    detected
-        (n_spots, n_genes) booleans.
-    lattice
-        Neighbours of the spots.
-    library
-        (n_spots,) library of each spot as 0, 1, ...
-    n_rings
-        Largest neighbourhood, in hops.
-    n_threads
-        Threads to use; the result does not depend on it.
-
-    Returns
-    -------
-    A new array of the same shape, equal to `values` where detected; of the same type, but for integers and
-    half-precision floats, which become wider floats.
+    A new array, equal to `values` where detected; integers and half-precision floats become wider floats. Undetected
+    values are read as zero, whatever they hold. `library` (n_spots,) is 0, 1, ...
     """
     dtype = np.result_type(values.dtype, np.float32)
     values = np.where(detected, values, values.dtype.type(0)).astype(dtype, copy=False)

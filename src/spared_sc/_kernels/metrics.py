@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import scipy.sparse as sps
 from scipy.special import ndtr, xlogy
-
-if TYPE_CHECKING:
-    import scipy.sparse as sps
 
 FLOORS = ("floor_low", "floor_high")  # how the two ends of the noise floor are named in tables
 HIGHER_IS_BETTER = ("pcc", "pcc_pooled", "r2")  # of the others, less is, or there is an ideal
@@ -52,20 +48,9 @@ def grouped_pearson(one: np.ndarray, other: np.ndarray, group: np.ndarray, n_gro
 
 
 def detected_morans_i(weights: sps.csr_matrix, values: np.ndarray, detected: np.ndarray) -> np.ndarray:
-    """Moran's I of every gene on the spots that detected it, and the neighbours among those.
+    """Moran's I of every gene, (n_genes,), on the spots that detected it, and the neighbours among those.
 
-    Parameters
-    ----------
-    weights
-        (n_spots, n_spots) ones where spots touch.
-    values
-        (n_spots, n_genes).
-    detected
-        (n_spots, n_genes) booleans.
-
-    Returns
-    -------
-    (n_genes,) what `morans_i` gives for each gene's detected spots alone; NaN where it is not defined.
+    `weights` (n_spots, n_spots) are one where spots touch. NaN where Moran's I is not defined.
     """
     n = detected.sum(axis=0)
     mean = np.sum(values, axis=0, where=detected, dtype=np.float64) / np.maximum(n, 1)

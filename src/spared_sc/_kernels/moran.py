@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numba
 import numpy as np
 import scipy.sparse as sps
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from spared_sc._kernels.lattice import Lattice
+from spared_sc._kernels.lattice import Lattice
 
 _BLOCK = 1 << 26  # values held as a dense array at once, so that memory does not grow with the number of genes
 
@@ -30,24 +27,10 @@ def mean_morans_i(
     *,
     n_threads: int,
 ) -> np.ndarray:
-    """Mean over the libraries of Moran's I per gene, read in blocks of genes.
+    """Mean over the libraries of Moran's I per gene, (n_genes,) float64, read in blocks of genes.
 
-    Parameters
-    ----------
-    read
-        Gives the values (n_spots, k) of k genes.
-    genes
-        (n_genes,) what is passed to `read`, block by block.
-    weights
-        (n_spots, n_spots) non-negative.
-    libraries
-        Spots of every library.
-    n_threads
-        Threads to use; the result does not depend on it.
-
-    Returns
-    -------
-    (n_genes,) float64; a library in which the gene is constant does not count, NaN where it is constant in all.
+    `read` gives the values (n_spots, k) of k of the `genes`; `libraries` are the spots of each. A library in which the
+    gene is constant does not count; NaN where it is constant in all.
     """
     library_weights = [weights[spots][:, spots] for spots in libraries]
     scores = np.full((len(libraries), genes.size), np.nan)
@@ -66,21 +49,9 @@ def morans_i(weights: sps.csr_matrix, values: np.ndarray | sps.spmatrix, *, n_th
     I = n / S0 * sum_ij w_ij z_i z_j / sum_i z_i^2, with z the values minus their mean and S0 the sum of all
     weights. Spots without neighbours have no weights but count in n and in the mean.
 
-    Parameters
-    ----------
-    weights
-        (n_spots, n_spots) non-negative.
-    values
-        (n_spots, n_genes), dense or sparse.
-    n_threads
-        Threads to use; the result does not depend on it.
+    (n_genes,) float64, NaN where a gene is constant or no spot has a neighbour. The weights, (n_spots, n_spots), are not
+    negative; the result does not depend on the threads.
 
-    Returns
-    -------
-    (n_genes,) float64; NaN where a gene is constant or no spot has a neighbour.
-
-    Notes
-    -----
     Where most values are zero, the products are multiplied out so that only the others are visited; the mean is
     below the standard deviation then, so nothing cancels. Other genes are centred first.
     """

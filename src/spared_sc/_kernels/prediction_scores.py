@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spared_sc._kernels.metrics import FLOORS, grouped_pearson
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -29,11 +26,11 @@ class Measured:
         """
         genes = by_gene(self.truth, self.known, prediction, self.library, self.n_libraries)
         total = by_library(self.truth, self.known, prediction, self.library, self.n_libraries)
-        total["pcc"] = _mean_over_genes(genes["pcc"])
+        total["pcc"] = _mean(genes["pcc"], axis=1)
         scores = {name: np.column_stack([total[name], genes[name]]) for name in ("mse", "mae", "r2", "pcc")}
         scores["pcc_spot"] = total["pcc_spot"][:, None]
         pooled = by_gene(self.truth, self.known, prediction, np.zeros_like(self.library), 1)["pcc"]
-        scores["pcc_pooled"] = _mean_over_genes(pooled)
+        scores["pcc_pooled"] = _mean(pooled, axis=1)
         return scores
 
     def limits(self, variances: Sequence[np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -45,35 +42,25 @@ class Measured:
         entries = [self.known & (self.library == code)[:, None] for code in range(self.n_libraries)]
         mse = [variance[here].mean() if here.any() else np.nan for here in entries]
         highest = ceiling(self.truth, self.known, variance, self.library, self.n_libraries)
-        return {"mse": np.array(mse)[:, None], "pcc": np.column_stack([_mean_over_genes(highest), highest])}
+        return {"mse": np.array(mse)[:, None], "pcc": np.column_stack([_mean(highest, axis=1), highest])}
 
 
-def _mean_over_genes(values: np.ndarray) -> np.ndarray:
-    """Mean over the genes that have a value, (n_libraries,)."""
-    return _mean(values.T)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the rows that have a value, NaN where none has."""
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of the finite values along an axis, NaN where there are none."""
     defined = np.isfinite(values)
-    n = defined.sum(axis=0).astype(float)
-    n[n == 0] = np.nan
-    return np.where(defined, values, 0).sum(axis=0) / n
+    return np.where(defined, values, 0).sum(axis=axis) / _positive(defined.sum(axis=axis))
+
+
+def _positive(n: np.ndarray) -> np.ndarray:
+    """Numbers to divide by, NaN instead of zero."""
+    return np.where(n > 0, n, np.nan)
 
 
 def summarise(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over the libraries, and both ends of its 95 % interval.
+    """Mean over the libraries, and both ends of its 95 % interval, (n_columns,) each.
 
-    Parameters
-    ----------
-    values
-        (n_libraries, n_columns); libraries without a value do not count, nor in a resample.
-    weights
-        (n_bootstrap, n_libraries) of the libraries in every resample.
-
-    Returns
-    -------
-    Three arrays (n_columns,). The ends are NaN where fewer than two libraries have a value.
+    Libraries without one of the `values` (n_libraries, n_columns) do not count, nor in a resample, whose `weights` are
+    (n_bootstrap, n_libraries). The ends are NaN where fewer than two libraries have a value.
     """
     defined = np.isfinite(values)
     resampled = weights @ np.where(defined, values, 0)
@@ -84,7 +71,7 @@ def summarise(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
     several = defined.sum(axis=0) > 1
     if several.any():
         ends[:, several] = np.nanquantile(resampled[:, several], (0.025, 0.975), axis=0)
-    return _mean(values), ends[0], ends[1]
+    return _mean(values, axis=0), ends[0], ends[1]
 
 
 def by_gene(
@@ -95,24 +82,39 @@ def by_gene(
     `mse`, `mae`; `r2` = 1 - squared error / squared deviation from the gene's mean in the library; `pcc` over the spots
     of the library, NaN for fewer than ten entries or a constant truth, zero for a constant prediction.
     """
-    n_genes = truth.shape[1]
+    _, group, one, other = _entries(known, library, truth, prediction)
+    shape = n_libraries, truth.shape[1]
+    scores = _errors(one, other, group, group, n_libraries * truth.shape[1])
+    scores["pcc"] = _pearson(one, other, group, n_libraries * truth.shape[1])
+    return {name: value.reshape(shape) for name, value in scores.items()}
+
+
+def _entries(known: np.ndarray, library: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Of the known entries: spot, number of the gene in its library, and values of the arrays in double precision."""
     spot, gene = np.nonzero(known)
-    group = library[spot] * n_genes + gene
-    size = n_libraries * n_genes
-    one, other = truth[spot, gene].astype(np.float64), prediction[spot, gene].astype(np.float64)
-    n = np.bincount(group, minlength=size).astype(float)
-    n[n == 0] = np.nan
-    squared = np.bincount(group, (one - other) ** 2, size)
-    mean = np.bincount(group, one, size) / n
-    total = np.bincount(group, (one - mean[group]) ** 2, size)
+    cell = library[spot] * known.shape[1] + gene
+    return [spot, cell, *(array[spot, gene].astype(np.float64) for array in arrays)]
+
+
+def _squared_deviations(values: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """From the mean of the entry's gene in its library."""
+    mean = np.bincount(cell, values) / np.maximum(np.bincount(cell), 1)
+    return (values - mean[cell]) ** 2
+
+
+def _errors(
+    truth: np.ndarray, prediction: np.ndarray, cell: np.ndarray, group: np.ndarray, n_groups: int
+) -> dict[str, np.ndarray]:
+    """`mse`, `mae` and `r2` of every group of entries, NaN for one without entries."""
+    n = _positive(np.bincount(group, minlength=n_groups))
+    squared = np.bincount(group, (truth - prediction) ** 2, n_groups)
+    total = np.bincount(group, _squared_deviations(truth, cell), n_groups)
     varies = total > 1e-12 * n
-    scores = {
+    return {
         "mse": squared / n,
-        "mae": np.bincount(group, np.abs(one - other), size) / n,
+        "mae": np.bincount(group, np.abs(truth - prediction), n_groups) / n,
         "r2": np.where(varies, 1 - squared / np.where(varies, total, 1), np.nan),
-        "pcc": _pearson(one, other, group, size),
     }
-    return {name: value.reshape(n_libraries, n_genes) for name, value in scores.items()}
 
 
 def _pearson(truth: np.ndarray, prediction: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
@@ -133,26 +135,13 @@ def by_library(
     `mse` and `mae` over entries; `r2` with the squared deviations from each gene's mean in the library; `pcc_spot`, the
     mean over spots of the correlation over genes.
     """
-    spot, gene = np.nonzero(known)
-    where = library[spot]
-    one, other = truth[spot, gene].astype(np.float64), prediction[spot, gene].astype(np.float64)
-    n = np.bincount(where, minlength=n_libraries).astype(float)
-    n[n == 0] = np.nan
-    squared = np.bincount(where, (one - other) ** 2, n_libraries)
-    cell = where * truth.shape[1] + gene
-    size = n_libraries * truth.shape[1]
-    mean = np.bincount(cell, one, size) / np.maximum(np.bincount(cell, minlength=size), 1)
-    total = np.bincount(where, (one - mean[cell]) ** 2, n_libraries)
+    spot, cell, one, other = _entries(known, library, truth, prediction)
+    scores = _errors(one, other, cell, library[spot], n_libraries)
     per_spot = _pearson(one, other, spot, len(truth))
     defined = np.isfinite(per_spot)
-    n_spots = np.bincount(library[defined], minlength=n_libraries).astype(float)
-    n_spots[n_spots == 0] = np.nan
-    return {
-        "mse": squared / n,
-        "mae": np.bincount(where, np.abs(one - other), n_libraries) / n,
-        "r2": np.where(total > 1e-12 * n, 1 - squared / np.where(total > 0, total, 1), np.nan),
-        "pcc_spot": np.bincount(library[defined], per_spot[defined], n_libraries) / n_spots,
-    }
+    n_spots = _positive(np.bincount(library[defined], minlength=n_libraries))
+    scores["pcc_spot"] = np.bincount(library[defined], per_spot[defined], n_libraries) / n_spots
+    return scores
 
 
 def ceiling(
@@ -162,15 +151,10 @@ def ceiling(
 
     sqrt(1 - mean noise variance / variance) over the known entries, (n_libraries, n_genes); zero where noise explains all.
     """
-    n_genes = truth.shape[1]
-    spot, gene = np.nonzero(known)
-    group, size = library[spot] * n_genes + gene, n_libraries * n_genes
-    n = np.bincount(group, minlength=size).astype(float)
-    n[n < 10] = np.nan
-    values = truth[spot, gene].astype(np.float64)
-    mean = np.bincount(group, values, size) / n
-    total = np.bincount(group, (values - np.nan_to_num(mean)[group]) ** 2, size)
-    noise = np.bincount(group, variance[spot, gene], size)
-    varies = total > 1e-12 * n
-    share = np.where(varies, noise / np.where(varies, total, 1), np.nan)
-    return np.sqrt(np.clip(1 - share, 0, None)).reshape(n_libraries, n_genes)
+    _, group, values, noise = _entries(known, library, truth, variance)
+    size = n_libraries * truth.shape[1]
+    n = np.bincount(group, minlength=size)
+    total = np.bincount(group, _squared_deviations(values, group), size)
+    varies = (n >= 10) & (total > 1e-12 * n)
+    share = np.where(varies, np.bincount(group, noise, size) / np.where(varies, total, 1), np.nan)
+    return np.sqrt(np.clip(1 - share, 0, None)).reshape(n_libraries, truth.shape[1])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from spared_sc._kernels.lowrank import gene_means
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _ALL_GENES = 256  # up to so many genes, each is regressed on all others
 _MOST_GENES = 128  # beyond, on so many
@@ -24,7 +21,8 @@ def depth_trend(values: np.ndarray, known: np.ndarray, depth: np.ndarray, shrink
     known. (n_spots, n_genes) float32.
     """
     mean = gene_means(values, known)
-    terms = np.vander(_standardised_log(depth), 3, increasing=True)
+    log_depth = np.log(np.maximum(depth, 1))
+    terms = np.vander((log_depth - log_depth.mean()) / max(log_depth.std(), 1e-6), 3, increasing=True)
     products = (terms[:, :, None] * terms[:, None, :]).reshape(len(terms), 9)
     normal = (known.T.astype(np.float64) @ products).reshape(-1, 3, 3)
     right = terms.T @ values - normal[:, :, 0].T * mean
@@ -65,41 +63,19 @@ def depth_rate(counts: np.ndarray, depth: np.ndarray, *, prior: float = 10.0, n_
     return result
 
 
-def _standardised_log(depth: np.ndarray) -> np.ndarray:
-    log_depth = np.log(np.maximum(depth, 1))
-    return (log_depth - log_depth.mean()) / max(log_depth.std(), 1e-6)
-
-
 def ridge_genes(
-    residual: np.ndarray,
-    known: np.ndarray,
-    filled: np.ndarray,
-    around: np.ndarray,
-    penalties: Sequence[float],
+    residual: np.ndarray, known: np.ndarray, filled: np.ndarray, around: np.ndarray, penalties: Sequence[float]
 ) -> list[np.ndarray]:
     """Regress every gene on the other genes of the spot and on all genes around the spot.
 
-    Parameters
-    ----------
-    residual
-        (n_spots, n_genes) float32: what to learn, where known.
-    known
-        (n_spots, n_genes) booleans.
-    filled
-        (n_spots, n_genes) float32: the residual, with its gaps filled. A gene's own column is not used for it.
-    around
-        (n_spots, n_genes) float32: the filled residual around each spot, without the spot.
-    penalties
-        Ridge penalties on the sum of squared weights; the intercept is free.
+    All arrays are (n_spots, n_genes). `residual` is learned where `known`; `filled` is the residual with its gaps filled,
+    of which a gene's own column is not used, and `around` its mean around each spot, without the spot. The penalties are
+    on the sum of squared weights; the intercept is free.
 
-    Returns
-    -------
-    The prediction of every entry for each penalty, (n_spots, n_genes) float32. Zero for a gene without known entries.
-
-    Notes
-    -----
     With more than 256 genes, a gene is regressed on the 128 others of largest absolute correlation (of the filled
     residuals), and on these and itself around the spot: time grows linearly with the genes.
+
+    The prediction of every entry for each penalty, float32; zero for a gene without known entries.
     """
     n, n_genes = residual.shape
     results = [np.zeros((n, n_genes), dtype=np.float32) for _ in penalties]

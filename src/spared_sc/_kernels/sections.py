@@ -11,7 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from spared_sc._kernels.lattice import Lattice
 
-
 _LN2 = np.log(2.0)
 _SCALE_STEPS = 20  # of the alternating fit of a spot's and a gene's scale
 _LARGEST = 60.0  # logarithm of a scale, of layers that are no logarithm
@@ -53,25 +52,13 @@ class Sections:
         return np.asarray(~self.known.any(axis=1))
 
     def need_counts(self) -> Counts:
-        """The raw counts.
-
-        Raises
-        ------
-        ValueError
-            If there are none.
-        """
+        """The raw counts, or an error."""
         if self.counts is None:
             raise ValueError('there are no raw counts: put them into adata.X or adata.layers["counts"].')
         return self.counts
 
     def need_embedding(self) -> np.ndarray:
-        """The embedding.
-
-        Raises
-        ------
-        ValueError
-            If there is none.
-        """
+        """The embedding, or an error."""
         if self.embedding is None:
             raise ValueError("there is no embedding of the spots: name a table of obsm as `use_rep=`.")
         return self.embedding

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sps
 
+from spared_sc._kernels.metrics import ratio
+
 if TYPE_CHECKING:
     from spared_sc._kernels.lattice import Lattice
 
@@ -68,24 +70,9 @@ def diffuse(
     """Minimise, for every gene, sum over known (x - r)^2 + strength * sum over edges (x_i - x_j)^2.
 
     The solution of (W + strength L) x = W r, with W the known entries and L the graph Laplacian, by conjugate
-    gradients with the diagonal as preconditioner. It is zero where no known entry can be reached.
-
-    Parameters
-    ----------
-    residual
-        (n_spots, n_genes) float32, zero where not known.
-    known
-        (n_spots, n_genes) booleans.
-    lattice
-        Neighbours of the spots.
-    strength
-        How much neighbours are held together.
-    start
-        (n_spots, n_genes) to start from, zero by default.
-    tolerance
-        Largest norm of what is left over, relative to the right side of the gene's equation.
-    most_steps
-        Steps after which the iteration ends in any case.
+    gradients with the diagonal as preconditioner. It is zero where no known entry can be reached. `residual`, (n_spots,
+    n_genes) float32, is zero where not known. Iteration ends once the norm of the remainder is below `tolerance` times
+    that of the right side of the gene's equation.
     """
     weight = known.astype(np.float32)
     single = np.float32(strength)  # of the values' type
@@ -108,12 +95,12 @@ def diffuse(
             break
         image = product(direction)
         curvature = _dot(direction, image)
-        step = _safe_ratio(old, curvature)
+        step = ratio(old, curvature, default=0.0).astype(np.float32)
         x += step * direction
         left -= step * image
         image = scale * left
         new = _dot(left, image)
-        direction *= _safe_ratio(new, old)
+        direction *= ratio(new, old, default=0.0).astype(np.float32)
         direction += image
         old = new
     return x
@@ -122,11 +109,6 @@ def diffuse(
 def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Inner products of the columns, summed in double precision."""
     return np.einsum("sg,sg->g", one, other, dtype=np.float64)
-
-
-def _safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    out = np.zeros_like(numerator)
-    return np.divide(numerator, denominator, out=out, where=denominator > 0).astype(np.float32)
 
 
 def similar_neighbors(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 
 def connected(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
@@ -22,18 +19,8 @@ def connected(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
 def draw_splits(groups: Sequence[Sequence[int]], n_spots: np.ndarray, share: np.ndarray, seed: int) -> np.ndarray:
     """Split of every library, as an index into `share`.
 
-    The largest groups are placed first, equal ones in random order, each where the share is farthest from filled.
-
-    Parameters
-    ----------
-    groups
-        Libraries that stay together; at least as many groups as shares above zero.
-    n_spots
-        (n_libraries,) sizes.
-    share
-        (n_splits,) adding up to one.
-    seed
-        Seed of the order.
+    The largest groups are placed first, equal ones in random order, each where the share is farthest from filled. There
+    are at least as many `groups` of libraries as shares above zero; `n_spots` are the sizes of the libraries.
     """
     wanted = np.flatnonzero(share)
     size = np.array([n_spots[group].sum() for group in groups])

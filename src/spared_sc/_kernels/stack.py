@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from spared_sc._kernels.sections import Sections
+from spared_sc._kernels.sections import Sections
 
 
 def cross_fit(
@@ -23,32 +20,11 @@ def cross_fit(
     """Estimates of known entries from fits that did not see them.
 
     The known entries are split at random into folds of equal size. Each fold is hidden in turn, `fit` is run on what is
-    left, and its estimates of the hidden entries are kept.
+    left, and its estimates, each (n_spots, n_genes), of the hidden entries are kept, of at most `most_entries` in equal
+    parts from the folds.
 
-    Parameters
-    ----------
-    sections
-        What to fit to.
-    fit
-        From sections to estimates, each (n_spots, n_genes); always the same number of them.
-    n_folds
-        Number of folds; fewer where there are fewer known entries.
-    seed
-        Of the split.
-    most_entries
-        Largest number of entries to return, drawn at random in equal parts from the folds. All known entries
-        are hidden once in any case.
-
-    Returns
-    -------
-    rows, genes
-        (n_entries,) which entries, sorted by row, then by gene.
-    features
-        (n_entries, n_features) float32: their estimates.
-    target
-        (n_entries,) float32: their values, on the scale of the sections that the estimates are from.
-    fold
-        (n_entries,) the fold in which each was hidden.
+    Returns rows and genes of the entries, sorted by row, then by gene; their estimates (n_entries, n_estimates) and their
+    values, float32, on the scale of the sections that the estimates are from; and the fold in which each was hidden.
     """
     rows, genes = np.nonzero(sections.known)
     # a stream of its own: who hides by the same seed must not draw the same numbers

@@ -11,20 +11,10 @@ _MANY = 300.0  # expected counts, or a thousand times the size, from which count
 
 
 def truncated_moments(rate: np.ndarray, size: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of log2(1 + c k) for negative binomial counts c >= 1.
+    """Mean and standard deviation of log2(1 + c k) for negative binomial counts c >= 1, (n_spots, n_genes) float32.
 
-    Parameters
-    ----------
-    rate
-        (n_spots, n_genes) expected counts, zeros included.
-    size
-        (n_genes,) dispersion: the variance is rate + rate^2 / size; infinite for Poisson counts.
-    scale
-        (n_spots, n_genes) k, what one count adds to the scaled expression.
-
-    Returns
-    -------
-    Two float32 arrays of the shape of `rate`.
+    `rate` (n_spots, n_genes) are the expected counts, zeros included, and `scale` the k, what one count adds to the
+    scaled expression. `size` (n_genes,) gives the variance rate + rate^2 / size; it is infinite for Poisson counts.
     """
     mean, sd = np.empty(rate.shape, dtype=np.float32), np.empty(rate.shape, dtype=np.float32)
     _moments(rate.astype(np.float64), np.minimum(size, 1e6).astype(np.float64), scale.astype(np.float64), mean, sd)

@@ -81,7 +81,7 @@ def resolve(
     sections = Sections(
         values=block,
         known=known,
-        lattice=lattice.reordered(order),
+        lattice=lattice.subset(order),
         library=libraries.codes[order],
         counts=None
         if counts is None
