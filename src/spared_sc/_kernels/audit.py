@@ -165,7 +165,7 @@ def _compare_halves(
     depth_only: CompletionFunction,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """Deviance of one half of the molecules from the counts that the method and depth alone expect from the other.
+    """Deviance of one half of the molecules from the counts that method and depth alone expect from the other.
 
     (n_spots, n_genes); `None` for a method without expected counts. Last, the correlation of the halves, (n_genes,).
     """
@@ -216,7 +216,7 @@ def discoveries(chance: np.ndarray) -> np.ndarray:
 def _skill(
     squares: np.ndarray, reference: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Skill 1 - error / error of the reference, its 95 % interval, and the chance that it is not above zero, (n_genes,).
+    """Skill 1 - error / error of the reference, its 95 % interval, and the chance that it is not positive, (n_genes,).
 
     From sums over blocks, (n_blocks, n_genes), and the weights of the blocks in every resample.
     """

@@ -42,7 +42,7 @@ def compare(
     n_bootstrap: int,
     rng: np.random.Generator,
 ) -> Comparison | None:
-    """Compare a method with the baseline of the best mean over the libraries; `None` if there is nothing to compare.
+    """Compare a method with the baseline of the best mean over libraries; `None` if there is nothing to compare.
 
     Libraries without a value of the method are left out, and so are baselines without a value in some library.
 

@@ -68,9 +68,9 @@ def ridge_genes(
 ) -> list[np.ndarray]:
     """Regress every gene on the other genes of the spot and on all genes around the spot.
 
-    All arrays are (n_spots, n_genes). `residual` is learned where `known`; `filled` is the residual with its gaps filled,
-    of which a gene's own column is not used, and `around` its mean around each spot, without the spot. The penalties are
-    on the sum of squared weights; the intercept is free.
+    All arrays are (n_spots, n_genes). `residual` is learned where `known`; `filled` is the residual with its gaps
+    filled, of which a gene's own column is not used, and `around` its mean around each spot, without the spot. The
+    penalties are on the sum of squared weights; the intercept is free.
 
     With more than 256 genes, a gene is regressed on the 128 others of largest absolute correlation (of the filled
     residuals), and on these and itself around the spot: time grows linearly with the genes.

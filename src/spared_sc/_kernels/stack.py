@@ -23,7 +23,7 @@ def cross_fit(
     left, and its estimates, each (n_spots, n_genes), of the hidden entries are kept, of at most `most_entries` in equal
     parts from the folds.
 
-    Returns rows and genes of the entries, sorted by row, then by gene; their estimates (n_entries, n_estimates) and their
+    Returns rows and genes of the entries, sorted by row, then by gene; their estimates (n_entries, n_estimates) and
     values, float32, on the scale of the sections that the estimates are from; and the fold in which each was hidden.
     """
     rows, genes = np.nonzero(sections.known)
