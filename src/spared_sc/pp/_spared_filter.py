@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from spared_sc._kernels.detection import Detection
+
 
 @accepts_spatialdata
 @docs.fill(counts_layer=docs.COUNTS_LAYER)
@@ -125,9 +127,8 @@ def spared_filter(
     if not judged.any():
         raise ValueError("no spot of a train library passes `spot_counts`: change it, or pass split_key=None.")
     detection = count_detections(matrix, np.where(judged, libraries.codes, -1), len(libraries.names))
-    if own_genes is not None:
-        keep_gene = own_genes
-    else:
+    keep_gene = own_genes
+    if keep_gene is None:
         keep_gene = well_detected(
             detection,
             adata.var_names.to_numpy(dtype=str),
@@ -136,16 +137,8 @@ def spared_filter(
             min_library_fraction=min_library_expressed_fraction,
             real_data_share=real_data_share,
         )
-    if not keep_gene.any():
-        raise ValueError(
-            "no gene passes the filter: lower `real_data_share` "
-            f"(the best detected gene is found in {detection.fraction.max():.0%} of the spots), widen `gene_counts`, "
-            "or name your own `genes`."
-        )
     keep_spot &= row_sums(matrix, keep_gene.astype(float)) > 0
-    if not keep_spot.any():
-        raise ValueError("none of the kept genes is detected in a spot that passes `spot_counts`: name other `genes`.")
-    _warn_of_empty_libraries(libraries, keep_spot)
+    _check_verdicts(libraries, keep_spot, keep_gene, detection)
 
     summary = _summary(keep_spot, keep_gene, detection.fraction)
     adata = adata.copy() if copy else adata
@@ -215,7 +208,18 @@ def _spots_between(total: np.ndarray, bounds: tuple[float, float], slot: str) ->
     return keep
 
 
-def _warn_of_empty_libraries(libraries: validate.Libraries, keep_spot: np.ndarray) -> None:
+def _check_verdicts(
+    libraries: validate.Libraries, keep_spot: np.ndarray, keep_gene: np.ndarray, detection: Detection
+) -> None:
+    """Refuse a filter that keeps nothing, and warn of libraries that lose all spots."""
+    if not keep_gene.any():
+        raise ValueError(
+            "no gene passes the filter: lower `real_data_share` "
+            f"(the best detected gene is found in {detection.fraction.max():.0%} of the spots), widen `gene_counts`, "
+            "or name your own `genes`."
+        )
+    if not keep_spot.any():
+        raise ValueError("none of the kept genes is detected in a spot that passes `spot_counts`: name other `genes`.")
     n_kept = np.bincount(libraries.codes[keep_spot], minlength=len(libraries.names))
     empty = [name for name, n in zip(libraries.names, n_kept, strict=True) if n == 0]
     if empty:
