@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from PIL import Image
@@ -9,7 +11,10 @@ from PIL import Image
 from spared_sc._models import encoder_weights
 from spared_sc._models.encoder_cards import EncoderCard
 from spared_sc._models.encoder_networks import NetworkEncoder
-from spared_sc._models.encoders import Encoder, load_encoder
+from spared_sc._models.encoders import load_encoder
+
+if TYPE_CHECKING:
+    from spared_sc._models.encoder_base import Encoder
 
 CPU = torch.device("cpu")
 
