@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -26,35 +26,32 @@ class Level(SimpleCompleter):
         return Estimate(mean, mean + 1 if self.with_rate else None, mean + 2, params={"n_spots": len(mean)})
 
 
+@dataclass(frozen=True)
+class Mean:
+    value: float
+    interrupted: bool
+
+
 @dataclass(kw_only=True, eq=False)
-class Learned(FittedCompleter):
+class Learned(FittedCompleter[Mean]):
     """The same, learned and kept."""
 
     about = About("learned", "", "a level that is learned")
     factor: float = parameter(1.0, least=0)
     stop: bool = False
-    mean: float | None = field(default=None, init=False)
-
-    @property
-    def fitted(self):
-        return self.mean is not None
-
-    @property
-    def interrupted(self):
-        return self.stop
 
     def fit(self, sections, split, compute):
         known = sections.known if split is None else sections.known & (split == "train")[:, None]
-        self.mean = float(self.factor * sections.values[known].mean())
+        self.learned = Mean(float(self.factor * sections.values[known].mean()), self.stop)
 
     def apply(self, sections, compute):
-        return Estimate(np.full(sections.values.shape, self.mean, np.float32))
+        return Estimate(np.full(sections.values.shape, self.result().value, np.float32))
 
     def report(self):
         return {"data": "", "score": {}}
 
     def state(self):
-        return {}, {"mean": self.mean}
+        return {}, {"mean": self.result().value}
 
     @classmethod
     def from_state(cls, arrays, values):
@@ -151,6 +148,8 @@ def test_parts_of_a_split_may_be_missing(sections, names):
 
 def test_an_unfitted_completer_stays_so(sections):
     learned = Learned(factor=2.0)
+    with pytest.raises(ValueError, match="'learned' is not fitted"):
+        learned.result()
     first = learned.complete(sections, COMPUTE)
     assert not learned.fitted
     some = sections.of_spots(np.flatnonzero(sections.library == 0))
