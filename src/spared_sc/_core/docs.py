@@ -40,6 +40,13 @@ PARAMETERS = {
     ),
     "copy": "Return a changed copy instead of changing `adata`.",
     "n_bootstrap": "Number of bootstrap resamples.",
+    "scores": (
+        'Table from `sp.tl.evaluate_completion`. Several can be concatenated, with a column `"set"` that names the data '
+        "set."
+    ),
+    "metric": 'Value of the column `"metric"`.',
+    "genes": 'Value of the column `"genes"`: `"all"`, or a group.',
+    "methods": "Methods to draw. `None` draws all.",
     "libraries": "Libraries to show, in this order. `None` shows all.",
     "img": "Draw the tissue image, lightened, where there is one.",
     "img_key": 'Name of the image in `uns["spatial"][library]["images"]`. `None` takes `"hires"`, else `"lowres"`.',
@@ -48,6 +55,12 @@ PARAMETERS = {
         "Diameter of the circles as a multiple of the spots' own (`spot_diameter_fullres`; without it, 0.55 times the "
         "distance between neighbouring spots)."
     ),
+    "cmap": "Colour map of the expression.",
+    "vmin": (
+        "Lower end of the colour scale. `None` takes the 1st percentile of the values shown, over spots that detected "
+        "the gene (over all where none did)."
+    ),
+    "vmax": "Upper end of the colour scale. `None` takes the 99th percentile of the same values.",
     "alpha": "Opacity of the circles.",
     "ax": "Axes to draw a single panel into. `None` makes a new figure.",
     "figsize": "Width and height of a new figure in inches. `None` chooses them.",

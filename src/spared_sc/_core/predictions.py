@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import get_libraries, listing
+from spared_sc._core.validate import choose_key, get_libraries, listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,15 +88,9 @@ def prediction_keys(adata: AnnData) -> list[str]:
 
 def prediction_key(adata: AnnData, key: str | None) -> str:
     """The prediction that is asked for, or the only one."""
-    keys = prediction_keys(adata)
-    if (key is not None and key not in keys) or not keys:
-        what = "there is no prediction" + ("" if key is None else f" {key!r}")
-        raise KeyError(
-            f"{what} (predictions: {listing(keys)}): run `sp.tl.predict_expression(adata, model=...)` first."
-        )
-    if key is None and len(keys) > 1:
-        raise ValueError(f"there are several predictions ({listing(keys)}): pass one of them as `key`.")
-    return keys[0] if key is None else key
+    return choose_key(
+        key, prediction_keys(adata), "prediction", "run `sp.tl.predict_expression(adata, model=...)` first"
+    )
 
 
 def fitted_libraries(adata: AnnData, key: str) -> tuple[Libraries, dict[str, str]]:

@@ -14,7 +14,7 @@ from spared_sc._core.report import logger, warn
 from spared_sc._core.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
 
@@ -481,6 +481,30 @@ def check_number(name: str, value: Any, least: float, most: float | None = None,
         number = "a whole number" if whole else "a number"
         bounds = f"from {least:g}" + (" upwards" if most is None else f" to {most:g}")
         raise ValueError(f"{name}={value!r} cannot be used: give {number} {bounds}.")
+
+
+def check_table(table: Any, columns: Iterable[str], source: str) -> None:
+    """Refuse what is no table with these columns, as `source` returns one."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"expected the table of `{source}`, found {type(table).__name__}: pass that table.")
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise KeyError(
+            f"the table has no column {missing[0]!r} (columns: {listing(table.columns)}): pass the table that `{source}` "
+            "returns."
+        )
+
+
+def choose_key(key: str | None, keys: Sequence[str], kind: str, remedy: str) -> str:
+    """The result that is asked for, or the only one of its kind."""
+    if not keys or (key is not None and key not in keys):
+        asked = "" if key is None else f" {key!r}"
+        raise KeyError(
+            f"there is no {kind}{asked} ({kind}s: {listing(keys)}): pass one of those as `key=`, or {remedy}."
+        )
+    if key is None and len(keys) > 1:
+        raise ValueError(f"there are several {kind}s ({listing(keys)}): pass one of them as `key=`.")
+    return keys[0] if key is None else key
 
 
 def n_threads(n_jobs: int | None) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import check_number, listing
+from spared_sc._core.validate import check_number, check_table, listing
 from spared_sc._kernels import comparison
 from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
 
@@ -40,9 +40,7 @@ def compare_completions(
 
     Parameters
     ----------
-    scores
-        Table from :func:`spared_sc.tl.evaluate_completion`. Tables of several data sets can be concatenated, with a
-        column `set` that names the data set.
+    {scores}
     method
         Method to compare.
     baselines
@@ -73,6 +71,8 @@ def compare_completions(
     ------
     KeyError
         If the table lacks a column, or a method or metric is not in it or cannot be compared.
+    TypeError
+        If `scores` is not a table.
     ValueError
         If the table has nothing to compare, or a parameter is out of range.
 
@@ -143,12 +143,7 @@ def _averaged(
     scores: pd.DataFrame, method: str, baselines: Sequence[str] | None, metric: str
 ) -> tuple[pd.DataFrame, bool]:
     """Means over masks, libraries x methods, and whether the table has sets; other methods are left out."""
-    missing = [column for column in _COLUMNS if column not in scores]
-    if missing:
-        raise KeyError(
-            f"the table has no column {missing[0]!r} (columns: {listing(scores.columns)}): pass the table that "
-            "`sp.tl.evaluate_completion` returns."
-        )
+    check_table(scores, _COLUMNS, "sp.tl.evaluate_completion(adata)")
     if metric not in _COMPARED:
         raise KeyError(f"the metric {metric!r} cannot be compared: choose among {listing(_COMPARED)}.")
     sets = "set" in scores

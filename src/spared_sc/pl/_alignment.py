@@ -10,17 +10,8 @@ from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, get_libraries
 from spared_sc._images.alignment import align_libraries
+from spared_sc.pl import _tissue
 from spared_sc.pl._marks import BLUE, VERMILION, check_panels, finish, make_grid, width_in_points
-from spared_sc.pl._tissue import (
-    Section,
-    add_circles,
-    add_legend_below,
-    choose_libraries,
-    draw_tissue,
-    in_points,
-    spot_mark,
-    whole_image,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,8 +49,7 @@ def alignment(
 
     Parameters
     ----------
-    adata
-        Spots x genes, with positions.
+    {adata}
     image
         As in :func:`spared_sc.pp.extract_patches`.
     {library_key}
@@ -84,15 +74,13 @@ def alignment(
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2)
     >>> fig = sp.pl.alignment(adata, library_key="library_id")
-    >>> plt.close(fig)
     """
     check_adata(adata, genes=False)
     known = get_libraries(adata, library_key)
-    names = choose_libraries(known, libraries)
+    names = _tissue.choose_libraries(known, libraries)
     check_panels(ax, len(names), f"{len(names)} libraries", "one with `libraries=`")
     if libraries is not None:  # the images of the others need not be there
         adata = adata[np.isin(np.asarray(known.names)[known.codes], names)]
@@ -103,23 +91,22 @@ def alignment(
     panels = make_grid(ax, len(names), n_columns, size)
     for panel, name in zip(panels.axes, names, strict=True):
         _draw(panel, name, alignments[name])
-    add_legend_below(panels, {kind: spot_mark(colour, "white") for kind, colour in _COLOURS.items()})
+    _tissue.add_legend_below(panels, {kind: _tissue.spot_mark(colour, "white") for kind, colour in _COLOURS.items()})
     return finish(panels.result, show)
 
 
 def _draw(ax: Axes, name: str, of_library: Alignment) -> None:
     """A library's image, the outline of the tissue, and the spots."""
     image, xy = of_library.thumbnail, of_library.centres - 0.5
-    section = Section(name, np.arange(len(xy)), xy, of_library.diameter, whole_image(image), image)
-    draw_tissue(ax, section)
+    window = _tissue.whole_image(image)
+    section = _tissue.Section(name, np.arange(len(xy)), xy, of_library.diameter, window, image)
+    _tissue.draw_tissue(ax, section)
     if of_library.tissue.any() and not of_library.tissue.all():
         ax.contour(of_library.tissue, levels=[0.5], colors="black", linewidths=0.8)
-    smallest = _SMALLEST * max(image.shape[:2])
-    diameter = smallest if np.isnan(of_library.diameter) else max(of_library.diameter, smallest)
-    width = in_points(ax, section, 0.1 * diameter)
-    for kind, spots in (("on tissue", of_library.on_tissue), ("off tissue", ~of_library.on_tissue)):
-        colour = _COLOURS[kind]
-        add_circles(ax, xy[spots], diameter, label=kind, facecolors=colour, edgecolors="white", linewidths=width)
+    diameter = np.fmax(of_library.diameter, _SMALLEST * max(image.shape[:2]))  # the smallest where it is NaN
+    edge = {"edgecolors": "white", "linewidths": _tissue.in_points(ax, section, 0.1 * diameter)}
+    for spots, (kind, colour) in zip((of_library.on_tissue, ~of_library.on_tissue), _COLOURS.items(), strict=True):
+        _tissue.add_circles(ax, xy[spots], diameter, label=kind, facecolors=colour, **edge)
     verdict = f"{of_library.verdict}: {of_library.cause}" if of_library.cause else of_library.verdict
     share = f"{100 * of_library.share:.0f} % of {of_library.counted.sum()} spots on tissue"
     # Wrapped here: the layout makes no room for lines that matplotlib wraps.

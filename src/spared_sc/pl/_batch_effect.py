@@ -10,7 +10,7 @@ from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, dense, gene_mask, get_layer, get_libraries, listing
-from spared_sc.pl._marks import PANEL_WIDTH, check_layers, finish, series_style
+from spared_sc.pl._marks import PANEL_WIDTH, check_layers, finish, make_panels, series_style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +52,7 @@ def batch_effect(
 
     Parameters
     ----------
-    adata
-        Spots x genes, with the layers.
+    {adata}
     layers
         Layers to compare, from left to right. `None` draws every layer that `pp.combat` wrote, after the one that it
         corrected; without such a layer, `"log2tpm"`.
@@ -85,16 +84,12 @@ def batch_effect(
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(library_effect=1.0, image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id")
     >>> sp.pp.combat(adata, library_key="library_id")
     >>> fig = sp.pl.batch_effect(adata, library_key="library_id")
-    >>> plt.close(fig)
     """
-    import matplotlib.pyplot as plt
-
     check_adata(adata)
     check_number("n_spots", n_spots, 3, whole=True)
     layers = check_layers(adata, _before_and_after(adata) if layers is None else layers)
@@ -107,18 +102,17 @@ def batch_effect(
 
     ncols = -(-len(batches.names) // _LEGEND_ROWS)
     size = figsize or (PANEL_WIDTH * len(layers) + 0.3 + 1.5 * ncols, 5.4)
-    fig, axes = plt.subplots(2, len(layers), squeeze=False, figsize=size, layout="constrained", height_ratios=(3, 1))
-    for panel, layer, (scores, variance) in zip(axes[0], layers, components, strict=True):
+    panels = make_panels(None, 2, len(layers), size, layout="constrained", height_ratios=(3, 1))
+    for panel, layer, (scores, variance) in zip(panels.axes[0], layers, components, strict=True):
         _draw_spots(panel, scores, batches.codes[spots])
-        panel.set_title(describe_layer(adata, layer))
-        panel.set_xlabel(f"component 1 ({100 * variance[0]:.0f} % of variance)")
-        panel.set_ylabel(f"component 2 ({100 * variance[1]:.0f} %)")
-        panel.set(xticks=[], yticks=[])
-    _draw_shares(axes[1], shares)
+        first, second = 100 * variance
+        panel.set(xlabel=f"component 1 ({first:.0f} % of variance)", ylabel=f"component 2 ({second:.0f} %)")
+        panel.set(title=describe_layer(adata, layer), xticks=[], yticks=[])
+    _draw_shares(panels.axes[1], shares)
     handles = [_mark(code) for code in range(len(batches.names))]
     title = batch_key or library_key
-    fig.legend(handles, batches.names, loc="outside right upper", ncols=ncols, title=title, frameon=False)
-    return finish(fig, show)
+    panels.figure.legend(handles, batches.names, loc="outside right upper", ncols=ncols, title=title, frameon=False)
+    return finish(panels.figure, show)
 
 
 def _before_and_after(adata: AnnData) -> list[str]:

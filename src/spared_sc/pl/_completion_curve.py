@@ -6,15 +6,8 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.completions import describe_method
-from spared_sc.pl._completion_tables import (
-    floor_range,
-    hidden_label,
-    metric_label,
-    ranked,
-    scale_axis,
-    section_scores,
-    share_by_library,
-)
+from spared_sc._kernels.metrics import FLOORS
+from spared_sc.pl import _completion_tables as tables
 from spared_sc.pl._marks import check_panels, finish, labelled, make_panels, series_style
 
 if TYPE_CHECKING:
@@ -46,17 +39,12 @@ def completion_curve(
 
     Parameters
     ----------
-    scores
-        Table from `sp.tl.evaluate_completion` with several hidden shares. Several tables can be concatenated, with a
-        column `"set"` that names the data set.
-    metric
-        Value of the column `"metric"`.
+    {scores}
+    {metric}
     regime
         Value of the column `"regime"`.
-    genes
-        Value of the column `"genes"`: `"all"`, or a group.
-    methods
-        Methods to draw. `None` draws all.
+    {genes}
+    {methods}
     {ax}
     {figsize}
     {show}
@@ -81,18 +69,16 @@ def completion_curve(
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), depth=300, image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
     >>> arguments = {"methods": ["additive", "median"], "regimes": "paper", "n_masks": 2, "library_key": "library_id"}
     >>> scores = sp.tl.evaluate_completion(adata, shares=(0.1, 0.3, 0.5, 0.7), **arguments)
     >>> fig = sp.pl.completion_curve(scores)
-    >>> plt.close(fig)
     """
     from matplotlib.ticker import PercentFormatter
 
-    table = section_scores(scores, metric, regime, genes, methods)
+    table = tables.section_scores(scores, metric, regime, genes, methods)
     shares = np.unique(table["share"])
     if shares.size == 1:
         raise ValueError(
@@ -101,20 +87,18 @@ def completion_curve(
         )
     sets = list(dict.fromkeys(table["set"]))
     check_panels(ax, len(sets), f"{len(sets)} data sets", "rows of one data set")
-    order = ranked(table, lambda value: -value)
+    order = tables.ranked(table, None)
 
     size = figsize or (2.2 + 4 * len(sets), max(3.8, 0.6 + 0.22 * len(order)))
     panels = make_panels(ax, 1, len(sets), size, layout="constrained")
     for name, panel in zip(sets, panels.axes[0], strict=True):
         part = table[table["set"] == name]
         _draw_curves(panel, part, order)
-        scale_axis(panel, "y", part["value"])
-        panel.set_title(str(name))
-        panel.set_xticks(shares)
+        tables.scale_axis(panel, "y", part["value"])
+        panel.set(title=str(name), xticks=shares, xlabel=tables.hidden_label(regime, None) + " (%)")
         panel.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=""))
-        panel.set_xlabel(hidden_label(regime, None) + " (%)")
         panel.spines[["top", "right"]].set_visible(False)
-    panels.axes[0, 0].set_ylabel(metric_label(metric, genes))
+    panels.axes[0, 0].set_ylabel(tables.metric_label(metric, genes))
     marks = labelled(panels.axes.flat)
     names = sorted(marks, key=[*map(describe_method, order), *marks].index)  # the noise floor last
     placed = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0, "frameon": False}
@@ -124,21 +108,18 @@ def completion_curve(
 
 def _draw_curves(ax: Axes, table: pd.DataFrame, order: list[str]) -> None:
     """The methods' lines, the bands around them, and the noise floor."""
-    low, high = floor_range(table)
+    low, high = (_by_library(table, end).mean(axis=1) for end in FLOORS)
     if len(low) and len(high):
         ax.fill_between(low.index, low, high, color="0.85", linewidth=0, zorder=0, label="noise floor (range)")
     for i, method in enumerate(order):
         colour, marker = series_style(i)
-        values = share_by_library(table, method)
-        ax.plot(
-            values.index,
-            values.mean(axis=1),
-            color=colour,
-            marker=marker,
-            markersize=5,
-            linestyle=_LINES[i // 7 % len(_LINES)],
-            label=describe_method(method),
-        )
+        values, line, label = _by_library(table, method), _LINES[i // 7 % len(_LINES)], describe_method(method)
+        ax.plot(values.index, values.mean(axis=1), line, color=colour, marker=marker, markersize=5, label=label)
         if values.shape[1] > 1:
             quarters = values.quantile([0.25, 0.75], axis=1)
             ax.fill_between(values.index, *quarters.to_numpy(), color=colour, alpha=0.15, linewidth=0)
+
+
+def _by_library(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Values of a method, shares x libraries."""
+    return table[table["method"] == method].pivot(index="share", columns="library", values="value").sort_index()

@@ -8,17 +8,8 @@ from spared_sc._core import docs
 from spared_sc._core.completions import describe_method
 from spared_sc._core.validate import listing
 from spared_sc._kernels.metrics import FLOORS
-from spared_sc.pl._completion_tables import (
-    TOGETHER,
-    hidden_label,
-    ideal,
-    loss_of,
-    metric_label,
-    ranked,
-    scale_axis,
-    section_scores,
-)
-from spared_sc.pl._marks import BLUE, LEGEND_WIDTH, PANEL_WIDTH, VERMILION, check_panels, finish, labelled, make_panels
+from spared_sc.pl import _completion_tables as tables
+from spared_sc.pl._marks import BLUE, LEGEND_WIDTH, PANEL_WIDTH, VERMILION, check_panels, finish, make_panels, name_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,19 +43,14 @@ def completion_scores(
 
     Parameters
     ----------
-    scores
-        Table from `sp.tl.evaluate_completion`. Several can be concatenated, with a column `"set"` that names the data
-        set.
-    metric
-        Value of the column `"metric"`.
+    {scores}
+    {metric}
     regime
         Regimes to draw, from left to right. `None` draws all that have the metric.
     share
         Hidden share, for regimes with several. `None` takes the one closest to 0.3, that of the paper.
-    genes
-        Value of the column `"genes"`: `"all"`, or a group.
-    methods
-        Methods to draw. `None` draws all.
+    {genes}
+    {methods}
     {ax}
     {figsize}
     {show}
@@ -87,18 +73,16 @@ def completion_scores(
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), depth=300, image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
     >>> methods = ["gene_mean", "additive", "soft_impute"]
     >>> scores = sp.tl.evaluate_completion(adata, methods=methods, n_masks=2, library_key="library_id")
     >>> fig = sp.pl.completion_scores(scores)
-    >>> plt.close(fig)
     """
-    table = section_scores(scores, metric, regime, genes, methods)
+    table = tables.section_scores(scores, metric, regime, genes, methods)
     table = table[table["share"] == _one_share(table, share)]
-    order = ranked(table, loss_of(metric))
+    order = tables.ranked(table, metric)
     sets = list(dict.fromkeys(table["set"]))
     regimes = list(dict.fromkeys(table["regime"] if regime is None or isinstance(regime, str) else regime))
     check_panels(ax, len(sets) * len(regimes), f"{len(sets)} data sets x {len(regimes)} regimes", "`regime=`")
@@ -110,11 +94,11 @@ def completion_scores(
     for name, row in zip(sets, panels.axes, strict=True):
         for of_regime, panel in zip(regimes, row, strict=True):
             part = table[(table["set"] == name) & (table["regime"] == of_regime)]
-            _draw_methods(panel, part, order, ideal(metric))
+            _draw_methods(panel, part, order, tables.ideal(metric))
             panel.set_title(_title(str(name), of_regime, part), fontsize="medium")
     for panel in panels.axes[-1]:
-        panel.set_xlabel(metric_label(metric, genes))
-    panels.add_legend(labelled(panels.axes.flat))
+        panel.set_xlabel(tables.metric_label(metric, genes))
+    panels.add_legend()
     return finish(panels.result, show)
 
 
@@ -135,21 +119,18 @@ def _draw_methods(ax: Axes, table: pd.DataFrame, order: list[str], best: float |
     """A row for every method, the noise floor, and the ideal."""
     low, high = (table.loc[table["method"] == end, "value"].mean() for end in FLOORS)
     if np.isfinite([low, high]).all():
-        # No method is grey.
-        ax.axvspan(low, high, color="0.85", linewidth=0, zorder=0, label="noise floor (range)")
+        ax.axvspan(low, high, color="0.85", linewidth=0, zorder=0, label="noise floor (range)")  # no method is grey
     if best is not None:
         ax.axvline(best, color="black", linewidth=1, linestyle="--", label="ideal")
     table = table[~table["method"].isin(FLOORS)]
     n_libraries = table["library"].nunique()
     for row, method in enumerate(order):
-        _draw_method(ax, row, table[table["method"] == method], n_libraries, set(table["library"]) == {TOGETHER})
-    ax.set_yticks(range(len(order)), [describe_method(method) for method in order])
-    ax.set_ylim(len(order) - 0.5, -0.5)
-    ax.tick_params(axis="y", length=0)
+        _draw_method(ax, row, table[table["method"] == method], n_libraries, set(table["library"]) == {tables.TOGETHER})
+    name_rows(ax, [describe_method(method) for method in order])
     ax.grid(axis="y", color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    scale_axis(ax, "x", table["value"])
+    tables.scale_axis(ax, "x", table["value"])
 
 
 def _draw_method(ax: Axes, row: int, scores: pd.DataFrame, n_libraries: int, is_together: bool) -> None:
@@ -173,8 +154,8 @@ def _title(name: str, regime: str, table: pd.DataFrame) -> str:
     """Data set, regime and hidden part, and a warning where there is one section only."""
     if table.empty:
         return f"{name}: {regime}\nnot run"
-    lines = [": ".join(filter(None, [name, regime])), hidden_label(regime, table["share"].iloc[0])]
+    lines = [": ".join(filter(None, [name, regime])), tables.hidden_label(regime, table["share"].iloc[0])]
     libraries = set(table["library"])
-    if len(libraries) == 1 and libraries != {TOGETHER}:
+    if len(libraries) == 1 and libraries != {tables.TOGETHER}:
         lines.append("one section only: descriptive")
     return "\n".join(lines)

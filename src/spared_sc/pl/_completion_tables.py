@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spared_sc._core.validate import listing
+from spared_sc._core.validate import check_table
 from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
 from spared_sc.pl._marks import pick
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def section_scores(
     """The rows asked for, masks averaged: a value for each data set, regime, share, method and library."""
     import pandas as pd
 
-    _check_table(scores)
+    check_table(scores, _COLUMNS, "sp.tl.evaluate_completion(adata)")
     table = scores if "set" in scores else scores.assign(set="")
     table = pick(table, "metric", metric)
     table = pick(table, "genes", genes)
@@ -72,51 +72,21 @@ def section_scores(
     return groups.agg(value=("value", "mean"), flagged=("flagged", "any")).reset_index()
 
 
-def _check_table(scores: pd.DataFrame) -> None:
-    import pandas as pd
-
-    if not isinstance(scores, pd.DataFrame):
-        raise TypeError(
-            f"expected the table of `sp.tl.evaluate_completion(adata)`, found {type(scores).__name__}: pass that table."
-        )
-    missing = [column for column in _COLUMNS if column not in scores]
-    if missing:
-        raise KeyError(
-            f"the table has no column {missing[0]!r} (columns: {listing(scores.columns)}): pass the table that "
-            "`sp.tl.evaluate_completion(adata)` returns."
-        )
-
-
-def floor_range(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Both ends of the noise floor: the mean of the sections at each hidden share."""
-    low, high = (share_by_library(table, end).mean(axis=1) for end in FLOORS)
-    return low, high
-
-
-def share_by_library(table: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Values of a method, shares x libraries."""
-    return table[table["method"] == method].pivot(index="share", columns="library", values="value").sort_index()
-
-
 def ideal(metric: str) -> float | None:
     """The best value of a metric, where neither more nor less is better."""
     return _IDEALS.get(_base(metric))
 
 
-def loss_of(metric: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """A function of the metric that is the smaller, the better the method."""
-    if metric in HIGHER_IS_BETTER:
-        return lambda value: -value
-    best = ideal(metric)
-    return (lambda value: value) if best is None else lambda value: (value - best).abs()
-
-
-def ranked(table: pd.DataFrame, loss: Callable[[pd.DataFrame], pd.DataFrame]) -> list[str]:
-    """Methods by their mean rank over data sets, regimes and shares; those without any value last."""
+def ranked(table: pd.DataFrame, metric: str | None) -> list[str]:
+    """Methods by their mean rank over data sets, regimes and shares; without a metric, the highest values first."""
     table = table[~table["method"].isin(FLOORS)]
     by = ["set", "regime", "share", "method"]
-    means = table.groupby(by, observed=True, sort=False)["value"].mean().unstack("method")
-    return loss(means).rank(axis=1).mean().sort_values(kind="stable").index.tolist()
+    loss = table.groupby(by, observed=True, sort=False)["value"].mean().unstack("method")
+    if metric is None or metric in HIGHER_IS_BETTER:
+        loss = -loss
+    elif (best := ideal(metric)) is not None:
+        loss = (loss - best).abs()
+    return loss.rank(axis=1).mean().sort_values(kind="stable").index.tolist()
 
 
 def scale_axis(ax: Axes, which: str, values: pd.Series) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spared_sc._core import docs
-from spared_sc._core.validate import check_number, listing
+from spared_sc._core.validate import check_number, check_table, listing
 from spared_sc._kernels.metrics import FLOORS
-from spared_sc.pl._marks import BLUE, VERMILION, finish, labelled, make_panels, pick
+from spared_sc.pl._marks import BLUE, VERMILION, finish, make_panels, name_rows, pick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,14 +85,12 @@ def gene_scores(
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=3)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
     >>> sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
     >>> scores = sp.tl.score_prediction(adata, library_key="library_id")
     >>> ax = sp.pl.gene_scores(scores)
-    >>> plt.close(ax.figure)
     """
     check_number("n_names", n_names, 0, whole=True)
     table = _rows(scores, metric, library)
@@ -107,12 +105,11 @@ def gene_scores(
         if name in drawn.models:
             _name_best(ax, at, height, drawn.sorted_genes(name)[::-1][:n_names], drawn.ends)
     ax.axhline(len(drawn.models) - 0.5, color="0.6", linewidth=0.8, linestyle=":")
-    ax.set_yticks(range(len(drawn.rows)), drawn.rows)
-    ax.set(xlim=drawn.ends, ylim=(len(drawn.rows) - 0.5, -0.5), xlabel=_METRICS[metric][0])
-    ax.tick_params(axis="y", length=0)
+    name_rows(ax, drawn.rows)
+    ax.set(xlim=drawn.ends, xlabel=_METRICS[metric][0])
     ax.set_title(_title(table, scores, library, drawn.n_left_out), fontsize="medium")
     ax.spines[["top", "right"]].set_visible(False)
-    panels.add_legend(labelled([ax]), ncols=2)
+    panels.add_legend(ncols=2)
     return finish(ax, show)
 
 
@@ -143,17 +140,8 @@ class _Drawn:
 
 def _rows(scores: pd.DataFrame, metric: str, library: str) -> pd.DataFrame:
     """The rows of a metric and a library, one for each gene and prediction."""
-    import pandas as pd
-
-    call = "`sp.tl.score_prediction(adata)`"
-    if not isinstance(scores, pd.DataFrame):
-        raise TypeError(f"expected the table of {call}, found {type(scores).__name__}: pass that table.")
-    missing = [column for column in _COLUMNS if column not in scores]
-    if missing:
-        raise KeyError(
-            f"the table has no column {missing[0]!r} (columns: {listing(scores.columns)}): pass the table that {call} "
-            "returns."
-        )
+    call = "sp.tl.score_prediction(adata)"
+    check_table(scores, _COLUMNS, call)
     if metric not in _METRICS:
         raise ValueError(f"metric={metric!r} has no value for every gene: choose {listing(_METRICS)}.")
     table = pick(pick(scores, "metric", metric), "library", library)
@@ -161,7 +149,7 @@ def _rows(scores: pd.DataFrame, metric: str, library: str) -> pd.DataFrame:
     if len(twice):
         raise ValueError(
             f"{len(twice)} rows repeat a prediction and a gene (such as {twice['prediction'].iloc[0]!r} and "
-            f"{twice['gene'].iloc[0]!r}): pass the table of one call of {call}, or give each its own names."
+            f"{twice['gene'].iloc[0]!r}): pass the table of one call of `{call}`, or give each its own names."
         )
     return table
 
@@ -174,9 +162,7 @@ def _choose(table: pd.DataFrame, metric: str, predictions: str | Sequence[str] |
     genes = table[table["gene"] != _ALL].pivot(index="gene", columns="prediction", values="value")
     candidates = overall[~overall.index.isin([*ANCHORS, *FLOORS])]
     if predictions is not None:
-        candidates = candidates.loc[
-            pick(candidates.reset_index(), "prediction", predictions, "predictions")["prediction"]
-        ]
+        candidates = pick(candidates.reset_index(), "prediction", predictions, "predictions").set_index("prediction")
     ranked = _best_first(candidates, metric)
     models = ranked if predictions is not None else ranked[:_MOST]
     anchors = _best_first(overall[overall.index.isin(ANCHORS)], metric)
@@ -238,10 +224,8 @@ def _draw_overall(ax: Axes, at: int, score: pd.Series, metric: str) -> None:
     text = "no value"
     if np.isfinite(score["value"]):
         text = f"{score['value']:{digits}}"
-        bar = _METRICS[metric][1]
-        ax.plot(
-            score["value"], at, marker="|", linestyle="", markersize=18, markeredgewidth=2.5, color=VERMILION, label=bar
-        )
+        label = _METRICS[metric][1]
+        ax.plot(score["value"], at, "|", color=VERMILION, markersize=18, markeredgewidth=2.5, label=label)
     if np.isfinite([score["lower"], score["upper"]]).all():
         text += f" ({score['lower']:{digits}} to {score['upper']:{digits}})"
         ax.plot([score["lower"], score["upper"]], [at, at], color=VERMILION, linewidth=2, label="95 % interval")
@@ -252,16 +236,8 @@ def _name_best(ax: Axes, at: int, height: np.ndarray, best: pd.Series, ends: tup
     """Ring the best genes of a row and name them beside it."""
     if best.empty:
         return
-    ax.plot(
-        np.clip(best.to_numpy(), *ends),
-        height[::-1][: len(best)],
-        marker="o",
-        linestyle="",
-        markersize=6,
-        markerfacecolor="none",
-        markeredgecolor="black",
-        label="best genes, named",
-    )
+    x, y = np.clip(best.to_numpy(), *ends), height[::-1][: len(best)]
+    ax.plot(x, y, "o", markersize=6, markerfacecolor="none", markeredgecolor="black", label="best genes, named")
     text = ", ".join(map(str, best.index))
     ax.text(1.02, at + 0.05, text, transform=ax.get_yaxis_transform(), va="top", fontsize="small", fontstyle="italic")
 

@@ -9,19 +9,18 @@ from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_lattice, get_libraries, listing
+from spared_sc.pl import _tissue
 from spared_sc.pl._marks import VERMILION, check_panels, finish, make_grid
-from spared_sc.pl._tissue import add_circles, draw_tissue, get_sections, in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap, ListedColormap, Normalize
     from matplotlib.figure import Figure
 
     from spared_sc.pl._marks import Panels
-    from spared_sc.pl._tissue import Section
+    from spared_sc.pl._tissue import Colours, Section
 
 _DIAMETER = 0.75  # of the spot's own, so that the edges between spots stay visible
 _DIAMETER_ALONE = 1.5
@@ -55,8 +54,7 @@ def lattice(
 
     Parameters
     ----------
-    adata
-        Spots x genes, with positions.
+    {adata}
     {library_key}
     {libraries}
     {spatial_key}
@@ -82,34 +80,30 @@ def lattice(
         If a library, the positions, the graph or the image does not exist.
     ValueError
         If `ax` is given for several libraries, if there are several libraries and no `library_key`, if the graph joins
-        spots of different libraries, if positions are not finite or off the image, or if `n_rings` is not a whole
-        number from 1 upwards.
+        spots of different libraries, or if spots lie off the image.
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(missing_spots=0.2)
     >>> fig = sp.pl.lattice(adata, library_key="library_id")
-    >>> plt.close(fig)
     """
-    from matplotlib.colors import BoundaryNorm
-
     check_adata(adata)
     check_number("n_rings", n_rings, 1, whole=True)
-    sections = get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
+    sections = _tissue.get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
     check_panels(ax, len(sections), f"{len(sections)} libraries", "one with `libraries=`")
     graph, most = _graph(adata, library_key, spatial_key, int(n_rings), connectivity_key)
 
     panels = _make_panels(ax, sections, figsize)
-    cmap = _colours(most)
-    norm = BoundaryNorm(np.arange(most + 2) - 0.5, cmap.N)
+    colours = _colours(most)
     for panel, section in zip(panels.axes, sections, strict=True):
-        draw_tissue(panel, section)
+        _tissue.draw_tissue(panel, section)
         _draw_edges(panel, section, graph[section.rows][:, section.rows])
-        _draw_spots(panel, section, np.diff(graph.indptr)[section.rows], norm, cmap)
+        _draw_spots(panel, section, np.diff(graph.indptr)[section.rows], colours)
     within = f" within {n_rings} hops" if connectivity_key is None and n_rings > 1 else ""
-    _add_colour_bar(panels, norm, cmap, most, f"neighbours of the spot{within}")
+    bar = _tissue.add_colour_bar(panels, panels.axes, colours, f"neighbours of the spot{within}", shrink=0.6)
+    bar.set_ticks(list(range(0, most + 1, 1 + most // 10)), minor=False)  # at most ten numbers, however many neighbours
+    bar.ax.tick_params(which="both", length=0)
     return finish(panels.result, show)
 
 
@@ -153,41 +147,30 @@ def _make_panels(ax: Axes | None, sections: list[Section], figsize: tuple[float,
     return make_grid(ax, len(sections), n_columns, size, height_ratios=heights)
 
 
-def _colours(most: int) -> ListedColormap:
+def _colours(most: int) -> Colours:
     """One colour per number of neighbours: from dark to light, and one apart for spots without any."""
     import matplotlib as mpl
-    from matplotlib.colors import ListedColormap
+    from matplotlib.colors import BoundaryNorm, ListedColormap
 
-    return ListedColormap([_ALONE, *mpl.colormaps["viridis"](np.linspace(0, 1, most))])
+    cmap = ListedColormap([_ALONE, *mpl.colormaps["viridis"](np.linspace(0, 1, most))])
+    return _tissue.Colours(BoundaryNorm(np.arange(most + 2) - 0.5, cmap.N), cmap)
 
 
 def _draw_edges(ax: Axes, section: Section, graph: sps.csr_matrix) -> None:
     from matplotlib.collections import LineCollection
 
     source, target = sps.triu(graph, k=1).nonzero()  # each edge once
-    segments = np.stack([section.xy[source], section.xy[target]], axis=1)
-    width = in_points(ax, section, _EDGE_WIDTH * section.diameter)
+    segments = list(np.stack([section.xy[source], section.xy[target]], axis=1))
+    width = _tissue.in_points(ax, section, _EDGE_WIDTH * section.diameter)
     # Between the image (0) and the circles (1); lines would lie over both.
-    ax.add_collection(
-        LineCollection(list(segments), colors="0.2", linewidths=width, label="edges", zorder=0.9), autolim=False
-    )
+    lines = LineCollection(segments, colors="0.2", linewidths=width, label="edges", zorder=0.9)
+    ax.add_collection(lines, autolim=False)
 
 
-def _draw_spots(ax: Axes, section: Section, number: np.ndarray, norm: Normalize, cmap: Colormap) -> None:
+def _draw_spots(ax: Axes, section: Section, number: np.ndarray, colours: Colours) -> None:
     """Spots in the colour of their number of neighbours, which the title sums up."""
     # An isolated spot is easily missed on a whole slide; around it, there is room.
     diameter = section.diameter * np.where(number == 0, _DIAMETER_ALONE, _DIAMETER)
-    width = in_points(ax, section, 0.04 * section.diameter)
-    style = {"norm": norm, "cmap": cmap, "edgecolors": "0.25", "linewidths": width}
-    add_circles(ax, section.xy, diameter, array=number, label="spots", **style)
+    edge = {"edgecolors": "0.25", "linewidths": _tissue.in_points(ax, section, 0.04 * section.diameter)}
+    _tissue.add_circles(ax, section.xy, diameter, label="spots", **edge, **colours.of(number))
     ax.set_title(f"{section.name}\n{number.size} spots, {(number == 0).sum()} without a neighbour", fontsize=10)
-
-
-def _add_colour_bar(panels: Panels, norm: Normalize, cmap: Colormap, most: int, label: str) -> None:
-    from matplotlib.cm import ScalarMappable
-
-    colours = ScalarMappable(norm=norm, cmap=cmap)
-    bar = panels.figure.colorbar(colours, ax=list(panels.axes), label=label, shrink=0.6, aspect=20)
-    # At most ten numbers beside the bar, however many neighbours a spot may have.
-    bar.set_ticks(list(range(0, most + 1, 1 + most // 10)), minor=False)
-    bar.ax.tick_params(which="both", length=0)

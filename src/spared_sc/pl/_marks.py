@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
     Drawn = TypeVar("Drawn", bound=Axes | Figure)
 
@@ -34,7 +34,7 @@ class Panels:
     """The axes of a plot, and what the plot returns: a new figure, or the axes that the user passed."""
 
     axes: np.ndarray  # of Axes: (n_rows, n_columns), or (n_panels,) of a grid
-    figure: Figure | SubFigure
+    figure: Figure
     result: Figure | Axes
 
     @property
@@ -43,23 +43,23 @@ class Panels:
 
     def add_legend(
         self,
-        marks: Mapping[str, Any],
+        marks: Mapping[str, Any] | None = None,
         *,
         at_right: bool = False,
         ncols: int | None = None,
         placed: Mapping[str, Any] | None = None,
     ) -> None:
-        """A legend below the panels, in one line where there is room, or at their right; in given axes as `placed`."""
-        if ncols is None:
+        """A legend of all labelled marks, or of these, below the panels or at their right; in given axes as `placed`."""
+        marks = labelled(self.axes.flat) if marks is None else marks
+        if ncols is None:  # one line where there is room
             width = self.figure.bbox.width / self.figure.dpi
             ncols = len(marks) if width >= LEGEND_WIDTH and not at_right else 1
         handles, names = list(marks.values()), list(marks)
         if marks and not self.is_new:
             self.axes.flat[0].legend(handles, names, ncols=ncols, **(placed or {}))
-        elif marks and at_right:
-            self.figure.legend(handles, names, ncols=ncols, frameon=False, loc="outside right upper")
         elif marks:
-            self.figure.legend(handles, names, ncols=ncols, frameon=False, loc="outside lower center")
+            loc: Any = "outside right upper" if at_right else "outside lower center"
+            self.figure.legend(handles, names, ncols=ncols, frameon=False, loc=loc)
 
 
 def make_panels(
@@ -68,41 +68,27 @@ def make_panels(
     n_columns: int,
     size: tuple[float, float],
     *,
-    height_ratios: Sequence[float] | None = None,
     layout: str = "compressed",
-    sharey: bool = False,
+    **options: Any,
 ) -> Panels:
-    """Panels of a new figure, or the given axes as the only one.
+    """Panels of a new figure, made with further options of `plt.subplots`, or the given axes as the only one.
 
     "compressed" is the constrained layout for panels of fixed aspect; the plain one cuts off their labels.
     """
     import matplotlib.pyplot as plt
 
     if ax is not None:
-        return Panels(np.array([[ax]]), ax.figure, ax)
-    figure, axes = plt.subplots(
-        n_rows, n_columns, squeeze=False, figsize=size, layout=layout, height_ratios=height_ratios, sharey=sharey
-    )
+        return Panels(np.array([[ax]]), cast("Figure", ax.figure), ax)
+    figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=size, layout=layout, **options)
     return Panels(axes, figure, figure)
 
 
-def make_grid(
-    ax: Axes | None,
-    n_panels: int,
-    n_columns: int,
-    size: tuple[float, float],
-    height_ratios: Sequence[float] | None = None,
-) -> Panels:
+def make_grid(ax: Axes | None, n_panels: int, n_columns: int, size: tuple[float, float], **options: Any) -> Panels:
     """As many panels as needed, row by row."""
-    panels = make_panels(ax, -(-n_panels // n_columns), n_columns, size, height_ratios=height_ratios)
-    return Panels(keep_panels(panels.axes, n_panels), panels.figure, panels.result)
-
-
-def keep_panels(axes: np.ndarray, n_panels: int) -> np.ndarray:
-    """The first panels of a grid, (n_panels,); the others are removed."""
-    for unused in axes.flat[n_panels:]:
+    panels = make_panels(ax, -(-n_panels // n_columns), n_columns, size, **options)
+    for unused in panels.axes.flat[n_panels:]:
         unused.remove()
-    return axes.ravel()[:n_panels]
+    return Panels(panels.axes.ravel()[:n_panels], panels.figure, panels.result)
 
 
 def make_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -132,6 +118,13 @@ def labelled(axes: Iterable[Axes]) -> dict[str, Any]:
     return {text: mark for panel in axes for mark, text in zip(*panel.get_legend_handles_labels(), strict=True)}
 
 
+def name_rows(ax: Axes, names: Sequence[str], **style: Any) -> None:
+    """Rows by name, from top to bottom."""
+    ax.set_yticks(range(len(names)), names, **style)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+
+
 def series_style(i: int) -> tuple[str, str]:
     """Colour and marker of the i-th series."""
     return OKABE_ITO[i % len(OKABE_ITO)], _MARKERS[i // len(OKABE_ITO) % len(_MARKERS)]
@@ -145,14 +138,11 @@ def height_in_points(ax: Axes) -> float:
     return 72 * ax.get_window_extent().height / ax.figure.dpi
 
 
-def unit(adata: AnnData, layer: str) -> str:
-    """Unit of the normalised layer, the name of any other."""
-    return normalised_unit(adata) if layer == Key.layers.log2tpm else layer
-
-
-def normalised_unit(adata: AnnData) -> str:
-    """Unit of `layers["log2tpm"]`: `pp.normalize_tpm` computes CPM where there are no gene lengths."""
-    made = adata.uns.get(Key.uns.records, {}).get(Key.layers.log2tpm, {})
+def unit(adata: AnnData, layer: str = Key.layers.log2tpm) -> str:
+    """Unit of the normalised layer (CPM where `pp.normalize_tpm` had no gene lengths), the name of any other."""
+    if layer != Key.layers.log2tpm:
+        return layer
+    made = adata.uns.get(Key.uns.records, {}).get(layer, {})
     return "log2(CPM + 1)" if str(made.get("match", "")).startswith("CPM") else "log2(TPM + 1)"
 
 

@@ -8,6 +8,7 @@ from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.missing import missing_table
 from spared_sc._core.sdata import accepts_spatialdata
+from spared_sc._core.validate import check_number
 from spared_sc.pl._marks import finish, make_axes, width_in_points
 
 if TYPE_CHECKING:
@@ -58,28 +59,22 @@ def missing(
     TypeError
         If the column `mask_var` is not boolean.
     ValueError
-        If there are several libraries and no `library_key`, if `mask_var` selects no gene, or if `n_genes_labelled` is
-        negative.
+        If there are several libraries and no `library_key`, or if `mask_var` selects no gene.
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_genes=50)
     >>> ax = sp.pl.missing(adata, library_key="library_id")
-    >>> plt.close(ax.figure)
     """
-    if n_genes_labelled is not None and n_genes_labelled < 0:
-        raise ValueError(
-            f"n_genes_labelled={n_genes_labelled} cannot be used: give 0 or more, or None for all that fit."
-        )
+    if n_genes_labelled is not None:
+        check_number("n_genes_labelled", n_genes_labelled, 0, whole=True)
     share = missing_table(adata, mask_var, library_key)
     share = share.loc[share.mean(axis=1).sort_values(kind="stable").index]
     n_genes, n_libraries = share.shape
     ax = make_axes(ax, figsize or (min(2.5 + 0.14 * n_genes, 14), 2.2 + 0.32 * n_libraries))
-    image = ax.imshow(
-        100 * share.to_numpy().T, cmap="magma_r", vmin=0, vmax=100, aspect="auto", interpolation="nearest"
-    )
+    percent = 100 * share.to_numpy().T
+    image = ax.imshow(percent, cmap="magma_r", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
     # Above the map: names of genes and means of sections take the other sides.
     ax.figure.colorbar(image, ax=ax, location="top", shrink=0.4, aspect=30, label="spots without a count (%)")
     _name_sections(ax, share)

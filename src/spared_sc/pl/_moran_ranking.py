@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,14 +35,12 @@ def moran_ranking(
 ) -> Axes:
     """Plot genes by rank of their mean Moran's I, with the selected ones in colour.
 
-    Below, on the same ranks, stands the share of spots in which each gene was detected, with its running median: it
-    shows whether the ranking favours well or poorly detected genes. It is drawn if `pp.spared_filter` left
-    `var["expressed_fraction"]`.
+    Below, on the same ranks, stands the share of spots in which each gene was detected (where `pp.spared_filter` left
+    it), with its running median: it shows whether the ranking favours well or poorly detected genes.
 
     Parameters
     ----------
-    adata
-        Spots x genes, with scores in `var`.
+    {adata}
     key
         Column of `var` with Moran's I from `pp.moran`.
     mask_var
@@ -59,8 +57,7 @@ def moran_ranking(
 
     Returns
     -------
-    The axes of the ranking. Those of the lower panel, which takes a part of `ax`, have the label
-    `"<expressed fraction>"`.
+    The axes of the ranking. Those below, which take a part of `ax`, have the label `"<expressed fraction>"`.
 
     Raises
     ------
@@ -69,16 +66,14 @@ def moran_ranking(
     TypeError
         If `mask_var` or `selected` is not boolean, or `key` is not numeric.
     ValueError
-        If no gene has a score, or `n_labelled` is not a whole number from 0 upwards.
+        If no gene has a score.
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id")
     >>> ax = sp.pl.moran_ranking(adata)
-    >>> plt.close(ax.figure)
     """
     check_number("n_labelled", n_labelled, 0, whole=True)
     genes, n_unscored = _ranked(adata, key, mask_var)
@@ -188,17 +183,13 @@ def _name_genes(ax: Axes, rank: np.ndarray, score: np.ndarray, names: pd.Index, 
         line = (cut_off - left) / (right - left)
         width = 0.65 * _LABEL_SIZE * max(map(len, names), default=0) / width_in_points(ax)
         x = min(line + 0.02, 0.85) if x <= line <= x + width else x
+    style: dict[str, Any] = {
+        "fontsize": _LABEL_SIZE,
+        "fontstyle": "italic",
+        "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the line of the cut-off
+        "arrowprops": {"arrowstyle": "-", "color": "0.5", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 2},
+    }
     for i, name in enumerate(names):
         # Steps in points from the top: the names are apart at any size of the axes, and their lines do not cross.
         down = ScaledTranslation(0, -(i + 0.5) * step, ax.figure.dpi_scale_trans)
-        ax.annotate(
-            name,
-            (rank[i], score[i]),
-            xytext=(x, 1),
-            textcoords=ax.transAxes + down,
-            va="center",
-            fontsize=_LABEL_SIZE,
-            fontstyle="italic",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the line of the cut-off
-            arrowprops={"arrowstyle": "-", "color": "0.5", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 2},
-        )
+        ax.annotate(name, (rank[i], score[i]), xytext=(x, 1), textcoords=ax.transAxes + down, va="center", **style)

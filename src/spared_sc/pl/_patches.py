@@ -9,7 +9,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_libraries, listing
 from spared_sc._images.resolve import resolve_patches
-from spared_sc.pl._marks import as_list, finish, keep_panels
+from spared_sc.pl._marks import as_list, finish, make_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +47,7 @@ def patches(
 
     Parameters
     ----------
-    adata
-        Spots x genes, with positions.
+    {adata}
     spots
         Names in `adata.obs_names`, in this order. `None` draws some at random, equally many from each library.
     n_spots
@@ -81,41 +80,29 @@ def patches(
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2)
     >>> fig = sp.pl.patches(adata, library_key="library_id", size=3)
-    >>> plt.close(fig)
     """
-    import matplotlib.pyplot as plt
-
     check_adata(adata, genes=False)
     check_number("n_spots", n_spots, 1, whole=True)
     check_number("n_cols", n_cols, 1, whole=True)
     libraries = get_libraries(adata, library_key)
     rows = _chosen(adata, libraries, spots, n_spots, random_state)
-    resolved = resolve_patches(
-        adata,
-        libraries,
-        image=image,
-        size=size,
-        unit=unit,
-        output_size=output_size,
-        spatial_key=spatial_key,
-    )
+    recorded = {"image": image, "size": size, "unit": unit, "output_size": output_size}
+    resolved = resolve_patches(adata, libraries, spatial_key=spatial_key, **recorded)
     n_cols = min(n_cols, len(rows))
-    n_rows = -(-len(rows) // n_cols)
-    size_inches = figsize or (_PANEL_WIDTH * n_cols, (_PANEL_WIDTH + 0.4) * n_rows + 0.4)
-    fig, axes = plt.subplots(n_rows, n_cols, squeeze=False, figsize=size_inches, layout="constrained")
-    for panel, row, patch in zip(keep_panels(axes, len(rows)), rows, resolved.read(rows), strict=True):
+    size_inches = figsize or (_PANEL_WIDTH * n_cols, (_PANEL_WIDTH + 0.4) * -(-len(rows) // n_cols) + 0.4)
+    panels = make_grid(None, len(rows), n_cols, size_inches, layout="constrained")
+    for panel, row, patch in zip(panels.axes, rows, resolved.read(rows), strict=True):
         panel.imshow(patch)
         panel.set(xticks=[], yticks=[])
         names = [adata.obs_names[row]] + [libraries.names[libraries.codes[row]]] * (len(libraries.names) > 1)
         panel.set_title("\n".join(map(_short, names)), fontsize=7)
     recipe = resolved.recipe
     width = f"{recipe['size']:g} {_UNITS[recipe['unit']]} wide, as {recipe['output_size']} pixels"
-    fig.suptitle(width, fontsize=9)
-    return finish(fig, show)
+    panels.figure.suptitle(width, fontsize=9)
+    return finish(panels.figure, show)
 
 
 def _chosen(

@@ -10,22 +10,10 @@ from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.predictions import fitted_libraries, prediction_key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, get_detected, get_layer, listing
+from spared_sc._core.validate import check_adata, listing
 from spared_sc._kernels import prediction_scores
+from spared_sc.pl import _tissue
 from spared_sc.pl._marks import VERMILION, as_list, check_gene, check_panels, finish, pcc_text, unit
-from spared_sc.pl._tissue import (
-    Colours,
-    add_circles,
-    add_colour_bar,
-    add_spot_legend,
-    colour_scale,
-    column,
-    draw_spots,
-    draw_tissue,
-    get_sections,
-    in_points,
-    section_panels,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from spared_sc.pl._marks import Panels
-    from spared_sc.pl._tissue import Section
+    from spared_sc.pl._tissue import Colours, Section
 
 _PANELS = ("measured", "predicted", "difference")
 _DIVERGING = "RdBu_r"
@@ -70,10 +58,10 @@ def predicted(
 ) -> Figure | Axes:
     """Show one gene as measured, as predicted, and the difference on the tissue; sections are rows.
 
-    Measured and predicted expression share one colour scale. Spots in which the gene was not detected are grey in the
-    measured panel and left out of the difference, predicted - measured. Beside each section stand the share of spots
-    in which the gene was detected and the Pearson correlation over them. A section that took part in fitting is marked:
-    its correlation says nothing about the predictor. A slide without measured expression gets the prediction only.
+    Spots in which the gene was not detected are grey in the measured panel and left out of the difference, predicted -
+    measured. Beside each section stand the share of spots in which the gene was detected and the Pearson correlation
+    over them. A section that took part in fitting is marked: its correlation says nothing about the predictor. A slide
+    without measured expression gets the prediction only.
 
     Parameters
     ----------
@@ -93,11 +81,9 @@ def predicted(
     {img}
     {img_key}
     {size}
-    cmap
-        Colour map of measured and predicted expression.
-    vmin, vmax
-        Ends of its scale. `None` takes the 1st and 99th percentile of measured and predicted values in the spots shown
-        that detected the gene (of all predicted values where nothing is measured).
+    {cmap}
+    {vmin}
+    {vmax}
     {alpha}
     {crop}
     {ax}
@@ -106,56 +92,54 @@ def predicted(
 
     Returns
     -------
-    The figure, or `ax` if it was given. The scale of the differences is centred at zero and ends at the 99th percentile
-    of their absolute values.
+    The figure, or `ax` if it was given. Measured and predicted expression share one colour scale; that of the
+    differences is centred at zero and ends at the 99th percentile of their absolute values.
 
     Raises
     ------
     KeyError
         If the table, the gene, the layer, a library, the positions or the image does not exist.
     ValueError
-        If `ax` is given for several panels, if a panel is unknown or needs measured expression and there is none, if
-        there are several tables and no `key`, or several libraries and no `library_key`.
+        If `ax` is given for several panels, if a panel needs measured expression and there is none, or if there are
+        several tables and no `key`, or several libraries and no `library_key`.
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=3)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
     >>> sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
     >>> gene = adata.var_names[adata.var["spared_selected"]][0]
     >>> fig = sp.pl.predicted(adata, gene, library_key="library_id")
-    >>> plt.close(fig)
     """
     check_adata(adata, genes=False)
     key = prediction_key(adata, key)
     spots = _read_spots(adata, gene, key, layer)
     names = _chosen_panels(panels, gene, spots.is_measured)
-    sections = get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
+    sections = _tissue.get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
     asked = f"{len(sections)} libraries x {len(names)} panels"
     check_panels(ax, len(sections) * len(names), asked, "one with `libraries=` and one with `panels=`")
     shown = np.concatenate([section.rows for section in sections])
-    colours = colour_scale(spots.columns[shown], spots.detected[shown], cmap, vmin, vmax)
+    colours = _tissue.colour_scale(spots.columns[shown], spots.detected[shown], cmap, vmin, vmax)
     around_zero = _difference_colours(spots.difference[shown])
 
-    grid = section_panels(ax, sections, len(names), figsize, gene, margins=(1.6, 1.1))
+    grid = _tissue.section_panels(ax, sections, len(names), figsize, gene, margins=(1.6, 1.1))
     drawn: set[str] = set()
     for section, row in zip(sections, grid.axes, strict=True):
         for panel, name in zip(row, names, strict=True):
-            draw_tissue(panel, section)
+            _tissue.draw_tissue(panel, section)
             if name == "difference":
                 _draw_difference(panel, section, spots, around_zero, size, alpha)
             else:
                 values, detected = spots.of(name, section)
-                drawn |= draw_spots(panel, section, values, detected, colours, size=size, alpha=alpha)
+                drawn |= _tissue.draw_spots(panel, section, values, detected, colours, size, alpha)
         _label_section(row[0], section, spots)
     for panel, name in zip(grid.axes[0], names, strict=True):
         title = f"predicted ({key.removeprefix(Key.predicted(''))})" if name == "predicted" else name
         panel.set_title(title if grid.is_new else f"{gene}, {title}")
     label = unit(adata, layer) if spots.is_measured else _target_scale(adata, key)
     _add_colour_bars(grid, names, colours, around_zero, label)
-    add_spot_legend(grid, drawn, colours)
+    _tissue.add_spot_legend(grid, drawn, colours)
     return finish(grid.result, show)
 
 
@@ -192,12 +176,12 @@ def _read_spots(adata: AnnData, gene: str, key: str, layer: str) -> _Spots:
     libraries, roles = fitted_libraries(adata, key)
     role = np.array([roles.get(name, "") for name in libraries.names])[libraries.codes]
     predicted = table[gene].to_numpy(dtype=float)
+    measured, detected = np.zeros((2, len(predicted)))
     is_measured = gene in adata.var_names and (layer != Key.layers.log2tpm or layer in adata.layers)
-    if not is_measured:
-        return _Spots(predicted, np.zeros(len(predicted)), np.zeros(len(predicted), dtype=bool), is_measured, role)
-    at = adata.var_names.get_loc(gene)
-    measured = column(get_layer(adata, layer), at).astype(float)
-    return _Spots(predicted, measured, column(get_detected(adata), at), is_measured, role)
+    if is_measured:
+        values, detected = _tissue.read_gene(adata, gene, [layer])
+        measured = values[:, 0].astype(float)
+    return _Spots(predicted, measured, detected.astype(bool), is_measured, role)
 
 
 def _chosen_panels(panels: str | Sequence[str] | None, gene: str, is_measured: bool) -> list[str]:
@@ -224,24 +208,15 @@ def _difference_colours(difference: np.ndarray) -> Colours:
 
     size = np.abs(difference[difference != 0])
     end = np.percentile(size, 99) if size.size else 1.0
-    return Colours(Normalize(-end, end), plt.get_cmap(_DIVERGING), "both" if (size > end).any() else "neither")
+    return _tissue.Colours(Normalize(-end, end), plt.get_cmap(_DIVERGING), "both" if (size > end).any() else "neither")
 
 
 def _draw_difference(ax: Axes, section: Section, spots: _Spots, colours: Colours, size: float, alpha: float) -> None:
     """The spots that detected the gene, with an edge: around zero, the colours are as pale as the slide."""
     detected, diameter = spots.detected[section.rows], size * section.diameter
-    add_circles(
-        ax,
-        section.xy[detected],
-        diameter,
-        array=spots.difference[section.rows[detected]],
-        norm=colours.norm,
-        cmap=colours.cmap,
-        label="difference",
-        edgecolors="0.5",
-        linewidths=0.06 * in_points(ax, section, diameter),
-        alpha=alpha,
-    )
+    edge = {"edgecolors": "0.5", "linewidths": 0.06 * _tissue.in_points(ax, section, diameter)}
+    style = {"label": "difference", "alpha": alpha, **edge, **colours.of(spots.difference[section.rows[detected]])}
+    _tissue.add_circles(ax, section.xy[detected], diameter, **style)
 
 
 def _label_section(ax: Axes, section: Section, spots: _Spots) -> None:
@@ -269,6 +244,6 @@ def _add_colour_bars(grid: Panels, names: list[str], colours: Colours, around_ze
     """One for expression and one for differences, beside their columns."""
     is_difference = np.array([name == "difference" for name in names])
     if not is_difference.all():
-        add_colour_bar(grid, grid.axes[:, ~is_difference], colours, label)
+        _tissue.add_colour_bar(grid, grid.axes[:, ~is_difference], colours, label)
     if is_difference.any():
-        add_colour_bar(grid, grid.axes[:, is_difference], around_zero, f"predicted - measured, {label}")
+        _tissue.add_colour_bar(grid, grid.axes[:, is_difference], around_zero, f"predicted - measured, {label}")

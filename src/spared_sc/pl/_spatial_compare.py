@@ -8,18 +8,9 @@ from spared_sc._core import docs
 from spared_sc._core.completions import completed_layers, describe_layer, measured_layers
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, get_detected, get_layer
-from spared_sc.pl._marks import check_gene, check_layers, check_panels, finish, normalised_unit
-from spared_sc.pl._tissue import (
-    add_colour_bar,
-    add_spot_legend,
-    colour_scale,
-    column,
-    draw_spots,
-    draw_tissue,
-    get_sections,
-    section_panels,
-)
+from spared_sc._core.validate import check_adata
+from spared_sc.pl import _tissue
+from spared_sc.pl._marks import check_gene, check_layers, check_panels, finish, unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,10 +66,9 @@ def spatial_compare(
     mark_filled
         Outline the filled-in spots of completed layers.
     {size}
-    cmap
-        Colour map.
-    vmin, vmax
-        Ends of the colour scale. `None` takes the 1st and 99th percentile of the detected values shown.
+    {cmap}
+    {vmin}
+    {vmax}
     {alpha}
     {crop}
     {ax}
@@ -95,58 +85,47 @@ def spatial_compare(
         If the gene, a layer, a library, the positions or the image does not exist.
     ValueError
         If there is no layer to draw, if `ax` is given for several panels, if there are several libraries and no
-        `library_key`, if positions are not finite or off the image, or if `vmin` is not below `vmax`.
+        `library_key`, if spots lie off the image, or if `vmin` is not below `vmax`.
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic()
     >>> sp.pp.recipe_spared(adata, library_key="library_id")
     >>> sp.tl.median_complete(adata, library_key="library_id")
     >>> gene = adata.var_names[adata.var["spared_selected"]][0]
     >>> fig = sp.pl.spatial_compare(adata, gene, library_key="library_id")
-    >>> plt.close(fig)
     """
     check_adata(adata)
     layers = check_layers(adata, [*measured_layers(adata), *completed_layers(adata)] if layers is None else layers)
-    sections = get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
+    sections = _tissue.get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
     asked = f"{len(sections)} libraries x {len(layers)} layers"
     check_panels(ax, len(sections) * len(layers), asked, "one with `libraries=` and one with `layers=`")
-    values, detected = _gene_values(adata, gene, layers)
+    check_gene(gene, adata.var_names, "adata.var_names")
+    values, detected = _tissue.read_gene(adata, gene, layers)
     shown = np.concatenate([section.rows for section in sections])
-    colours = colour_scale(values[shown], detected[shown], cmap, vmin, vmax)
+    colours = _tissue.colour_scale(values[shown], detected[shown], cmap, vmin, vmax)
 
-    panels = section_panels(ax, sections, len(layers), figsize, gene, margins=(1.2, 0.9))
+    panels = _tissue.section_panels(ax, sections, len(layers), figsize, gene, margins=(1.2, 0.9))
     drawn: set[str] = set()
     for section, row in zip(sections, panels.axes, strict=True):
         known = detected[section.rows]
         for panel, of_layer in zip(row, values[section.rows].T, strict=True):
-            draw_tissue(panel, section)
-            drawn |= draw_spots(
-                panel, section, of_layer, known, colours, size=size, alpha=alpha, mark_filled=mark_filled
-            )
+            _tissue.draw_tissue(panel, section)
+            drawn |= _tissue.draw_spots(panel, section, of_layer, known, colours, size, alpha, mark_filled=mark_filled)
         row[0].set_ylabel(f"{section.name}\n{100 * known.mean():.0f} % detected")
     for panel, layer in zip(panels.axes[0], layers, strict=True):
         title = describe_layer(adata, layer)
         panel.set_title(title if panels.is_new else f"{gene}, {title}")
-    add_colour_bar(panels, panels.axes, colours, _scale_label(adata, gene, layers, values, detected))
-    add_spot_legend(panels, drawn, colours, mark_filled=mark_filled)
+    _tissue.add_colour_bar(panels, panels.axes, colours, _scale_label(adata, gene, layers, values, detected))
+    _tissue.add_spot_legend(panels, drawn, colours, mark_filled=mark_filled)
     return finish(panels.result, show)
-
-
-def _gene_values(adata: AnnData, gene: str, layers: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The gene's values, spots x layers, and whether each spot detected it."""
-    check_gene(gene, adata.var_names, "adata.var_names")
-    at = adata.var_names.get_loc(gene)
-    values = np.column_stack([column(get_layer(adata, layer), at) for layer in layers])
-    return values, column(get_detected(adata), at)
 
 
 def _scale_label(adata: AnnData, gene: str, layers: list[str], values: np.ndarray, detected: np.ndarray) -> str:
     """The unit, when all layers repeat the log2(TPM + 1) of detected entries; their names otherwise."""
     if Key.layers.log2tpm in adata.layers:
-        log2tpm = column(get_layer(adata, Key.layers.log2tpm), adata.var_names.get_loc(gene))
-        if np.allclose(values[detected], log2tpm[detected, None], atol=1e-3):
-            return normalised_unit(adata)
+        log2tpm, _ = _tissue.read_gene(adata, gene, [Key.layers.log2tpm])
+        if np.allclose(values[detected], log2tpm[detected], atol=1e-3):
+            return unit(adata)
     return ", ".join(layers)

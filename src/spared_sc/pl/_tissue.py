@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import dense, get_libraries, get_positions, listing
+from spared_sc._core.validate import dense, get_detected, get_layer, get_libraries, get_positions, listing
 from spared_sc.pl._marks import PANEL_WIDTH, as_list, make_panels, width_in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import scipy.sparse as sps
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.lines import Line2D
 
@@ -54,7 +54,11 @@ class Colours:
 
     norm: Normalize
     cmap: Colormap
-    extend: str  # ends at which values lie beyond it, as colour bars take them
+    extend: str = "neither"  # ends at which values lie beyond it, as colour bars take them
+
+    def of(self, values: np.ndarray) -> dict[str, Any]:
+        """The values of a collection, in these colours."""
+        return {"array": values, "norm": self.norm, "cmap": self.cmap}
 
 
 def choose_libraries(known: Libraries, libraries: str | Sequence[str] | None) -> list[str]:
@@ -206,9 +210,12 @@ def add_circles(ax: Axes, xy: np.ndarray, diameter: float | np.ndarray, **style:
     ax.add_collection(circles, autolim=False)
 
 
-def column(matrix: np.ndarray | sps.csr_matrix, at: int) -> np.ndarray:
-    """One column of a layer as an array."""
-    return dense(matrix[:, [at]]).ravel()
+def read_gene(adata: AnnData, gene: str, layers: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """A gene's values, spots x layers, and whether each spot detected it."""
+    at = [adata.var_names.get_loc(gene)]
+    return np.hstack([dense(get_layer(adata, layer)[:, at]) for layer in layers]), dense(
+        get_detected(adata)[:, at]
+    ).ravel()
 
 
 def colour_scale(
@@ -237,9 +244,9 @@ def draw_spots(
     values: np.ndarray,
     detected: np.ndarray,
     colours: Colours,
-    *,
     size: float,
     alpha: float,
+    *,
     mark_filled: bool = False,
 ) -> set[str]:
     """Circles of true size, one collection per kind of spot; returns the kinds."""
@@ -247,19 +254,13 @@ def draw_spots(
     kinds = {"detected": detected, ("filled in" if completed else "not detected"): ~detected}
     diameter = size * section.diameter
     points = in_points(ax, section, diameter)
+    # White between colour and outline: on dark colours, a dark outline alone is invisible.
+    outline = {"facecolors": "white", "edgecolors": _OUTLINE, "linewidths": 0.1 * points}
+    pale = {"facecolors": _PALE, "edgecolors": _PALE_EDGE, "linewidths": 0.08 * points}
     for kind, spots in kinds.items():
-        style: dict[str, Any] = {
-            "array": values[spots],
-            "norm": colours.norm,
-            "cmap": colours.cmap,
-            "edgecolors": "none",
-        }
-        if kind == "not detected":
-            style = {"facecolors": _PALE, "edgecolors": _PALE_EDGE, "linewidths": 0.08 * points}
         if kind == "filled in" and mark_filled:
-            # White between colour and outline: on dark colours, a dark outline alone is invisible.
-            outline = {"facecolors": "white", "edgecolors": _OUTLINE, "linewidths": 0.1 * points}
             add_circles(ax, section.xy[spots], _OUTLINE_DIAMETER * diameter, label="outline", alpha=alpha, **outline)
+        style = pale if kind == "not detected" else {"edgecolors": "none", **colours.of(values[spots])}
         add_circles(ax, section.xy[spots], diameter, label=kind, alpha=alpha, **style)
     return {kind for kind, spots in kinds.items() if spots.any()}
 
@@ -288,15 +289,12 @@ def add_legend_below(panels: Panels, marks: dict[str, Any]) -> None:
     panels.add_legend(marks, ncols=len(marks), placed=placed)
 
 
-def add_colour_bar(panels: Panels, axes: np.ndarray, colours: Colours, label: str) -> None:
+def add_colour_bar(
+    panels: Panels, axes: np.ndarray, colours: Colours, label: str, shrink: float | None = None
+) -> Colorbar:
     """A colour bar beside some of the panels."""
     from matplotlib.cm import ScalarMappable
 
-    panels.figure.colorbar(
-        ScalarMappable(norm=colours.norm, cmap=colours.cmap),
-        ax=list(axes.flat),
-        label=label,
-        extend=colours.extend,
-        shrink=0.7 / len(panels.axes),
-        aspect=20,
-    )
+    mappable, shrink = ScalarMappable(norm=colours.norm, cmap=colours.cmap), shrink or 0.7 / len(panels.axes)
+    beside = list(axes.flat)
+    return panels.figure.colorbar(mappable, ax=beside, label=label, extend=colours.extend, shrink=shrink, aspect=20)

@@ -8,7 +8,7 @@ from spared_sc._core import docs
 from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, listing
+from spared_sc._core.validate import check_adata, choose_key
 from spared_sc.pl._marks import BLUE, GREEN, PURPLE, VERMILION, finish, make_axes
 
 if TYPE_CHECKING:
@@ -37,14 +37,11 @@ def training_curve(
     """Plot training and validation error of a completion model against the training step.
 
     The best step, whose weights were kept, is marked. Horizontal lines are the errors of simpler methods on hidden
-    entries, where the record holds them (for the paper's model the adaptive median and the gene's mean, for the default
-    the stack that its network starts from and the gene's mean in the section): a model is worth using if its validation
-    error ends below them.
+    entries, where the record holds them: a model is worth using if its validation error ends below them.
 
     Parameters
     ----------
-    adata
-        Object that a model was trained on.
+    {adata}
     key
         Name of the record in `uns["spared_sc"]`: the `key_added` of the training call. Needed when there are several.
     {ax}
@@ -67,16 +64,16 @@ def training_curve(
     --------
     `sp.tl.spackle_complete` writes the record; here it is written by hand, to be quick.
 
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_genes=20)
     >>> training = {"step": [10, 20], "train_mse": [4.0, 2.0], "validation_mse": [5.0, 3.0], "best_step": 20}
     >>> adata.uns["spared_sc"] = {"spackle": {"training": training}}
     >>> ax = sp.pl.training_curve(adata)
-    >>> plt.close(ax.figure)
     """
-    key = _trained(adata, key)
-    record = adata.uns[Key.uns.records][key]
+    records = check_adata(adata).uns.get(Key.uns.records, {})
+    trained = [name for name, record in records.items() if "training" in record]
+    key = choose_key(key, trained, "training curve", "call `sp.tl.spackle_complete(adata)`, which writes one")
+    record = records[key]
     ax = make_axes(ax, figsize or (6, 4))
     _draw_curves(ax, record["training"])
     for name, (label, style, colour) in _SIMPLER.items():
@@ -87,8 +84,7 @@ def training_curve(
     if drawn.min() > 0 and drawn.max() >= _WIDE * drawn.min():
         ax.set_yscale("log")
     ax.margins(y=0.1)  # a line at the bottom must not hide behind the axis
-    ax.set_xlabel("training step")
-    ax.set_ylabel("mean squared error")
+    ax.set(xlabel="training step", ylabel="mean squared error")
     ax.set_title(describe_layer(adata, key), fontsize="medium")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
@@ -98,36 +94,11 @@ def training_curve(
 def _draw_curves(ax: Axes, training: dict[str, Any]) -> None:
     """Errors in training and in validation, and the step that was kept."""
     step = np.asarray(training["step"])
-    curves = {
-        "training": (np.asarray(training["train_mse"], dtype=float), BLUE),
-        "validation": (np.asarray(training["validation_mse"], dtype=float), VERMILION),
-    }
-    for label, (mse, colour) in curves.items():
+    train, validation = (np.asarray(training[f"{part}_mse"], dtype=float) for part in ("train", "validation"))
+    for label, mse, colour in (("training", train, BLUE), ("validation", validation, VERMILION)):
         measured = np.isfinite(mse)  # validation may be rarer than training
         ax.plot(step[measured], mse[measured], color=colour, label=label)
     best = np.flatnonzero(step == training["best_step"])
-    ax.plot(
-        step[best],
-        curves["validation"][0][best],
-        linestyle="",
-        marker="o",
-        markersize=8,
-        markerfacecolor="white",
-        markeredgecolor=VERMILION,
-        markeredgewidth=2,
-        label=f"best step ({int(training['best_step'])})",
-    )
-
-
-def _trained(adata: AnnData, key: str | None) -> str:
-    """The record that is asked for, or the only one with a training curve."""
-    check_adata(adata)
-    trained = [name for name, record in adata.uns.get(Key.uns.records, {}).items() if "training" in record]
-    if not trained or (key is not None and key not in trained):
-        raise KeyError(
-            f'there is no training curve in uns["spared_sc"]{"" if key is None else f"[{key!r}]"} (records with one: '
-            f"{listing(trained)}): pass one of those as `key=`, or call `sp.tl.spackle_complete(adata)`, which writes one."
-        )
-    if key is None and len(trained) > 1:
-        raise ValueError(f"there are several training curves ({listing(trained)}): pass one of them as `key=`.")
-    return trained[0] if key is None else key
+    label = f"best step ({int(training['best_step'])})"
+    ring: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": VERMILION, "markeredgewidth": 2}
+    ax.plot(step[best], validation[best], "o", markersize=8, label=label, **ring)
