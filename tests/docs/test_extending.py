@@ -23,14 +23,16 @@ PAGES = {  # page -> folder of its file, its file, and the tests that new entrie
     "extend_predictor": (
         "_models/prediction",
         "colour.py",
-        ["tests/models/prediction/test_registry.py", "tests/test_contract.py", "-k", "colour"],
+        ["tests/models/prediction/test_registry.py", "-k", "colour"],
     ),
     "extend_plot": ("pl", "_depth.py", ["tests/test_contract.py", "-k", "pl.depth"]),
 }
 SECTIONS = """
-import sys, warnings
+import warnings
 import numpy as np
 import spared_sc as sp
+from pathlib import Path
+from helpers.contract import check_copy, check_files, check_measurements, written_by
 from helpers.docs import generated
 warnings.simplefilter("ignore")
 sp.settings.library_key = "library_id"
@@ -58,6 +60,14 @@ sp.tl.predict_expression(adata, model="colour", model_params={"n_neighbours": 10
 scores = sp.tl.score_prediction(adata)
 assert "predicted_colour" in set(scores["prediction"])
 assert "| `colour` | patches |" in generated.table(sp.tl.predictors(), model="", needs="needs")
+options = {"model": "colour"}
+slots = {'obsm["predicted_colour"]', 'uns["spared_sc"]["predicted_colour"]'}
+assert written_by(sp.tl.predict_expression, adata, {**options, "key_added": "mine"}) == {
+    slot.replace("predicted_colour", "mine") for slot in slots
+}
+check_copy(sp.tl.predict_expression, adata, options)
+check_measurements(sp.tl.predict_expression, adata, options)
+check_files(sp.tl.predict_expression, adata, options, Path("result.h5ad"))
 fitted = sp.tl.fit_predictor(adata, model="colour")
 fitted.save("model")
 np.testing.assert_array_equal(sp.tl.load_predictor("model").predict(adata), fitted.predict(adata))
