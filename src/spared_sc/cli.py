@@ -117,8 +117,8 @@ def _demo(output: Path, steps: int | None) -> int:
 
     start, report = time.perf_counter(), _Report()
     output.mkdir(parents=True, exist_ok=True)
-    adata, what = _demo_sections()
-    report.tell(f"spared-sc {__version__} on {what}")
+    adata, origin = _demo_sections()
+    report.tell(f"spared-sc {__version__} on {origin}")
     report.tell()
     _select(adata, report)
     _complete(adata, report, steps)
@@ -198,7 +198,7 @@ _SCORED = {
 
 
 def _demo_sections() -> tuple[AnnData, str]:
-    """Real sections from the data folder where they are, a made-up collection otherwise."""
+    """Real sections from the data folder if there are any, otherwise a synthetic collection."""
     import spared_sc as sp
 
     if sp.settings.data_dir is not None:

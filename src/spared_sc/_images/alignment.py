@@ -1,4 +1,4 @@
-"""Whether spots lie on the tissue, and which mistake would explain it where they do not."""
+"""Alignment of spots and tissue, and the likely mistake where they do not match."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from spared_sc._images.resolve import Located
 
 _LONGEST = 1000  # pixels of the thumbnail in which tissue is looked for
-_REACH = 0.7  # of the pitch: what a spot stands for
+_REACH = 0.7  # of the pitch: area that a spot represents
 _AROUND = 1.5  # pitches around the outermost spots that belong to the comparison
-_FITS = 0.3  # smallest agreement that says anything
+_FITS = 0.3  # smallest agreement that is informative
 _BETTER = 0.1  # difference of two agreements that counts
-_ALIKE = 0.05  # difference that does not
+_ALIKE = 0.05  # difference that does not count
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Alignment:
     covered: float  # share of the tissue between the spots that they cover
     agreement: float  # phi coefficient between spots and tissue
     verdict: str  # "aligned", "misaligned", "ambiguous" or "unclear"
-    cause: str  # what went wrong, or what cannot be told apart
+    cause: str  # the likely mistake, or those that cannot be excluded
 
     @property
     def share(self) -> float:
-        """Of the spots that count, how many are on tissue."""
+        """Share of the counted spots that are on tissue."""
         return float(self.on_tissue[self.counted].mean())
 
 
@@ -62,7 +62,7 @@ def align_libraries(adata: AnnData, libraries: Libraries, image: Any, spatial_ke
 
 
 def _in_tissue(adata: AnnData) -> np.ndarray:
-    """Which spots are said to be on tissue, also where the column is text, as in tables that were read from CSV."""
+    """Spots marked as on tissue, also if the column is text, as in tables read from CSV."""
     if Key.obs.in_tissue not in adata.obs:
         return np.ones(adata.n_obs, dtype=bool)
     column = adata.obs[Key.obs.in_tissue].astype(object).map(lambda value: {"True": 1, "False": 0}.get(value, value))
@@ -77,7 +77,7 @@ def _in_tissue(adata: AnnData) -> np.ndarray:
 
 
 def align(located: Located, scale_factors: Mapping[str, float], in_tissue: np.ndarray) -> Alignment:
-    """Compare the spots as they are, and as they would be without each common mistake, with the tissue.
+    """Compare the tissue with the spots as they are, and with the spots after undoing each common mistake.
 
     The agreement is the phi coefficient (Pearson's correlation of two binary variables), over the pixels within the
     outermost spots, between tissue and what lies within 0.7 pitches of a spot.
@@ -87,9 +87,9 @@ def align(located: Located, scale_factors: Mapping[str, float], in_tissue: np.nd
     located
         Image and spots.
     scale_factors
-        As in `uns["spatial"]`: what positions may have been multiplied with by mistake.
+        As in `uns["spatial"]`: factors by which positions may have been multiplied by mistake.
     in_tissue
-        (n,) which spots are said to be on tissue; the others are left out of the comparison. With none, all count.
+        (n,) spots marked as on tissue; the others are left out of the comparison. If none is, all count.
     """
     thumbnail, zoom = located.source.thumbnail(_LONGEST)
     tissue = tissue_mask(thumbnail)

@@ -207,7 +207,7 @@ def _blurred(planes: np.ndarray) -> np.ndarray:
 
 
 def _maxima(plane: np.ndarray) -> np.ndarray:
-    """Where a pixel is above `_BLOB` and above its eight neighbours, those outside left out."""
+    """Mask of the pixels above `_BLOB` and above their eight neighbours inside the plane."""
     n = len(plane)
     padded = np.pad(plane, 1, constant_values=-np.inf)
     result = plane > _BLOB

@@ -393,7 +393,7 @@ def _image(name: str, slide: Mapping[str, Any], image: Any, cache: Cache) -> tup
 
 
 def element_name(name: str) -> str:
-    """What an image of a SpatialData object is called in records and messages."""
+    """Name of an image of a SpatialData object in records and messages."""
     return f"the image {name!r} of the SpatialData object"
 
 

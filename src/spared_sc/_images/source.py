@@ -1,4 +1,4 @@
-"""Images that are read in parts, whatever they come from: files, arrays, elements of a SpatialData object."""
+"""Images that are read in parts: files, arrays, elements of a SpatialData object."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _pillow_lock = threading.Lock()
 
 @contextmanager
 def readable(path: Path, expected: str) -> Iterator[None]:
-    """Say of a file that breaks while it is read which one it is, and what to do.
+    """Name a file that cannot be read, and the remedy.
 
     The errors of imagecodecs are RuntimeErrors.
     """
@@ -49,7 +49,7 @@ def open_pillow(path: Path) -> ImageFile:
     """An image file of any size, not yet decoded."""
     from PIL import Image
 
-    # Whole-slide images are larger than what Pillow takes for an attack; a file that the user names is none.
+    # Pillow takes whole-slide images for an attack; a file that the user names is not one.
     with _pillow_lock:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -228,7 +228,7 @@ def open_image(where: Any, *, coordinate_system: str | None = None, cache: Cache
 
 
 def _check_kind(dtype: Any, n_channels: int, where: str, *, fractions: bool = False) -> None:
-    """Refuse what is not 8-bit RGB, with or without an alpha channel; fractions may pass, where their range is checked."""
+    """Refuse anything but 8-bit RGB, with or without an alpha channel; with `fractions` also floats, to be checked later."""
     dtype = np.dtype(dtype)
     if n_channels in (1, 2):
         raise ValueError(f"{where} is grey: it has no colours. {_RGB}: pass the colour image.")
@@ -285,7 +285,7 @@ def _open_file(path: Path, cache: Cache | None) -> Source:
 
 
 def _open_whole(path: Path, cache: Cache | None) -> Source:
-    """JPEG, PNG and the like, which are decoded as a whole, once."""
+    """JPEG, PNG and similar formats, decoded as a whole, once."""
     with readable(path, f"an image ({_FORMATS})"), open_pillow(path) as image:
         mode, (width, height) = image.mode, image.size
         deep = any(";16" in str(tile[3]) for tile in image.tile)  # Pillow would keep the high bytes only
@@ -298,7 +298,7 @@ def _open_whole(path: Path, cache: Cache | None) -> Source:
 
     def decode(row: int, col: int) -> np.ndarray:
         with readable(path, f"an image ({_FORMATS})"), open_pillow(path) as image:
-            image.load()  # all of it: a file that was cut short is found out here
+            image.load()  # all of it: a file that was cut short fails here
             pixels = np.asarray(image if mode in ("RGB", "RGBA") else image.convert("RGBA"))
         return np.ascontiguousarray(_rgb(pixels, str(path)))
 

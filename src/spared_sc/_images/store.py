@@ -1,4 +1,4 @@
-"""Patches on disk: one zarr array of pixels, and beside it which spot each patch belongs to and how it was made."""
+"""Patches on disk: a zarr array of pixels, with the spot of each patch and the recipe in its attributes."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _BATCH = 32 * _CHUNK  # patches that are cut at once
 
 
 def spot_names(libraries: Libraries, names: Any) -> list[str]:
-    """What tells spots apart, also those of several libraries: library and name."""
+    """Unique names of spots: library and name."""
     return [f"{libraries.names[code]}/{name}" for code, name in zip(libraries.codes, names, strict=True)]
 
 
 def is_store(path: str | Path) -> bool:
-    """Whether there is a folder of a zarr array."""
+    """Whether the path is a zarr array."""
     path = Path(path).expanduser()
     return path.suffix == ".zarr" or (path / "zarr.json").is_file()
 
 
 def _ours(folder: Path) -> bool:
-    """Whether a store of patches, by any version; or an empty folder."""
+    """Whether a folder is a store of patches, by any version, or empty."""
     if not folder.is_dir():
         return False
     try:
@@ -56,14 +56,11 @@ def write_store(
     overwrite: bool = False,
     show_progress_bar: bool | None = None,
 ) -> Path:
-    """Write all patches, and return the folder; one that already holds them is left as it is.
+    """Write all patches, and return the folder; a folder that already holds them is not changed.
 
-    They are written beside the folder, which appears when all are there. An interrupted run goes on where it was. Nothing
-    is replaced that is no store of patches.
+    They are written beside the folder, which appears once all are complete. An interrupted run is resumed. Only a store of
+    patches is ever replaced.
     """
-    import zarr
-    from zarr.codecs import BloscCodec
-
     folder = Path(path).expanduser().absolute()
     meta = {
         _FORMAT: _VERSION,
@@ -74,7 +71,7 @@ def write_store(
     part = folder.with_name(folder.name + ".part")
     for place in (folder, part):
         if place.exists() and not _ours(place):
-            raise FileExistsError(f"{str(place)!r} is there and is no store of patches: pass another `store=`.")
+            raise FileExistsError(f"{str(place)!r} exists and is no store of patches: pass another `store=`.")
     if (folder / "zarr.json").is_file() and not overwrite:
         if _same(_open(folder).attrs.asdict(), meta):
             logger.info("%s holds these patches already", folder)
@@ -85,18 +82,7 @@ def write_store(
     folder.parent.mkdir(parents=True, exist_ok=True)
     array, done = _resumed(part, meta)
     if array is None:
-        shutil.rmtree(part, ignore_errors=True)
-        array = zarr.create_array(
-            store=str(part),
-            shape=(len(patches), patches.side, patches.side, 3),
-            chunks=(_CHUNK, patches.side, patches.side, 3),
-            dtype="uint8",
-            zarr_format=3,
-            compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=1),
-            attributes=meta,
-            # Else a black patch would look like one that was not written yet.
-            config={"write_empty_chunks": True},
-        )
+        array = _new_array(part, len(patches), patches.side, meta)
     with progress_bar(total=len(patches), desc="patches", show=show_progress_bar, unit="patch") as bar:
         bar.update(done)
         for first in range(done, len(patches), _BATCH):
@@ -110,13 +96,31 @@ def write_store(
     return folder
 
 
+def _new_array(part: Path, n_patches: int, side: int, meta: dict[str, Any]) -> Any:
+    """An empty array in the place of another one."""
+    import zarr
+    from zarr.codecs import BloscCodec
+
+    shutil.rmtree(part, ignore_errors=True)
+    return zarr.create_array(
+        store=str(part),
+        shape=(n_patches, side, side, 3),
+        chunks=(_CHUNK, side, side, 3),
+        dtype="uint8",
+        zarr_format=3,
+        compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=1),
+        attributes=meta,
+        config={"write_empty_chunks": True},  # otherwise a black patch would look as if it was not written yet
+    )
+
+
 def _same(attributes: dict[str, Any], meta: dict[str, Any]) -> bool:
-    """Whether the same patches of the same spots, at the same scale, wherever their images now are."""
+    """Whether both describe the same patches of the same spots, wherever their images are."""
     return all(attributes.get(name) == meta[name] for name in meta if name != "recipe")
 
 
 def _resumed(part: Path, meta: dict[str, Any]) -> tuple[Any, int]:
-    """What an interrupted run has left of the same patches, and how many of them are complete."""
+    """The array of an interrupted run with the same patches, and the number of complete ones."""
     import zarr
 
     if not (part / "zarr.json").is_file():
@@ -127,7 +131,7 @@ def _resumed(part: Path, meta: dict[str, Any]) -> tuple[Any, int]:
     # They are written in order, a batch at a time and its chunks in any order: the last batch is done again.
     done = max(0, array.nchunks_initialized * _CHUNK // _BATCH - 1) * _BATCH
     if done:
-        logger.info("going on with patch %d, where an earlier run of %s was interrupted", done, part)
+        logger.info("resuming at patch %d, where an earlier run of %s was interrupted", done, part)
     return array, done
 
 
@@ -138,7 +142,7 @@ def _open(folder: Path) -> Any:
 
 
 class StoredPatches:
-    """Patches of spots that are read from a store; as `Patches`."""
+    """Patches of spots, read from a store; used like `Patches`."""
 
     def __init__(
         self,
@@ -165,7 +169,7 @@ class StoredPatches:
         folder = Path(path).expanduser().absolute()
         if not folder.exists():
             raise FileNotFoundError(
-                f"there is no store of patches {str(folder)!r}: name its new place with `sp.pp.extract_patches(adata, "
+                f"there is no store of patches {str(folder)!r}: give its new place with `sp.pp.extract_patches(adata, "
                 f"image=...)`, or write it with `sp.pp.extract_patches(adata, store={str(path)!r})`."
             )
         try:
@@ -204,7 +208,7 @@ class StoredPatches:
         wanted = self._rows[np.asarray(rows, dtype=np.int64)]
         patches = np.empty((len(wanted), self.side, self.side, 3), dtype=np.uint8)
         order = np.argsort(wanted, kind="stable")
-        # Whole chunks, neighbouring ones at once: zarr's own indexing by rows takes three times as long.
+        # Whole chunks, neighbouring ones together: zarr's own indexing by rows takes three times as long.
         chunk = wanted[order] // _CHUNK
         for run in np.split(np.arange(len(order)), np.flatnonzero(np.diff(chunk) > 1) + 1):
             if not run.size:

@@ -1,11 +1,11 @@
-"""Where on a slide there is tissue."""
+"""Tissue on a slide."""
 
 from __future__ import annotations
 
 import numpy as np
 
 _BINS = 256
-# What glass and stained tissue may differ by: without limits, a slide full of tissue would be split in two.
+# Limits of the difference between glass and stained tissue: without them, a slide full of tissue would be split in two.
 _LOWEST, _HIGHEST = 0.04, 0.1
 _SMOOTH = 1 / 500  # standard deviation of the smoothing, as a share of the longer side
 _SPECK = 1 / 2000  # smallest piece of tissue, as a share of the image
@@ -31,7 +31,7 @@ def tissue_mask(image: np.ndarray) -> np.ndarray:
 def _colour(image: np.ndarray) -> np.ndarray:
     """Range of the optical densities of red, green and blue; 0 for white, grey and black."""
     light = image.astype(np.float32) + 1
-    # The glass: what is brightest, leaving out reflections. A slide full of tissue has none, hence the limit.
+    # The glass is brightest, apart from reflections. A slide full of tissue has none, hence the limit.
     glass = np.maximum(np.percentile(light.reshape(-1, 3), 99, axis=0), 200)
     density = np.log(np.maximum(glass / light, 1))
     return density.max(axis=2) - density.min(axis=2)
@@ -60,7 +60,7 @@ def _without_small(mask: np.ndarray, smallest: float) -> np.ndarray:
 
 
 def share_within(mask: np.ndarray, centres: np.ndarray, diameter: float) -> np.ndarray:
-    """Share of tissue within a circle around each position (x, y) of a mask; what lies outside of it is none."""
+    """Share of tissue within a circle around each position (x, y) of a mask; there is none outside the mask."""
     reach = int(diameter / 2)
     steps = np.arange(-reach, reach + 1)
     dx, dy = (step.ravel() for step in np.meshgrid(steps, steps))

@@ -1,4 +1,4 @@
-"""Files for what was learned: safetensors and a JSON card; a crash leaves the old or the new model, never half of one."""
+"""Model folders: safetensors and a JSON card; a crash leaves the old or the new model, never half of one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def save(folder: str | Path, kind: str, arrays: Mapping[str, np.ndarray], card: 
     ValueError
         If the folder holds something else.
     OSError
-        If it cannot be written; the old model, if there was one, is as it was.
+        If it cannot be written; an old model is left unchanged.
     """
     from safetensors.numpy import save as serialise
 
@@ -61,7 +61,7 @@ def save(folder: str | Path, kind: str, arrays: Mapping[str, np.ndarray], card: 
 
 
 def load(folder: str | Path, *kinds: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and card of a model folder; `kinds` are those that will do.
+    """Arrays and card of a model folder of one of these kinds.
 
     Raises
     ------
@@ -75,8 +75,8 @@ def load(folder: str | Path, *kinds: str) -> tuple[dict[str, np.ndarray], dict[s
 
     folder = Path(folder)
     if not exists(folder):
-        what = "a file" if folder.is_file() else "no such folder" if not folder.exists() else f"no {_CARD} in it"
-        raise FileNotFoundError(f"{folder} is no saved model ({what}): give the folder that `save` wrote.")
+        reason = "a file" if folder.is_file() else "no such folder" if not folder.exists() else f"no {_CARD} in it"
+        raise FileNotFoundError(f"{folder} is no saved model ({reason}): give the folder that `save` wrote.")
     try:
         card = json.loads((folder / _CARD).read_text())
         if not isinstance(card, dict):
@@ -110,7 +110,7 @@ def exists(folder: Path) -> bool:
 
 
 def data_hash(*arrays: np.ndarray) -> str:
-    """Short name of the data that something was learned from."""
+    """Short hash of the data behind a model."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(_contiguous(array).tobytes())
@@ -138,6 +138,6 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether there is a model, or what an interrupted first save left behind."""
+    """Whether there is a model, or the remains of an interrupted first save."""
     names = [path.name for path in folder.iterdir()]
     return _CARD in names or all(name.startswith("weights-") or name.endswith(".part") for name in names)

@@ -1,4 +1,4 @@
-"""Which image encoders there are, and what each expects: a table of plain entries that needs no torch."""
+"""The image encoders and their expected input: plain entries that need no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}  # the first names 
 
 @dataclass(frozen=True)
 class EncoderCard:
-    """What has to be known of an encoder to load it and to use it as it was trained."""
+    """Everything needed to load an encoder and to use it as it was trained."""
 
     name: str
     source: str  # "classical", "torchvision", "timm" (ImageNet and the like) or "hub" (pathology foundation models)
@@ -30,15 +30,15 @@ class EncoderCard:
     mpp: tuple[float, ...] = ()  # um per pixel of the input that the encoder was made for; empty where not known
     hub: str = ""  # repository on the Hugging Face hub
     architecture: str = ""  # timm's name of it
-    options: Mapping[str, Any] = field(default_factory=dict)  # what differs from it
+    options: Mapping[str, Any] = field(default_factory=dict)  # deviations from that architecture
     pooling: str = "model"  # "model": as timm pools; "cls+mean": class token and mean of the patch tokens, side by side
     layout: str = "timm"  # how the file names its weights: "timm" or "transformers"
-    gated: bool = False  # the hub gives the file to those only who were granted access
-    verified: str = ""  # where architecture, pooling and normalisation were looked up
+    gated: bool = False  # the hub requires granted access
+    verified: str = ""  # sources of architecture, pooling and normalisation
 
     @property
     def foundation(self) -> bool:
-        """Whether it was trained on histology at a known scale, so that images without cells mean nothing to it."""
+        """Whether it was trained on histology at a known scale: images without visible cells are outside its domain."""
         return self.source == "hub"
 
 
@@ -270,6 +270,6 @@ CARDS: Mapping[str, EncoderCard] = MappingProxyType({card.name: card for card in
 
 
 def list_encoders() -> list[dict[str, Any]]:
-    """One row for each encoder that has a name of its own; beside these, every timm model goes by timm's name."""
+    """One row for each encoder with a short name; timm models go by timm's names."""
     columns = ("name", "source", "dim", "input_size", "mpp", "licence", "gated", "hub", "citation")
     return [{column: getattr(card, column) for column in columns} for card in CARDS.values()]

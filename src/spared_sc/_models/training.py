@@ -1,4 +1,4 @@
-"""What every network of the package shares: the device it runs on and the loop that fits it."""
+"""Shared by all networks: the device, seeds, mixed precision, and the training loop."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
-SEARCH = "search"  # in place of a learning rate
-LEARNING_RATES = [float(rate) for rate in np.geomspace(1e-5, 1e-2, 10)]  # those that SpaRED searches
+SEARCH = "search"  # instead of a learning rate
+LEARNING_RATES = [float(rate) for rate in np.geomspace(1e-5, 1e-2, 10)]  # as searched by SpaRED
 OPTIMIZERS = ("adam", "adamw")
 _SAVE_EVERY = 10.0  # seconds between checkpoints; times the seconds that one takes, where those are more than one
 
@@ -87,7 +87,7 @@ def local_seed(seed: int, device: torch.device) -> Iterator[torch.Generator]:
 
 @dataclass
 class Fit:
-    """How far a fit went and what it found; the network itself ends with the best weights."""
+    """Progress and result of a fit; the network itself ends with the best weights."""
 
     step: list[int] = field(default_factory=list)  # steps at which the network was validated
     train_mse: list[float] = field(default_factory=list)  # mean training loss since the validation before
@@ -332,7 +332,7 @@ def search_learning_rate(
 
 
 class _State:
-    """All that a fit changes, to be written to and read from a checkpoint between two steps."""
+    """The state of a fit between two steps, to be written to and read from a checkpoint."""
 
     def __init__(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator):
         self.network = network

@@ -260,17 +260,18 @@ class FittedPredictor:
         return embed_all(encoder, patches, show_progress_bar=compute.show_progress_bar)
 
 
-def _check_encoder(wanted: Mapping[str, Any], found: Mapping[str, Any] | None, what: str, remedy: str) -> None:
-    if found is not None and wanted.get("parameters") and found.get("parameters"):
+def _check_encoder(trained: Mapping[str, Any], here: Mapping[str, Any] | None, where: str, remedy: str) -> None:
+    """Refuse an embedding or an encoder that is not that of the training."""
+    if here is not None and trained.get("parameters") and here.get("parameters"):
         # The hash of the weights identifies them, wherever they came from and under whichever name.
-        wanted, found = ({k: v for k, v in identity.items() if k not in _ORIGIN} for identity in (wanted, found))
-    if found == wanted:
+        trained, here = ({k: v for k, v in identity.items() if k not in _ORIGIN} for identity in (trained, here))
+    if here == trained:
         return
     differs = "its encoder is not recorded"
-    if found is not None:
-        name = next(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))
-        differs = f"{name} is {found.get(name)!r} instead of {wanted.get(name)!r}"
-    raise ValueError(f"{what} is not what the model was fitted on ({differs}): {remedy}.")
+    if here is not None:
+        name = next(name for name in (*trained, *here) if here.get(name) != trained.get(name))
+        differs = f"{name} is {here.get(name)!r} instead of {trained.get(name)!r}"
+    raise ValueError(f"{where} is not what the model was fitted on ({differs}): {remedy}.")
 
 
 def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:

@@ -41,7 +41,7 @@ class KnownLibrary:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """How a predictor was fitted, and what it needs of another slide."""
+    """How a predictor was fitted, and the inputs that it needs of another slide."""
 
     model: str
     params: dict[str, Any]

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every column of (n, d); infinite for a constant one, which says nothing."""
+    """Mean and standard deviation of every column of (n, d); infinite for a constant one, which carries no information."""
     mean, scale = values.mean(axis=0), values.std(axis=0)
     return mean, np.where(scale > 1e-6 * (1e-6 + np.abs(mean)), scale, np.inf)
 

@@ -152,11 +152,11 @@ def mean_correlation(estimate: torch.Tensor, targets: Targets) -> torch.Tensor:
         deviation = (values - (values * known).sum(dim=0) / n) * known
         return deviation, (deviation**2).sum(dim=0) / n
 
-    one, variance = centred(estimate)
-    other, other_variance = centred(targets.values)
-    varies = other_variance > _LEAST_VARIANCE
-    spread = (variance.clamp(min=_LEAST_VARIANCE) * other_variance.clamp(min=_LEAST_VARIANCE)).sqrt()
-    correlation = (one * other).sum(dim=0) / n / spread
+    estimated, variance = centred(estimate)
+    target, target_variance = centred(targets.values)
+    varies = target_variance > _LEAST_VARIANCE
+    spread = (variance.clamp(min=_LEAST_VARIANCE) * target_variance.clamp(min=_LEAST_VARIANCE)).sqrt()
+    correlation = (estimated * target).sum(dim=0) / n / spread
     return (correlation * varies).sum() / varies.sum().clamp(min=1)
 
 

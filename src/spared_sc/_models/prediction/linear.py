@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -30,7 +31,7 @@ _MOST_SPREADS = 5  # standard deviations at which a feature is clipped
 
 def learned() -> Any:
     """A field that fitting fills in, and that is saved."""
-    return field(default=None, init=False, repr=False)
+    return dataclasses.field(default=None, init=False, repr=False)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,7 +40,7 @@ class PlainPredictor(Predictor):
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Learned state: arrays, and values that JSON can hold."""
-        state = {one.name: getattr(self, one.name) for one in fields(self) if not one.init}
+        state = {field.name: getattr(self, field.name) for field in fields(self) if not field.init}
         arrays = {name: value for name, value in state.items() if isinstance(value, np.ndarray)}
         values = {name: value for name, value in state.items() if name not in arrays}
         return arrays, {"params": self.params(), **values}
@@ -48,8 +49,9 @@ class PlainPredictor(Predictor):
     def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
         """The predictor with that state."""
         predictor = cls(**values["params"])
-        for name in [one.name for one in fields(cls) if not one.init]:
-            setattr(predictor, name, arrays[name] if name in arrays else values[name])
+        for field in fields(cls):
+            if not field.init:
+                setattr(predictor, field.name, arrays[field.name] if field.name in arrays else values[field.name])
         return predictor
 
 

@@ -1,4 +1,4 @@
-"""How networks that see patches are fitted and applied: reading ahead, augmentation, batches, saving."""
+"""Fitting and applying networks that see patches: reading ahead, augmentation, batches, saving."""
 
 from __future__ import annotations
 

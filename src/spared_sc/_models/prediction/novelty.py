@@ -1,4 +1,4 @@
-"""How far a spot looks from the training data."""
+"""Distance of a spot's appearance from the training data."""
 
 from __future__ import annotations
 
