@@ -196,7 +196,7 @@ def detected_from_counts(counts: np.ndarray | sps.csr_matrix) -> sps.csr_matrix:
 
 def dense(matrix: np.ndarray | sps.spmatrix) -> np.ndarray:
     """A block of a layer as an array."""
-    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+    return np.asarray(matrix) if isinstance(matrix, np.ndarray) else matrix.toarray()
 
 
 def get_block(adata: AnnData, layer: str, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
