@@ -21,7 +21,8 @@ EXAMPLES = {
     "learning": 180,
     "whole way": 60,
     "spackle": 50,
-    "residual": 40,
+    "counts model": 40,
+    "simple methods": 120,
 }
 
 

@@ -348,6 +348,20 @@ def test_the_estimate_does_not_depend_on_the_container(ready):
         np.testing.assert_array_equal(dense(complete(adata, "kernel").layers["kernel"]), expected)
 
 
+@pytest.mark.parametrize("container", [sps.csr_matrix, np.asarray])
+def test_a_view_becomes_an_object_of_its_own(ready, container):
+    parent = ready.copy()
+    parent.layers["log2tpm"] = container(dense(parent.layers["log2tpm"]))
+    before = dense(parent.layers["log2tpm"]).copy()
+    view = parent[parent.obs["library_id"] == "library_1"]
+    expected = complete(view.copy(), "kernel")
+    sp.tl.complete(view, method="kernel", **KEY)
+    assert not view.is_view
+    np.testing.assert_array_equal(dense(view.layers["kernel"]), dense(expected.layers["kernel"]))
+    np.testing.assert_array_equal(dense(parent.layers["log2tpm"]), before)
+    assert set(parent.layers) == set(ready.layers)
+
+
 def test_the_seed_is_passed_on(ready, monkeypatch):
     seen: list[Compute] = []
     monkeypatch.setattr(Level, "estimate", lambda self, sections, compute: seen.append(compute) or Estimate(
