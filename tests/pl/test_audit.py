@@ -187,7 +187,7 @@ def test_audit_without_skill_or_with_other_names():
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ({"key": "other"}, KeyError, ["'other_verdict'", "'audit'", "key=", "sp.tl.audit_completion"]),
+        ({"key": "other"}, KeyError, ["'other'", "'audit'", "key=", "sp.tl.audit_completion"]),
         ({"genes": "ACTB"}, KeyError, ["'ACTB'", "genes="]),
         ({"genes": []}, ValueError, ["none of the genes"]),
         ({"genes": "skipped"}, ValueError, ["none of the genes"]),

@@ -86,7 +86,7 @@ def test_scatter_of_a_constant_has_no_correlation():
         ({"key": "magic"}, KeyError, ["'magic'", "'median'", "key="]),
         ({"key": []}, ValueError, ["`key` is empty", "'median'"]),
         ({"layer": "tpm"}, KeyError, ["'tpm'", "'log2tpm'", "layer="]),
-        ({"hidden": "mask"}, KeyError, ["'mask'", "boolean", "hidden="]),
+        ({"hidden": "mask"}, KeyError, ["'mask'", "tl.hide_entries", "hidden="]),
         ({"hidden": "log2tpm"}, TypeError, ["'log2tpm'", "float32", "boolean"]),
         ({"hidden": "nowhere"}, ValueError, ["'nowhere'", "marks no detected entry of the 6 genes", "mask_var="]),
         ({"hidden": "undetected"}, ValueError, ["marks no detected entry"]),
@@ -126,7 +126,7 @@ def test_layer_made_with_visible_entries_is_refused_only_when_many_repeat():
 def test_entries_hidden_by_the_package_are_read_from_their_layer(collection):
     adata = collection(n_libraries=2, shape=(9, 9), n_genes=30, image=False, recipe={"n_genes": 12})
     trial = sp.tl.hide_entries(adata, library_key="library_id")
-    with pytest.raises(ValueError, match=r"no completed layer.*tl\.hide_entries"):
+    with pytest.raises(ValueError, match=r"no layer.*`key`.*tl\.hide_entries"):
         sp.pl.completion_scatter(trial)
     sp.tl.median_complete(trial, library_key="library_id")
     sp.tl.complete(trial, method="additive", key_added="mine", library_key="library_id")

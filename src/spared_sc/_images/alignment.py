@@ -91,12 +91,14 @@ def align(located: Located, scale_factors: Mapping[str, float], in_tissue: np.nd
     in_tissue
         (n,) spots marked as on tissue; the others are left out of the comparison. If none is, all count.
     """
+    from spared_sc._kernels.lattice import nearest_distance
+
     thumbnail, zoom = located.source.thumbnail(_LONGEST)
     tissue = tissue_mask(thumbnail)
     centres = located.centres * zoom
     counted = in_tissue if in_tissue.any() else np.ones_like(in_tissue)
     spots = centres[counted]
-    pitch = _pitch(spots)
+    pitch = nearest_distance(spots)
     agreement, covered = _agreement(tissue, spots, pitch)
     others = {
         cause: _agreement(tissue, spots @ turn[:, :2].T + turn[:, 2], pitch * np.sqrt(abs(np.linalg.det(turn[:, :2]))))[
@@ -175,10 +177,3 @@ def _agreement(tissue: np.ndarray, spots: np.ndarray, pitch: float) -> tuple[flo
     phi = (n * both - n_near * n_tissue) / np.sqrt(spread) if spread > 0 else 0.0
     # Spots outside of the image agree with nothing.
     return phi * inside.mean(), both / n_tissue if n_tissue else 0.0
-
-
-def _pitch(spots: np.ndarray) -> float:
-    """Median distance from a spot to its nearest neighbour."""
-    from scipy.spatial import cKDTree
-
-    return float(np.median(cKDTree(spots).query(spots, k=2)[0][:, 1])) if len(spots) > 1 else 1.0

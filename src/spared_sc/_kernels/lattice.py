@@ -91,6 +91,11 @@ def from_array(position: np.ndarray, library: np.ndarray, *, kind: str = "auto")
     return _from_edges(np.concatenate(source), np.concatenate(target), n, kind)
 
 
+def nearest_distance(position: np.ndarray) -> float:
+    """Median distance from a spot to its nearest neighbour; 1 for a single spot."""
+    return float(np.median(cKDTree(position).query(position, k=2)[0][:, 1])) if len(position) > 1 else 1.0
+
+
 def from_pixels(position: np.ndarray, library: np.ndarray) -> Lattice:
     """Lattice from positions alone: spots within 1.2 times the library's pitch touch.
 

@@ -26,11 +26,11 @@ class Measured:
         """
         genes = by_gene(self.truth, self.known, prediction, self.library, self.n_libraries)
         total = by_library(self.truth, self.known, prediction, self.library, self.n_libraries)
-        total["pcc"] = _mean(genes["pcc"], axis=1)
+        total["pcc"] = finite_mean(genes["pcc"], axis=1)
         scores = {name: np.column_stack([total[name], genes[name]]) for name in ("mse", "mae", "r2", "pcc")}
         scores["pcc_spot"] = total["pcc_spot"][:, None]
         pooled = by_gene(self.truth, self.known, prediction, np.zeros_like(self.library), 1)["pcc"]
-        scores["pcc_pooled"] = _mean(pooled, axis=1)
+        scores["pcc_pooled"] = finite_mean(pooled, axis=1)
         return scores
 
     def limits(self, variances: Sequence[np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -42,10 +42,10 @@ class Measured:
         entries = [self.known & (self.library == code)[:, None] for code in range(self.n_libraries)]
         mse = [variance[here].mean() if here.any() else np.nan for here in entries]
         highest = ceiling(self.truth, self.known, variance, self.library, self.n_libraries)
-        return {"mse": np.array(mse)[:, None], "pcc": np.column_stack([_mean(highest, axis=1), highest])}
+        return {"mse": np.array(mse)[:, None], "pcc": np.column_stack([finite_mean(highest, axis=1), highest])}
 
 
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+def finite_mean(values: np.ndarray, axis: int) -> np.ndarray:
     """Mean of the finite values along an axis, NaN where there are none."""
     defined = np.isfinite(values)
     return np.where(defined, values, 0).sum(axis=axis) / _positive(defined.sum(axis=axis))
@@ -71,7 +71,7 @@ def summarise(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
     several = defined.sum(axis=0) > 1
     if several.any():
         ends[:, several] = np.nanquantile(resampled[:, several], (0.025, 0.975), axis=0)
-    return _mean(values, axis=0), ends[0], ends[1]
+    return finite_mean(values, axis=0), ends[0], ends[1]
 
 
 def by_gene(

@@ -11,7 +11,7 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, get_libraries
 from spared_sc._images.alignment import align_libraries
 from spared_sc.pl import _tissue
-from spared_sc.pl._marks import BLUE, VERMILION, check_panels, finish, make_grid, width_in_points
+from spared_sc.pl._marks import BLUE, VERMILION, check_panels, finish, make_grid, spot_mark, width_in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ def alignment(
     panels = make_grid(ax, len(names), n_columns, size)
     for panel, name in zip(panels.axes, names, strict=True):
         _draw(panel, name, alignments[name])
-    _tissue.add_legend_below(panels, {kind: _tissue.spot_mark(colour, "white") for kind, colour in _COLOURS.items()})
+    _tissue.add_legend_below(panels, {kind: spot_mark(colour, "white") for kind, colour in _COLOURS.items()})
     return finish(panels.result, show)
 
 

@@ -9,8 +9,8 @@ from spared_sc._core import docs
 from spared_sc._core.completions import describe_method
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, check_number, listing
-from spared_sc.pl._marks import BLACK, BLUE, ORANGE, VERMILION, as_list, check_gene, height_in_points
+from spared_sc._core.validate import check_adata, check_number, choose_key, listing
+from spared_sc.pl._marks import BLACK, BLUE, ORANGE, VERMILION, as_list, check_gene, finish, height_in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,33 +77,24 @@ def audit(
     Raises
     ------
     KeyError
-        If there is no audit under `key`, or one of `genes` is not in the object.
+        If there is no such audit, or one of `genes` is not in the object.
     ValueError
-        If there are several audits and no `key`, if no gene or none of `genes` was audited, if a verdict is unknown, or
-        if `n_genes` is not a whole number from 1 upwards.
+        If there are several audits and no `key`, or if no gene or none of `genes` was audited.
 
     Examples
     --------
-    `sp.tl.audit_completion` writes the table and the summary; here they are written by hand, to be quick.
-
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
-    >>> adata = sp.datasets.synthetic(n_genes=3, image=False)
-    >>> adata.var["audit_verdict"] = ["complete", "use as is", "drop"]
-    >>> adata.var["audit_skill"] = [0.3, 0.02, -0.1]
-    >>> adata.var["audit_skill_low"] = adata.var["audit_skill"] - 0.1
-    >>> adata.var["audit_skill_high"] = adata.var["audit_skill"] + 0.1
-    >>> adata.var["audit_missing"] = [0.2, 0.5, 0.9]
-    >>> adata.var["audit_floor"] = [0.4, 0.5, 0.9]
-    >>> adata.var["audit_mse_depth_only"] = adata.var["audit_mse_additive"] = [0.8, 0.7, 1.0]
-    >>> adata.uns["spared_sc"]["audit"] = {"summary": "Completion pays for 1 of 3 genes.", "harm": False}
+    >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), n_genes=20, depth=300, image=False)
+    >>> sp.pp.normalize_tpm(adata)
+    >>> sp.tl.audit_completion(adata, method="additive", n_masks=1, library_key="library_id")
     >>> fig = sp.pl.audit(adata)
-    >>> plt.close(fig)
     """
     import matplotlib.pyplot as plt
 
-    key = _audit_key(adata, key)
-    record, table = adata.uns.get(Key.uns.records, {}).get(key, {}), _audited(adata, key)
+    records = check_adata(adata).uns.get(Key.uns.records, {})
+    audits = [name for name, record in records.items() if "harm" in record]
+    key = choose_key(key, audits, "audit", "call `sp.tl.audit_completion(adata)`, which writes one")
+    record, table = records[key], _audited(adata, key)
     shown = _shown(adata, table, genes, n_genes)
     size = figsize or (10.5, float(np.clip(2.5 + _ROW * len(shown), 5, 10)))
     lines = textwrap.wrap(str(record["summary"]), int(_CHARACTERS * size[0])) or [""]
@@ -122,31 +113,16 @@ def audit(
     skill.set_title("Does filling in pay?" + (f" ({describe_method(str(method))})" if method else ""))
     _name_genes(skill, shown, int(table["skill"].isna().sum()))
     fig.legend(handles=_marks(skill), loc="outside lower right", ncols=3, frameon=False)
-    if show:
-        plt.show()
-    return fig
-
-
-def _audit_key(adata: AnnData, key: str | None) -> str:
-    """The audit that is asked for, or the only one."""
-    check_adata(adata)
-    audits = [name for name, record in adata.uns.get(Key.uns.records, {}).items() if "harm" in record]
-    if key is None and len(audits) > 1:
-        raise ValueError(f"there are several audits ({listing(audits)}): pass one of them as `key=`.")
-    return key or (audits or ["audit"])[0]
+    return finish(fig, show)
 
 
 def _audited(adata: AnnData, key: str) -> pd.DataFrame:
     """The table of the audited genes."""
-    record = adata.uns.get(Key.uns.records, {}).get(key, {})
     columns = [f"{key}_{name}" for name in _COLUMNS]
-    missing = [f"adata.var[{column!r}]" for column in columns if column not in adata.var]
-    missing += [f'uns["spared_sc"][{key!r}][{name!r}]' for name in ("summary", "harm") if name not in record]
+    missing = [column for column in columns if column not in adata.var]
     if missing:
-        audits = [name for name, past in adata.uns.get(Key.uns.records, {}).items() if "harm" in past]
         raise KeyError(
-            f"there is no {missing[0]} (audits: {listing(audits)}): pass one of those as `key=`, or call "
-            f'`sp.tl.audit_completion(adata, key_added="{key}")`, which writes it.'
+            f"there is no adata.var[{missing[0]!r}]: call `sp.tl.audit_completion(adata, key_added={key!r})`, which writes it."
         )
     table = adata.var[columns].set_axis(_COLUMNS, axis=1)
     table["verdict"] = table["verdict"].astype(object)
@@ -158,9 +134,7 @@ def _audited(adata: AnnData, key: str) -> pd.DataFrame:
             "run `sp.tl.audit_completion(adata)` again."
         )
     if table.empty:
-        raise ValueError(
-            "no gene was audited: run `sp.tl.audit_completion(adata)` on some of the genes in this object."
-        )
+        raise ValueError("no gene was audited: run `sp.tl.audit_completion(adata)` on genes of this object.")
     return table
 
 
@@ -193,7 +167,7 @@ def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int) -> None:
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import ScaledTranslation
 
-    bottom = 0
+    bottom, below = 0, ax.transAxes + ScaledTranslation(0, -8 / 72, ax.figure.dpi_scale_trans)
     # From the bottom up, so that what can be completed is on top.
     for i, (name, (colour, words)) in enumerate(reversed(_VERDICTS.items())):
         n, y = int((verdict == name).sum()), (i + 0.6) / len(_VERDICTS)
@@ -205,17 +179,14 @@ def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int) -> None:
             ax.annotate("", (0.4, bottom + n / 2), xytext=(0.32, y), textcoords=ax.transAxes, arrowprops=line)
         text = f"{name}: {n:,} gene{'' if n == 1 else 's'} ({percent} %)"
         ax.text(0.34, y, text, transform=ax.transAxes, va="center", fontweight="bold")
-        below = ax.transAxes + ScaledTranslation(0, -8 / 72, ax.figure.dpi_scale_trans)
         ax.text(0.34, y, textwrap.fill(words, 28), transform=below, va="top", fontsize="small")
         bottom += n
-    ax.set_xlim(-0.5, 2.9)
-    ax.set_ylim(0, len(verdict))
-    ax.set_xticks([])
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_ylabel("audited genes")
     rest = n_vars - len(verdict)
-    ax.set_xlabel(f"{rest:,} other genes were not audited" if rest else "")
-    ax.set_title("Verdict")
+    below_bar = f"{rest:,} other genes were not audited" if rest else ""
+    ax.set(
+        xlim=(-0.5, 2.9), ylim=(0, len(verdict)), xticks=[], xlabel=below_bar, ylabel="audited genes", title="Verdict"
+    )
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right", "bottom"]].set_visible(False)
 
 
@@ -238,8 +209,8 @@ def _draw_skill(ax: Axes, table: pd.DataFrame) -> None:
         colours = [_VERDICTS[name][0] for name in table["verdict"][beyond]]
         edge = np.full(beyond.sum(), left)
         ax.scatter(edge, row[beyond], marker="<", s=20, c=colours, clip_on=False, label=_BEYOND_LABEL, zorder=3)
-    ax.set_xlim(left, right)
-    ax.set_xlabel("skill: share of the averages' error removed\n(0: no better than averages, below 0: worse)")
+    label = "skill: share of the averages' error removed\n(0: no better than averages, below 0: worse)"
+    ax.set(xlim=(left, right), xlabel=label)
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -268,8 +239,7 @@ def _draw_missing(ax: Axes, table: pd.DataFrame) -> None:
     colours = [_VERDICTS[name][0] for name in table["verdict"]]
     width = min(max(0.6 * height_in_points(ax) / len(table), 0.5), 12)
     ax.hlines(np.arange(len(table)), 0, 100 * table["missing"], colors=colours, linewidth=width)
-    ax.set_xlim(0, 100)
-    ax.set_xlabel("spots without\na count (%)")
+    ax.set(xlim=(0, 100), xlabel="spots without\na count (%)")
     ax.tick_params(axis="y", left=False, labelleft=False)
     ax.spines[["top", "right"]].set_visible(False)
 
@@ -283,5 +253,4 @@ def _name_genes(ax: Axes, table: pd.DataFrame, n_without: int) -> None:
         ax.tick_params(axis="y", length=0)
         ax.set_ylabel(without.strip(" ()"))
     else:
-        ax.set_yticks([])
-        ax.set_ylabel(f"{len(table):,} genes, best first{without}")
+        ax.set(yticks=[], ylabel=f"{len(table):,} genes, best first{without}")

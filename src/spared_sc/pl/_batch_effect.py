@@ -10,7 +10,7 @@ from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, dense, gene_mask, get_layer, get_libraries, listing
-from spared_sc.pl._marks import PANEL_WIDTH, check_layers, finish, make_panels, series_style
+from spared_sc.pl._marks import PANEL_WIDTH, check_layers, finish, make_panels, series_style, spot_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
     from spared_sc._core.validate import Libraries
 
@@ -109,7 +108,8 @@ def batch_effect(
         panel.set(xlabel=f"component 1 ({first:.0f} % of variance)", ylabel=f"component 2 ({second:.0f} %)")
         panel.set(title=describe_layer(adata, layer), xticks=[], yticks=[])
     _draw_shares(panels.axes[1], shares)
-    handles = [_mark(code) for code in range(len(batches.names))]
+    styles = [series_style(code) for code in range(len(batches.names))]
+    handles = [spot_mark(colour, size=6, marker=marker) for colour, marker in styles]
     title = batch_key or library_key
     panels.figure.legend(handles, batches.names, loc="outside right upper", ncols=ncols, title=title, frameon=False)
     return finish(panels.figure, show)
@@ -170,13 +170,6 @@ def _components(values: np.ndarray, layer: str) -> tuple[np.ndarray, np.ndarray]
     largest = np.abs(weights[:2]).argmax(axis=1)
     sign = np.sign(weights[[0, 1], largest])
     return left[:, :2] * size[:2] * sign, size[:2] ** 2 / (size**2).sum()
-
-
-def _mark(code: int) -> Line2D:
-    from matplotlib.lines import Line2D
-
-    colour, marker = series_style(code)
-    return Line2D([], [], linestyle="", marker=marker, markersize=6, color=colour, markeredgewidth=0)
 
 
 def _draw_spots(ax: Axes, scores: np.ndarray, batch: np.ndarray) -> None:

@@ -8,8 +8,8 @@ from spared_sc._core import docs
 from spared_sc._core.completions import completed_layers, describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, dense, gene_mask, get_detected, get_layer, listing
-from spared_sc.pl._marks import PANEL_WIDTH, as_list, check_panels, finish, make_panels, unit
+from spared_sc._core.validate import check_adata, dense, gene_mask, get_detected, get_layer
+from spared_sc.pl._marks import PANEL_WIDTH, check_layers, check_panels, finish, make_panels, unit
 from spared_sc.pl._pairs import add_count_bar, agreement, bin_edges, draw_pairs
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def completion_scatter(
 
     Each completed layer gets a two-dimensional histogram, on common axes, with the line of equality. Titles name the
     model, and give the mean squared error, Pearson's correlation over all entries (differences between genes included,
-    as in the paper) and the number of entries. This function completes nothing: hide entries with
-    :func:`spared_sc.tl.hide_entries` and complete the result first.
+    as in the paper) and the number of entries. Hide entries with :func:`spared_sc.tl.hide_entries` and complete the
+    result first.
 
     Parameters
     ----------
@@ -69,9 +69,8 @@ def completion_scatter(
     TypeError
         If the layer `hidden` is not boolean.
     ValueError
-        If there is no completed layer, if `hidden` marks no detected entry of the genes, if a completed layer repeats
-        the measured value at half of the hidden entries or more (it was made while they were visible), or if `ax` is
-        given for several layers.
+        If there is no completed layer, if `hidden` marks no detected entry of the genes, if a layer was completed while
+        the entries were visible, or if `ax` is given for several layers.
 
     Notes
     -----
@@ -79,18 +78,18 @@ def completion_scatter(
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_genes=50, image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=20)
     >>> trial = sp.tl.hide_entries(adata, library_key="library_id")
     >>> sp.tl.median_complete(trial, library_key="library_id")
     >>> fig = sp.pl.completion_scatter(trial)
-    >>> plt.close(fig)
     """
     check_adata(adata)
-    keys = completed_layers(adata) if key is None else as_list(key)
-    _check_layers(adata, keys, layer, hidden)
+    trial = "complete the result of `sp.tl.hide_entries(adata)`"
+    keys = check_layers(adata, completed_layers(adata) if key is None else key, "key", trial)
+    check_layers(adata, layer, "layer")
+    check_layers(adata, hidden, "hidden", trial)
     check_panels(ax, len(keys), f"{len(keys)} layers", "one with `key=`")
     measured, filled = _hidden_values(adata, keys, layer, hidden, mask_var)
 
@@ -107,38 +106,16 @@ def completion_scatter(
     return finish(panels.result, show)
 
 
-def _check_layers(adata: AnnData, keys: list[str], layer: str, hidden: str) -> None:
-    """Refuse layers that are not there."""
-    if not keys:
-        raise ValueError(
-            f"there is no completed layer to draw, `key` is empty: pass some of {listing(adata.layers)}, or complete the "
-            "result of `sp.tl.hide_entries(adata)`."
-        )
-    expected = {
-        "key": "a layer completed with the entries hidden",
-        "layer": "the layer with the measured values",
-        "hidden": "a boolean layer that marks the entries that were hidden from the completion",
-    }
-    for name, argument in [*((key, "key") for key in keys), (layer, "layer"), (hidden, "hidden")]:
-        if name not in adata.layers:
-            raise KeyError(
-                f"there is no layer {name!r} (layers: {listing(adata.layers)}): pass {expected[argument]} as "
-                f"`{argument}=`."
-            )
-    if adata.layers[hidden].dtype != bool:
-        raise TypeError(
-            f"layers[{hidden!r}] has the type {adata.layers[hidden].dtype}: a boolean layer is needed, true at the "
-            "entries that were hidden."
-        )
-
-
 def _hidden_values(
     adata: AnnData, keys: list[str], layer: str, hidden: str, mask_var: str | None
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Measured values at the hidden entries, and the filled-in values of each layer."""
     genes = np.flatnonzero(gene_mask(adata, mask_var, optional=Key.var.selected))
+    if adata.layers[hidden].dtype != bool:
+        kind = adata.layers[hidden].dtype
+        raise TypeError(f"layers[{hidden!r}] has the type {kind}: a boolean layer is needed, true where it was hidden.")
     entries = dense(get_layer(adata, hidden)[:, genes])
-    if _is_trial(adata, hidden):
+    if adata.uns.get(Key.uns.records, {}).get(hidden, {}).get("function") == "tl.hide_entries":
         layer = Key.hidden(layer)  # in the layer itself, hidden entries are zero and count as undetected
     else:
         entries &= dense(get_detected(adata)[:, genes])
@@ -157,11 +134,6 @@ def _hidden_values(
                 "while they were visible. Hide them with `sp.tl.hide_entries(adata)`, and complete its result."
             )
     return measured, filled
-
-
-def _is_trial(adata: AnnData, hidden: str) -> bool:
-    """True for an object from `tl.hide_entries`."""
-    return adata.uns.get(Key.uns.records, {}).get(hidden, {}).get("function") == "tl.hide_entries"
 
 
 def _pearson(measured: np.ndarray, filled: np.ndarray) -> float:

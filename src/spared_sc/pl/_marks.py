@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     Drawn = TypeVar("Drawn", bound=Axes | Figure)
 
@@ -26,6 +27,9 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 BLUE, ORANGE, GREEN, PURPLE, _, VERMILION, BLACK = OKABE_ITO
 PANEL_WIDTH = 3.6  # inches
 LEGEND_WIDTH = 7  # inches, for a legend below the panels in one line
+_LAYERS_FROM = (
+    "write it first with `sp.pp.normalize_tpm`, `sp.pp.combat`, `sp.tl.median_complete` or `sp.tl.spackle_complete`"
+)
 _MARKERS = "o^sDvPX*"  # each in every colour: 56 series can be told apart
 
 
@@ -130,6 +134,13 @@ def series_style(i: int) -> tuple[str, str]:
     return OKABE_ITO[i % len(OKABE_ITO)], _MARKERS[i // len(OKABE_ITO) % len(_MARKERS)]
 
 
+def spot_mark(face: Any, edge: Any = "none", *, size: float = 8, marker: str = "o") -> Line2D:
+    """A spot for a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="", marker=marker, markersize=size, color=face, markeredgecolor=edge)
+
+
 def width_in_points(ax: Axes) -> float:
     return 72 * ax.get_window_extent().width / ax.figure.dpi
 
@@ -155,22 +166,17 @@ def as_list(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def check_layers(adata: AnnData, layers: str | Sequence[str]) -> list[str]:
+def check_layers(
+    adata: AnnData, layers: str | Sequence[str], argument: str = "layers", remedy: str = _LAYERS_FROM
+) -> list[str]:
     """The layers as a list, at least one, all of them there."""
     layers = as_list(layers)
-    if not layers:
-        raise ValueError(
-            f"there is no layer to draw, `layers` is empty: pass some of {listing(adata.layers)}, or write one first with "
-            "`sp.pp.normalize_tpm` or `sp.tl.spackle_complete`."
-        )
     missing = [layer for layer in layers if layer not in adata.layers]
-    if missing:
-        raise KeyError(
-            f"there is no layer {missing[0]!r} (layers: {listing(adata.layers)}): pass some of those as `layers=`, or "
-            "write it first with `sp.pp.normalize_tpm`, `sp.pp.combat`, `sp.tl.median_complete` or "
-            "`sp.tl.spackle_complete`."
-        )
-    return layers
+    if layers and not missing:
+        return layers
+    problem = f"there is no layer {missing[0]!r}" if missing else f"there is no layer to draw, `{argument}` is empty"
+    kind = KeyError if missing else ValueError
+    raise kind(f"{problem}: pass some of {listing(adata.layers)} as `{argument}=`, or {remedy}.")
 
 
 def check_gene(gene: str, names: Iterable[str], where: str, argument: str = "gene") -> None:

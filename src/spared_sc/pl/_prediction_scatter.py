@@ -9,7 +9,7 @@ from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.predictions import fitted_libraries, prediction_key, scored_libraries
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, check_number, dense, get_detected, get_layer, get_libraries, listing
+from spared_sc._core.validate import check_adata, check_number, get_block, get_libraries, listing
 from spared_sc._kernels import prediction_scores
 from spared_sc.pl._marks import PANEL_WIDTH, as_list, check_gene, check_panels, finish, make_grid, unit
 from spared_sc.pl._pairs import add_count_bar, agreement, bin_edges, draw_pairs
@@ -73,18 +73,16 @@ def prediction_scatter(
     KeyError
         If the table, a gene or the layer does not exist.
     ValueError
-        If all libraries took part in fitting, if a gene was detected nowhere else, if `ax` is given for several genes,
+        If all libraries took part in fitting, if a gene was detected nowhere else, if `ax` is given for several genes, or
         if there are several tables and no `key`, or several libraries and no `library_key`.
 
     Examples
     --------
-    >>> import matplotlib.pyplot as plt
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=3)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
     >>> sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
     >>> fig = sp.pl.prediction_scatter(adata, library_key="library_id")
-    >>> plt.close(fig)
     """
     check_adata(adata)
     check_number("n_genes", n_genes, 1, whole=True)
@@ -93,8 +91,7 @@ def prediction_scatter(
     n_panels = min(n_genes, len(names)) if genes is None else len(names)
     check_panels(ax, n_panels, f"{n_panels} genes", "one with `genes=`, or n_genes=1")
     compared = _compare(adata, key, names, layer, library_key)
-    shown = compared.best(n_panels) if genes is None else np.arange(len(names))
-    compared.check(shown)
+    shown = compared.shown(n_panels if genes is None else None)
 
     pairs = [compared.pair(i) for i in shown.tolist()]
     n_columns = min(len(shown), _N_COLUMNS)
@@ -111,7 +108,8 @@ def prediction_scatter(
         panel.set_ylabel(f"predicted, {unit(adata, layer)}")
     if panels.is_new:
         best = f", best {len(shown)} of {len(names)} genes" if genes is None else ""
-        panels.figure.suptitle(f"{key}: {compared.sections}{best}")
+        plural = "s" if compared.n_libraries > 1 else ""
+        panels.figure.suptitle(f"{key}: {compared.n_libraries} {compared.role} section{plural}{best}")
     add_count_bar(panels, mesh, "detected entries", shrink=0.8 / n_rows)
     return finish(panels.result, show)
 
@@ -129,30 +127,19 @@ class _Compared:
     role: str  # of the libraries
     n_libraries: int
 
-    @property
-    def sections(self) -> str:
-        return f"{self.n_libraries} {self.role} section{'s' if self.n_libraries > 1 else ''}"
-
-    @property
-    def is_measured(self) -> np.ndarray:
-        """Genes that some spot detected, (n_genes,)."""
-        return np.any(self.detected, axis=0)
-
     def pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Measured and predicted values of a gene where it was detected."""
         known = self.detected[:, i]
         return self.measured[known, i], self.predicted[known, i]
 
-    def best(self, n_genes: int) -> np.ndarray:
-        """The genes with the highest correlation; those without one last, those detected nowhere not at all."""
+    def shown(self, n_best: int | None) -> np.ndarray:
+        """The genes with the highest correlation (those without one last), or all; they must be detected somewhere."""
+        is_measured = np.any(self.detected, axis=0)
         order = np.argsort(-np.nan_to_num(self.pcc, nan=-np.inf), kind="stable")
-        return order[self.is_measured[order]][:n_genes]
-
-    def check(self, shown: np.ndarray) -> None:
-        """Refuse genes that nothing was measured of."""
-        if shown.size and self.is_measured[shown].all():
-            return
-        lost = [name for name, is_measured in zip(self.names, self.is_measured, strict=True) if not is_measured]
+        shown = np.arange(len(self.names)) if n_best is None else order[is_measured[order]][:n_best]
+        if shown.size and is_measured[shown].all():
+            return shown
+        lost = [name for name, is_known in zip(self.names, is_measured, strict=True) if not is_known]
         raise ValueError(
             f"no spot of the {self.role} sections has a count of {listing(lost, 3)}: there is nothing to compare with; "
             "pass other genes as `genes=`."
@@ -177,16 +164,9 @@ def _compare(adata: AnnData, key: str, names: list[str], layer: str, library_key
     if (genes < 0).any():
         lost = [name for name, at in zip(names, genes, strict=True) if at < 0]
         raise KeyError(f"adata has no genes {listing(lost, 5)}, which were predicted: name others with `genes=`.")
-    measured = dense(get_layer(adata, layer)[:, genes]).astype(np.float32)[rows]
-    detected = dense(get_detected(adata)[:, genes])[rows]
+    measured, detected = (values[rows] for values in get_block(adata, layer, genes))
     predicted = adata.obsm[key][names].to_numpy(dtype=np.float32)[rows]
     codes, library = np.unique(get_libraries(adata, library_key).codes[rows], return_inverse=True)
     scores = prediction_scores.by_gene(measured, detected, predicted, library, len(codes))
-    mse, pcc = _mean(scores["mse"]), _mean(scores["pcc"])
+    mse, pcc = (prediction_scores.finite_mean(scores[name], axis=0) for name in ("mse", "pcc"))
     return _Compared(names, measured, detected, predicted, mse, pcc, role, len(codes))
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over libraries of the defined values, (n_genes,)."""
-    n = np.isfinite(values).sum(axis=0)
-    return np.where(n > 0, np.nansum(values, axis=0) / np.maximum(n, 1), np.nan)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import dense, get_detected, get_layer, get_libraries, get_positions, listing
-from spared_sc.pl._marks import PANEL_WIDTH, as_list, make_panels, width_in_points
+from spared_sc.pl._marks import PANEL_WIDTH, as_list, make_panels, spot_mark, width_in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap, Normalize
-    from matplotlib.lines import Line2D
 
     from spared_sc._core.validate import Libraries
     from spared_sc.pl._marks import Panels
+
+    Window = tuple[float, float, float, float]  # left, right, top, bottom: y grows downward
 
 _DIAMETER_OF_PITCH = 0.55  # Visium: spots of 55 um, 100 um from centre to centre
 _PALE, _PALE_EDGE = "0.88", "0.55"  # light grey with an edge, visible on pale and on dark tissue
@@ -36,7 +37,7 @@ class Section:
     rows: np.ndarray  # (n_spots,) rows of the AnnData
     xy: np.ndarray  # (n_spots, 2)
     diameter: float
-    window: tuple[float, float, float, float]  # left, right, top, bottom: y grows downward
+    window: Window
     image: np.ndarray | None
 
     @property
@@ -83,46 +84,39 @@ def get_sections(
     crop: bool,
 ) -> list[Section]:
     """The libraries to draw, each with its spots and its image."""
+    from spared_sc._kernels.lattice import nearest_distance
+
     known = get_libraries(adata, library_key)
     names = choose_libraries(known, libraries)
     position = get_positions(adata, spatial_key)
     rows = dict(zip(known.names, known.rows(), strict=True))
     slides = adata.uns.get(Key.uns.spatial, {})
-    return [
-        _section(name, rows[name], position[rows[name]], slides.get(name, {}), img=img, img_key=img_key, crop=crop)
-        for name in names
-    ]
+    sections = []
+    for name in names:
+        slide, xy = slides.get(name, {}), position[rows[name]]
+        factors = slide.get("scalefactors", {})
+        image, scale = _image(name, slide.get("images", {}), factors, img_key) if img else (None, 1.0)
+        diameter = scale * float(factors.get("spot_diameter_fullres", _DIAMETER_OF_PITCH * nearest_distance(xy)))
+        window = _window(name, scale * xy, 1.5 * diameter, image, crop=crop)
+        sections.append(Section(name, rows[name], scale * xy, diameter, window, image))
+    return sections
 
 
-def _section(
-    name: str,
-    rows: np.ndarray,
-    position: np.ndarray,
-    slide: dict[str, Any],
-    *,
-    img: bool,
-    img_key: str | None,
-    crop: bool,
-) -> Section:
-    factors = slide.get("scalefactors", {})
-    image, scale = _image(name, slide.get("images", {}), factors, img_key) if img else (None, 1.0)
-    xy = position * scale
-    diameter = scale * float(factors.get("spot_diameter_fullres", _DIAMETER_OF_PITCH * _pitch(position)))
-    left, top = xy.min(axis=0) - 1.5 * diameter
-    right, bottom = xy.max(axis=0) + 1.5 * diameter
-    if image is not None:
-        height, width = image.shape[:2]
-        if right < 0 or bottom < 0 or left > width or top > height:
-            raise ValueError(
-                f"the spots of library {name!r} lie outside its image (x {left:.0f} to {right:.0f}, y {top:.0f} to "
-                f"{bottom:.0f}; image {width} x {height}): check the scale factors and positions, or pass img=False."
-            )
-        if not crop:
-            left, right, top, bottom = whole_image(image)
-    return Section(name, rows, xy, diameter, (left, right, top, bottom), image)
+def _window(name: str, xy: np.ndarray, margin: float, image: np.ndarray | None, *, crop: bool) -> Window:
+    """The part of the image to show: around the spots, or all of it."""
+    (left, top), (right, bottom) = xy.min(axis=0) - margin, xy.max(axis=0) + margin
+    if image is None:
+        return left, right, top, bottom
+    height, width = image.shape[:2]
+    if right < 0 or bottom < 0 or left > width or top > height:
+        raise ValueError(
+            f"the spots of library {name!r} lie outside its image (x {left:.0f} to {right:.0f}, y {top:.0f} to "
+            f"{bottom:.0f}; image {width} x {height}): check the scale factors and positions, or pass img=False."
+        )
+    return (left, right, top, bottom) if crop else whole_image(image)
 
 
-def whole_image(image: np.ndarray) -> tuple[float, float, float, float]:
+def whole_image(image: np.ndarray) -> Window:
     """The window of all pixels, as imshow draws it: whole numbers are the middles of pixels."""
     height, width = image.shape[:2]
     return -0.5, width - 0.5, -0.5, height - 0.5
@@ -146,16 +140,6 @@ def _image(
             "add the scale of that image, name another one with `img_key=`, or pass img=False."
         )
     return np.asarray(images[key]), float(factors[f"tissue_{key}_scalef"])
-
-
-def _pitch(position: np.ndarray) -> float:
-    """Median distance from a spot to its nearest neighbour."""
-    from scipy.spatial import cKDTree
-
-    if len(position) == 1:
-        return 1.0
-    distance, _ = cKDTree(position).query(position, k=2)
-    return float(np.median(distance[:, 1]))
 
 
 def section_panels(
@@ -213,9 +197,8 @@ def add_circles(ax: Axes, xy: np.ndarray, diameter: float | np.ndarray, **style:
 def read_gene(adata: AnnData, gene: str, layers: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """A gene's values, spots x layers, and whether each spot detected it."""
     at = [adata.var_names.get_loc(gene)]
-    return np.hstack([dense(get_layer(adata, layer)[:, at]) for layer in layers]), dense(
-        get_detected(adata)[:, at]
-    ).ravel()
+    values = [dense(get_layer(adata, layer)[:, at]) for layer in layers]
+    return np.hstack(values), dense(get_detected(adata)[:, at]).ravel()
 
 
 def colour_scale(
@@ -265,13 +248,6 @@ def draw_spots(
     return {kind for kind, spots in kinds.items() if spots.any()}
 
 
-def spot_mark(face: Any, edge: Any = "none", size: float = 8) -> Line2D:
-    """A spot for a legend."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], linestyle="", marker="o", markersize=size, markerfacecolor=face, markeredgecolor=edge)
-
-
 def add_spot_legend(panels: Panels, drawn: set[str], colours: Colours, *, mark_filled: bool = False) -> None:
     """Explain grey spots, and outlines where they were asked for, below the panels."""
     marks: dict[str, Any] = {}
@@ -279,7 +255,7 @@ def add_spot_legend(panels: Panels, drawn: set[str], colours: Colours, *, mark_f
         marks["not detected"] = spot_mark(_PALE, _PALE_EDGE)
     if mark_filled and "filled in" in drawn:
         marks["detected"] = spot_mark(colours.cmap(0.6))
-        marks["filled in"] = spot_mark("white", _OUTLINE, 8 * _OUTLINE_DIAMETER), spot_mark(colours.cmap(0.6))
+        marks["filled in"] = spot_mark("white", _OUTLINE, size=8 * _OUTLINE_DIAMETER), spot_mark(colours.cmap(0.6))
     add_legend_below(panels, marks)
 
 
