@@ -42,6 +42,7 @@ def main(folder: Path) -> None:
         back = getattr(ad, f"read_{kind}")(path)
         assert np.array_equal(back.layers["spackle"].toarray(), adata.layers["spackle"].toarray())
         sp.tl.predict_expression(back, **KEY, model="ridge")
+    _neighbours_in_the_ecosystem(adata, folder)
 
 
 def _read(adata: ad.AnnData, folder: Path) -> None:
@@ -53,6 +54,21 @@ def _read(adata: ad.AnnData, folder: Path) -> None:
     sections = sorted(sp.settings.data_dir.glob("**/filtered_feature_bc_matrix.h5")) if sp.settings.data_dir else []
     if sections:
         print(sp.datasets.read_visium(sections[0].parent))
+
+
+def _neighbours_in_the_ecosystem(adata: ad.AnnData, folder: Path) -> None:
+    import spatialdata
+    import squidpy as sq
+
+    section = adata[adata.obs["library_id"] == "library_1", adata.var["spared_selected"]].copy()
+    sp.pp.lattice_neighbors(section)
+    sp.pp.moran(section, split_key=None)
+    theirs = sq.gr.spatial_autocorr(section, layer="log2tpm", copy=True, show_progress_bar=False, n_jobs=1)["I"]
+    assert np.allclose(theirs[section.var_names], section.var["moran_i"], atol=1e-5)
+    sdata = spatialdata.SpatialData(tables={"table": section})
+    sp.tl.median_complete(sdata, key_added="again")
+    sdata.write(folder / "spatialdata.zarr")
+    assert "again" in spatialdata.read_zarr(folder / "spatialdata.zarr").tables["table"].layers
 
 
 if __name__ == "__main__":
