@@ -77,6 +77,7 @@ COUNT_READERS = {
 SPATIAL = {
     "lattice_neighbors": lambda a, **k: sp.pp.lattice_neighbors(a, **k),
     "moran": lambda a, **k: sp.pp.moran(a, **k),
+    "complete": lambda a, **k: sp.tl.complete(a, **{"method": "kernel", **k}),
     "median_complete": lambda a, **k: sp.tl.median_complete(a, **k),
     "spackle_complete": lambda a, **k: sp.tl.spackle_complete(
         a, **{"model_params": {"n_steps": 2}, "device": "cpu", **k}
@@ -316,8 +317,7 @@ def test_one_library_of_several_needs_no_key(ready):
     one = ready[ready.obs["library_id"] == "library_2"].copy()
     assert len(one.uns["spatial"]) == 2
     with_key = sp.tl.median_complete(one, library_key="library_id", copy=True)
-    with pytest.warns(UserWarning, match="genes are detected in no spot"):
-        sp.tl.median_complete(one)
+    sp.tl.median_complete(one)
     assert frozen(one.layers["median"]) == frozen(with_key.layers["median"])
 
 
@@ -359,7 +359,7 @@ def test_kinds_of_library_columns(kind):
 
 SPLIT_READERS = {
     name: ALL[name]
-    for name in ("spared_filter", "recipe_spared", "moran", "spackle_complete", "spackle_complete, paper")
+    for name in ("spared_filter", "recipe_spared", "moran", "complete", "spackle_complete", "spackle_complete, paper")
 }
 
 
@@ -424,9 +424,10 @@ def test_gene_masks_that_are_none(ready, call):
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "tpu:0"])
-def test_unknown_device(ready, device):
-    with refused(ready, ValueError, f"device '{device}' cannot be used here: choose one of cpu"):
-        sp.tl.spackle_complete(ready, library_key="library_id", model_params={"n_steps": 2}, device=device)
+@each({name: ALL[name] for name in ("complete", "spackle_complete", "spackle_complete, paper")})
+def test_unknown_device(ready, call, device):
+    with refused(ready, ValueError, f"device '{device}' cannot be used.*cpu"):
+        call(ready, library_key="library_id", device=device)
 
 
 @pytest.mark.parametrize("n_jobs", [0, -1])
@@ -452,7 +453,7 @@ def test_a_graph_name_that_files_cannot_hold(adata):
         sp.pp.lattice_neighbors(adata, key_added="a/b", library_key="library_id")
 
 
-@each({name: ALL[name] for name in ("normalize_tpm", "median_complete", "spackle_complete")})
+@each({name: ALL[name] for name in ("normalize_tpm", "complete", "median_complete", "spackle_complete")})
 def test_a_layer_of_the_user_is_not_overwritten(ready, call):
     options = {} if call is ALL["normalize_tpm"] else {"library_key": "library_id"}
     with refused(
