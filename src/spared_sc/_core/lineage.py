@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
@@ -13,8 +14,6 @@ from spared_sc._core.record import from_record, slots_of
 from spared_sc._kernels.fingerprint import hashed, same_section, sketch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anndata import AnnData
 
     from spared_sc._core.validate import Libraries

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import choose_key, get_libraries, listing
+from spared_sc._core.validate import Libraries, choose_key, get_libraries, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import pandas as pd
     from anndata import AnnData
-
-    from spared_sc._core.validate import Libraries
 
 _SCORED = {"held-out": ("test", "held out"), "validation": ("val",)}  # the first kind that exists is scored
 
@@ -34,14 +31,8 @@ class Predictions:
 
 
 def get_predictions(adata: AnnData, keys: str | Sequence[str] | None, libraries: Sequence[str]) -> Predictions:
-    """The predictions that are asked for, all by default, once they can be compared.
-
-    Raises
-    ------
-    KeyError
-        If there is no such prediction.
-    ValueError
-        If one was made with other libraries than these, or they differ in genes or in what they were fitted to.
+    """The predictions that are asked for, all by default; an error unless they were made with these libraries and agree
+    in genes and in what they were fitted to.
     """
     chosen = prediction_keys(adata) if keys is None else [keys] if isinstance(keys, str) else list(keys)
     names = [prediction_key(adata, name) for name in chosen] or [prediction_key(adata, None)]

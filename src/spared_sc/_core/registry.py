@@ -27,6 +27,7 @@ class About:
     needs: tuple[str, ...] = ()  # what it takes of the data
     paper: str = ""  # where it is described
     pretrained: str = ""  # weights that training starts from, with their licence
+    by_default: bool = True  # whether it is evaluated where no method is named: false if it takes long or needs more
 
 
 class Registry(Generic[T]):

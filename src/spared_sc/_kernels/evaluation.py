@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spared_sc._kernels.hidden_entries import REGIMES, Hidden, Score, Thinned, Truth
+from spared_sc._kernels.hidden_entries import Hidden, Score, Thinned, Truth
+from spared_sc._kernels.masking import REGIMES
 from spared_sc._kernels.sections import CompletionFunction
 
 

@@ -12,8 +12,6 @@ from spared_sc._kernels.floor import noise_variances
 from spared_sc._kernels.moran import lattice_weights
 from spared_sc._kernels.sections import Estimate, Sections
 
-# Regimes, and the share that each hides where none is given. The order is part of the random draws.
-REGIMES = {**masking.SHARES, "thinning": 0.5}
 TOGETHER = -1  # in place of a library: all of them
 _MOST_PAIRED = 500  # genes whose correlations are compared
 _LEAST_FLAGGED = 200  # hidden entries, for a verdict on an error below the floor

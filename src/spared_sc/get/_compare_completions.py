@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,6 @@ from spared_sc._kernels import comparison
 from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
 _COMPARED = ("mse", "mae", "deviance", "crps", "correlation_error", "pcc", "r2")

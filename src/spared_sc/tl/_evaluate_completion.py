@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from spared_sc._core import docs, validate
-from spared_sc._core.compute import make_compute
+from spared_sc._core.compute import Compute, make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.report import warn
 from spared_sc._core.sdata import accepts_spatialdata
+from spared_sc._kernels.masking import REGIMES
+from spared_sc._kernels.metrics import FLOORS
+from spared_sc._models.completion.base import Completer
+from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc.tl._resolve import check_device, resolve, warn_of_no_floor
+from spared_sc.tl._visible import UserFunction, VisibleData, complete_by_user
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import pandas as pd
     from anndata import AnnData
 
-    from spared_sc._core.compute import Compute
     from spared_sc._kernels.evaluation import Mask, MethodScore
     from spared_sc._kernels.hidden_entries import Truth
     from spared_sc._kernels.sections import CompletionFunction
-    from spared_sc._models.completion.base import Completer
-    from spared_sc.tl._user_functions import UserFunction, UserFunctions
 
-    Method: TypeAlias = Completer | UserFunction
-
+Method: TypeAlias = Completer | UserFunction
 COLUMNS = ("regime", "share", "mask", "method", "library", "subject", "genes", "metric", "value", "n", "flag")
 BELOW_FLOOR = "below floor"
-_NOT_BY_DEFAULT = ("sme", "magic", "alra", "factor", "paper")  # need more, or take long
-_TOGETHER = "all"  # in place of a library and its subject
+_ALL = "all"  # in place of a library and its subject
 
 
 @accepts_spatialdata
@@ -170,8 +168,7 @@ def evaluate_completion(
     ['floor_low', 'floor_high', 'gene_mean', 'typical']
     """
     from spared_sc._kernels.evaluation import list_masks
-    from spared_sc._kernels.hidden_entries import REGIMES, Truth
-    from spared_sc.tl._user_functions import UserFunctions
+    from spared_sc._kernels.hidden_entries import Truth
 
     chosen = _methods(methods)
     regimes, shares = _regimes(regimes, shares)
@@ -190,20 +187,23 @@ def evaluate_completion(
     )
     subjects = validate.get_subjects(adata, subject_key, resolved.libraries)
     truth = Truth(resolved.sections, np.random.default_rng([random_state, len(REGIMES)]))
-    _check_counts(truth, layer, thinning="thinning" in regimes)
-    functions = UserFunctions(adata, resolved, layer=layer, mask_var=mask_var, obsm=(spatial_key, use_rep))
-    scores = _evaluate(truth, list_masks(regimes, shares, n_masks), chosen, functions, compute)
-    table = _table(scores, resolved.libraries.names, subjects)
-    _warn_below_floor(table)
-    return table
+    if "thinning" in regimes and not truth.follows_counts:
+        raise ValueError(
+            f"the regime 'thinning' needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r} "
+            "here: pass a layer from `sp.pp.normalize_tpm(adata)`, or leave the regime out."
+        )
+    if not truth.follows_counts:
+        warn_of_no_floor(layer)
+    data = VisibleData(adata, resolved, layer=layer, mask_var=mask_var, obsm=(spatial_key, use_rep))
+    scores = _evaluate(truth, list_masks(regimes, shares, n_masks), chosen, data, compute)
+    return _table(scores, resolved.libraries.names, subjects)
 
 
 def _evaluate(
-    truth: Truth, masks: Sequence[Mask], methods: dict[str, Method], functions: UserFunctions, compute: Compute
+    truth: Truth, masks: Sequence[Mask], methods: dict[str, Method], data: VisibleData, compute: Compute
 ) -> list[MethodScore]:
     """Scores of all methods on all masks, or on the finished ones after an interrupt."""
     from spared_sc._kernels.evaluation import evaluate
-    from spared_sc._models.completion.base import Completer
 
     # One bar is enough: the methods' own would flicker below it.
     quiet = compute.without_bar()
@@ -211,19 +211,15 @@ def _evaluate(
     def completion_function(method: Method) -> CompletionFunction:
         if isinstance(method, Completer):
             return lambda visible: method.complete(visible, quiet)
-        return lambda visible: functions.complete(method, visible)
+        return lambda visible: complete_by_user(method, data, visible)
 
+    functions = {name: completion_function(method) for name, method in methods.items()}
+    rateless = [name for name, method in methods.items() if not isinstance(method, Completer)]
     scores: list[MethodScore] = []
     with compute.bar(len(masks) * len(methods), "evaluating", "fit") as bar:
+        fits = evaluate(truth, masks, functions, without_rate=rateless, seed=compute.seed, on_fit=bar.update)
         try:
-            for of_mask in evaluate(
-                truth,
-                masks,
-                {name: completion_function(method) for name, method in methods.items()},
-                without_rate=[name for name, method in methods.items() if not isinstance(method, Completer)],
-                seed=compute.seed,
-                on_fit=lambda: bar.update(),
-            ):
+            for of_mask in fits:
                 scores += of_mask
         except KeyboardInterrupt:
             if not scores:
@@ -233,37 +229,30 @@ def _evaluate(
 
 
 def _table(scores: Sequence[MethodScore], libraries: Sequence[str], subjects: Sequence[str]) -> pd.DataFrame:
+    """One row per score, with a warning for each method that is likely to have seen what was hidden."""
     import pandas as pd
 
     from spared_sc._kernels.hidden_entries import TOGETHER
 
-    units = dict(enumerate(zip(libraries, subjects, strict=True))) | {TOGETHER: (_TOGETHER, _TOGETHER)}
+    units = dict(enumerate(zip(libraries, subjects, strict=True))) | {TOGETHER: (_ALL, _ALL)}
     rows = []
-    for one in scores:
-        code, genes, metric, value, n = one.score
-        flag = BELOW_FLOOR if one.below_floor else ""
-        mask = one.mask
-        rows.append((mask.regime, mask.share, mask.number, one.method, *units[code], genes, metric, value, n, flag))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _warn_below_floor(table: pd.DataFrame) -> None:
-    """Name the methods that are likely to have seen what was hidden."""
+    for scored in scores:
+        mask, (code, genes, metric, value, n) = scored.mask, scored.score
+        flag = BELOW_FLOOR if scored.below_floor else ""
+        rows.append((mask.regime, mask.share, mask.number, scored.method, *units[code], genes, metric, value, n, flag))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
     for method, flagged in table[table["flag"] == BELOW_FLOOR].groupby("method", sort=False):
         warn(
             f"the squared error of {method!r} is below what the sampling noise allows (regime "
             f"{flagged['regime'].iloc[0]!r}, mask {flagged['mask'].iloc[0]}): it is likely to have seen hidden values.",
         )
+    return table
 
 
 def _methods(methods: Any) -> dict[str, Method]:
     """Every method by its name: a function of the user, or a completer."""
-    from spared_sc._kernels.metrics import FLOORS
-    from spared_sc._models.completion.base import Completer
-    from spared_sc._models.completion.registry import COMPLETERS
-
     if methods is None:
-        methods = [name for name in COMPLETERS if name not in _NOT_BY_DEFAULT]
+        methods = [name for name in COMPLETERS if COMPLETERS[name].by_default]
     if isinstance(methods, str | Completer) or callable(methods):
         methods = [methods]
     pairs = methods.items() if isinstance(methods, Mapping) else [(_name(method), method) for method in methods]
@@ -272,15 +261,14 @@ def _methods(methods: Any) -> dict[str, Method]:
         if name in chosen or name in FLOORS or (isinstance(method, str) and name != method):
             raise ValueError(f"a method cannot be called {name!r} here: give every function a name of its own.")
         if isinstance(method, str):
-            chosen[name] = COMPLETERS.make(method, {})
-        elif getattr(method, "fitted", False):
-            raise ValueError(f"the method {name!r} is fitted and may have seen hidden entries: pass it unfitted.")
-        elif isinstance(method, Completer) or callable(method):
-            chosen[name] = method
-        else:
+            method = COMPLETERS.make(method, {})
+        if not isinstance(method, Completer) and not callable(method):
             raise TypeError(
                 f"the method {name!r} is a {type(method).__name__}: give a name, a Completer or a function."
             )
+        if getattr(method, "fitted", False):
+            raise ValueError(f"the method {name!r} is fitted and may have seen hidden entries: pass it unfitted.")
+        chosen[name] = method
     if not chosen:
         raise ValueError("there is no method to evaluate: give at least one.")
     return chosen
@@ -299,8 +287,6 @@ def _name(method: Any) -> str:
 
 def _regimes(regimes: str | Sequence[str], shares: Sequence[float] | None) -> tuple[list[str], list[float]]:
     """Regimes, and the shares of the regime `"paper"`, checked."""
-    from spared_sc._kernels.hidden_entries import REGIMES
-
     regimes = [regimes] if isinstance(regimes, str) else list(dict.fromkeys(regimes))
     unknown = [regime for regime in regimes if regime not in REGIMES]
     if unknown or not regimes:
@@ -311,15 +297,3 @@ def _regimes(regimes: str | Sequence[str], shares: Sequence[float] | None) -> tu
     if not shares or not all(0 < share < 1 for share in shares):
         raise ValueError(f"shares={shares} cannot be used: give numbers between 0 and 1.")
     return regimes, shares
-
-
-def _check_counts(truth: Truth, layer: str, *, thinning: bool) -> None:
-    """Say what cannot be computed without counts, or from a layer that is another function of them."""
-    if truth.follows_counts:
-        return
-    if thinning:
-        raise ValueError(
-            f"the regime 'thinning' needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r} "
-            "here: pass a layer from `sp.pp.normalize_tpm(adata)`, or leave the regime out."
-        )
-    warn_of_no_floor(layer)

@@ -10,6 +10,7 @@ from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record, write_columns
 from spared_sc._core.sdata import accepts_spatialdata
+from spared_sc._kernels import masking
 from spared_sc.tl._resolve import resolve
 from spared_sc.tl._visible import VisibleData
 
@@ -95,30 +96,24 @@ def hide_entries(
     >>> bool(np.mean(error**2) < 2)
     True
     """
-    from spared_sc._kernels.masking import SHARES
-    from spared_sc._kernels.masking import hide_entries as hide
-
-    if regime not in SHARES:
-        raise KeyError(f"there is no regime {regime!r}: choose among {validate.listing(SHARES)}.")
-    share = SHARES[regime] if share is None else share
+    if regime not in masking.SHARES:
+        raise KeyError(f"there is no regime {regime!r}: choose among {validate.listing(masking.SHARES)}.")
+    share = masking.SHARES[regime] if share is None else share
     validate.check_number("share", share, 0, 1)
     validate.check_number("random_state", random_state, 0, whole=True)
     resolved = resolve(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep
     )
-    hidden = hide(resolved.sections, regime, share, np.random.default_rng(random_state))
+    hidden = masking.hide_entries(resolved.sections, regime, share, np.random.default_rng(random_state))
     data = VisibleData(adata, resolved, layer=layer, mask_var=mask_var, obsm=(spatial_key, use_rep))
     trial = data.adata(resolved.sections.without(hidden))[np.argsort(resolved.order)].copy()
     if Key.uns.spatial in adata.uns:
         trial.uns[Key.uns.spatial] = adata.uns[Key.uns.spatial]
     truth = np.where(hidden, resolved.sections.renormalised(hidden), np.float32(0))
-    none = 0 * resolved.values
-    layers = {
-        Key.layers.hidden: write_columns(none, resolved.genes, resolved.to_rows(hidden).astype(np.float32)).astype(
-            bool
-        ),
-        Key.hidden(layer): write_columns(none, resolved.genes, resolved.to_rows(truth)),
-    }
+    where, values = (
+        write_columns(0 * resolved.values, resolved.genes, resolved.to_rows(block))
+        for block in (hidden.astype(np.float32), truth)
+    )
     record(
         trial,
         key=Key.layers.hidden,
@@ -131,7 +126,7 @@ def hide_entries(
             "library_key": resolved.libraries.key,
             "random_state": random_state,
         },
-        slots={"layers": layers},
+        slots={"layers": {Key.layers.hidden: where.astype(bool), Key.hidden(layer): values}},
         n_hidden=int(hidden.sum()),
     )
     return trial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,15 @@ from spared_sc._core.lineage import unit_of
 from spared_sc._core.predictions import Predictions, get_predictions, scored_libraries
 from spared_sc._core.report import warn
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._kernels.folds import detected_in_training, plan
+from spared_sc._kernels.bootstrap import unit_weights
+from spared_sc._kernels.folds import Fold, detected_in_training, plan
+from spared_sc._kernels.prediction_scores import Measured, summarise
+from spared_sc.tl._resolve import resolve, warn_of_no_floor
 from spared_sc.tl._task import get_spots
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
     from anndata import AnnData
-
-    from spared_sc._core.validate import Libraries
-    from spared_sc._kernels.folds import Fold
 
 COLUMNS = ("prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper")
 _ALL = "all"
@@ -106,8 +105,6 @@ def score_prediction(
     >>> summary["prediction"].tolist()
     ['predicted_ridge', 'gene_mean', 'depth_only', 'position_only', 'floor_low', 'floor_high']
     """
-    from spared_sc._kernels.prediction_scores import Measured
-
     adata = validate.check_adata(adata)
     libraries = validate.get_libraries(adata, library_key)
     subjects = validate.get_subjects(adata, subject_key, libraries)
@@ -161,7 +158,7 @@ def _warn_of_units(adata: AnnData, layer: str, predictions: Predictions) -> None
             )
 
 
-def _folds(libraries: Libraries, predictions: Predictions) -> list[Fold]:
+def _folds(libraries: validate.Libraries, predictions: Predictions) -> list[Fold]:
     """The fits behind the predictions; validation libraries are not told apart if all were held out in turn."""
     role = np.array([predictions.roles[name] for name in libraries.names])
     split = None if (role == "held out").all() else role
@@ -170,7 +167,7 @@ def _folds(libraries: Libraries, predictions: Predictions) -> list[Fold]:
 
 def _anchors(
     adata: AnnData,
-    libraries: Libraries,
+    libraries: validate.Libraries,
     folds: Sequence[Fold],
     truth: np.ndarray,
     known: np.ndarray,
@@ -197,7 +194,6 @@ def _noise_variances(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Two estimates of the sampling variance of every entry, (n_spots, n_genes); `None` if they need what is missing."""
     from spared_sc._kernels.floor import noise_variances
-    from spared_sc.tl._resolve import resolve, warn_of_no_floor
 
     try:
         resolved = resolve(
@@ -222,9 +218,6 @@ def _table(
 ) -> pd.DataFrame:
     """One row for each score; `kept` holds library, subject and role."""
     import pandas as pd
-
-    from spared_sc._kernels.bootstrap import unit_weights
-    from spared_sc._kernels.prediction_scores import summarise
 
     names, donors, _ = zip(*kept, strict=True)
     units = donors if len(set(donors)) >= _LEAST_DONORS else names

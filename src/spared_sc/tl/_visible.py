@@ -1,23 +1,24 @@
-"""An AnnData that holds nothing of the entries that are hidden."""
+"""An AnnData that holds nothing of the entries that are hidden, and its completion by functions of the user."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import scipy.sparse as sps
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import write_columns
-from spared_sc.tl._resolve import rescaled_rows
+from spared_sc._kernels.sections import Estimate, Sections
+from spared_sc.tl._resolve import Resolved, rescaled_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
 
-    from spared_sc._kernels.sections import Sections
-    from spared_sc.tl._resolve import Resolved
+UserFunction: TypeAlias = Callable[["AnnData"], Any]
+_CHANGED = 1e-4  # relative change of a visible value that counts as one
 
 
 class VisibleData:
@@ -27,8 +28,8 @@ class VisibleData:
         self, adata: AnnData, resolved: Resolved, *, layer: str, mask_var: str | None, obsm: Sequence[str | None]
     ) -> None:
         order = resolved.order
-        self.sections = resolved.sections
-        self.genes, self.layer, self.mask_var = resolved.genes, layer, mask_var or Key.var.selected
+        self.sections, self.genes = resolved.sections, resolved.genes
+        self.layer, self.mask_var = layer, mask_var or Key.var.selected
         self.values = resolved.values[order]
         self.counts = None if resolved.counts is None else resolved.counts[order]
         self.detected = validate.get_detected(adata)[order].astype(np.float32)
@@ -57,3 +58,37 @@ class VisibleData:
                 Key.layers.detected: detected.astype(bool),
             },
         )
+
+
+def complete_by_user(function: UserFunction, data: VisibleData, visible: Sections) -> Estimate:
+    """Estimate of a function of the user; anything but values of all entries, with visible ones unchanged, is an error."""
+    adata = data.adata(visible)
+    result, sd = function(adata), None
+    if isinstance(result, str):
+        if result not in adata.layers:
+            raise ValueError(
+                f"it returned {result!r}, and wrote no layer of that name (layers: {validate.listing(adata.layers)})"
+            )
+        sd = adata.layers.get(Key.sd(result))
+        result = adata.layers[result]
+    values = _block(result, data, visible)
+    changed = ~(np.abs(values - visible.values) <= _CHANGED * np.abs(visible.values) + 1e-6)[visible.known]
+    if changed.any():
+        raise ValueError(f"it changed {int(changed.sum())} values of visible entries, which must stay as they are")
+    return Estimate(values, sd=None if sd is None else _block(sd, data, visible))
+
+
+def _block(result: Any, data: VisibleData, visible: Sections) -> np.ndarray:
+    """A result as an array, spots x genes to complete."""
+    array = result.toarray() if sps.issparse(result) else np.asarray(result)
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"it returned a {type(result).__name__}, expected an array of numbers")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        array = array.astype(np.float32)
+    shape, whole = visible.known.shape, (len(visible.known), data.var_names.size)
+    if array.shape not in (shape, whole):
+        raise ValueError(
+            f"it returned the shape {array.shape}, expected {shape} (spots x genes to complete) or "
+            f"{whole} (spots x genes)"
+        )
+    return array[:, data.genes] if array.shape == whole else array

@@ -54,6 +54,7 @@ COMPLETERS: Registry[Completer] = Registry(
         "mean over nearby spots of similar morphology and expression, zeros counted",
         needs=("embedding",),
         paper="Pham et al. (2023), stLearn",
+        by_default=False,
     ),
     About(
         "magic",
@@ -61,12 +62,14 @@ COMPLETERS: Registry[Completer] = Registry(
         "diffusion over a graph of spots with similar expression",
         needs=("counts",),
         paper="van Dijk et al. (2018)",
+        by_default=False,
     ),
     About(
         "alra",
         ".alra:Alra",
         "low-rank approximation that keeps likely true zeros at zero",
         paper="Linderman et al. (2022)",
+        by_default=False,
     ),
     About(
         "median",
@@ -80,11 +83,13 @@ COMPLETERS: Registry[Completer] = Registry(
         ".factor:Factor",
         "count model alone: zero-inflated negative binomial with smooth factors",
         needs=("counts",),
+        by_default=False,
     ),
     About(
         "paper",
         ".paper:SpaCKLE",
         "transformer over the neighbourhood of a spot, as published",
         paper="Ruiz et al. (2025), SpaCKLE",
+        by_default=False,
     ),
 )
