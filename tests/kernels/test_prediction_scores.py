@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spared_sc._kernels import prediction_scores
+from spared_sc._kernels.prediction_scores import Measured, summarise
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def test_scores_are_those_of_loops(rng):
     guess = 0.5 * (truth + guess)
     known = rng.random((n, g)) < 0.7
     known[library == 2, 4] = False
-    found = prediction_scores.by_gene(truth, known, guess, library, 3)
-    total = prediction_scores.by_library(truth, known, guess, library, 3)
+    measured = Measured(truth, known, library, 3)
+    found, total = measured.by_gene(guess), measured.by_library(guess)
     for code in range(3):
         squares, deviations, errors = [], [], []
         for gene in range(g):
@@ -59,7 +59,7 @@ def test_a_prediction_that_does_not_vary_correlates_with_nothing(rng):
     truth = rng.normal(size=(40, 2))
     truth[:, 1] = 3  # nothing to correlate with
     known = np.ones(truth.shape, bool)
-    found = prediction_scores.by_gene(truth, known, np.full(truth.shape, 2.0), np.repeat([0, 1], 20), 2)["pcc"]
+    found = Measured(truth, known, np.repeat([0, 1], 20), 2).by_gene(np.full(truth.shape, 2.0))["pcc"]
     np.testing.assert_array_equal(found, [[0, np.nan], [0, np.nan]])
 
 
@@ -68,21 +68,19 @@ def test_the_ceiling_is_the_correlation_with_the_expectation(rng):
     noise = 0.8
     truth = expectation + noise * rng.normal(size=expectation.shape)
     known = np.ones(truth.shape, bool)
-    library = np.zeros(len(truth), int)
-    found = prediction_scores.ceiling(truth, known, np.full(truth.shape, noise**2), library, 1)[0]
+    measured = Measured(truth, known, np.zeros(len(truth), int), 1)
+    found = measured.ceiling(np.full(truth.shape, noise**2))[0]
     expected = [stats.pearsonr(truth[:, i], expectation[:, i]).statistic for i in range(2)]
     np.testing.assert_allclose(found, expected, atol=0.01)
-    assert (prediction_scores.ceiling(truth, known, np.full(truth.shape, 99.0), library, 1) == 0).all()
+    assert (measured.ceiling(np.full(truth.shape, 99.0)) == 0).all()
 
 
 def test_scores_over_all_genes_come_first(rng):
     truth, guess = rng.normal(size=(2, 60, 12))
     known = rng.random((60, 12)) < 0.8
     library = np.repeat([0, 1], 30)
-    measured = prediction_scores.Measured(truth, known, library, 2)
-    scores = measured.scores(guess)
-    genes = prediction_scores.by_gene(truth, known, guess, library, 2)
-    total = prediction_scores.by_library(truth, known, guess, library, 2)
+    measured = Measured(truth, known, library, 2)
+    scores, genes, total = measured.scores(guess), measured.by_gene(guess), measured.by_library(guess)
     for name in ("mse", "mae", "r2"):
         np.testing.assert_array_equal(scores[name], np.column_stack([total[name], genes[name]]))
     np.testing.assert_allclose(scores["pcc"][:, 0], np.nanmean(genes["pcc"], axis=1))
@@ -93,7 +91,7 @@ def test_scores_over_all_genes_come_first(rng):
 
 def test_limits_are_in_the_order_of_the_error(rng):
     truth = rng.normal(size=(40, 3))
-    measured = prediction_scores.Measured(truth, np.ones(truth.shape, dtype=bool), np.repeat([0, 1], 20), 3)
+    measured = Measured(truth, np.ones(truth.shape, dtype=bool), np.repeat([0, 1], 20), 3)
     limits = measured.limits([np.full(truth.shape, 0.4), np.full(truth.shape, 0.1)])
     assert list(limits) == ["floor_low", "floor_high"]
     np.testing.assert_allclose(limits["floor_low"]["mse"][:, 0], [0.1, 0.1, np.nan])  # the third library is empty
@@ -104,7 +102,7 @@ def test_limits_are_in_the_order_of_the_error(rng):
 def test_libraries_without_a_score_do_not_count(rng):
     values = np.array([[1.0, np.nan, np.nan], [3.0, 2.0, np.nan], [np.nan, 6.0, 5.0]])
     weights = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [1 / 3] * 3])
-    mean, low, high = prediction_scores.summarise(values, weights)
+    mean, low, high = summarise(values, weights)
     np.testing.assert_allclose(mean, [2, 4, 5])
     np.testing.assert_allclose(low[:2], [np.quantile([1, 3, 2, 2], 0.025), np.quantile([2, 6, 2, 4], 0.025)])
     np.testing.assert_allclose(high[:2], [np.quantile([1, 3, 2, 2], 0.975), np.quantile([2, 6, 2, 4], 0.975)])

@@ -11,11 +11,8 @@ from spared_sc._core.record import slots_of
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_LABELS = {
-    "counts": "counts model",
-    "factor": "factor model",
-    "paper": "SpaCKLE (paper)",
-}  # where a name says too little
+# Methods whose name says too little.
+_LABELS = {"counts": "counts model", "factor": "factor model", "paper": "SpaCKLE (paper)"}
 
 
 def completed_layers(adata: AnnData) -> list[str]:

@@ -31,8 +31,10 @@ class Predictions:
 
 
 def get_predictions(adata: AnnData, keys: str | Sequence[str] | None, libraries: Sequence[str]) -> Predictions:
-    """The predictions that are asked for, all by default; an error unless they were made with these libraries and agree
-    in genes and in what they were fitted to.
+    """The predictions that are asked for, all by default.
+
+    It is an error if one was made with other libraries than these, or if they differ in genes or in what they were
+    fitted to.
     """
     chosen = prediction_keys(adata) if keys is None else [keys] if isinstance(keys, str) else list(keys)
     names = [prediction_key(adata, name) for name in chosen] or [prediction_key(adata, None)]

@@ -51,6 +51,23 @@ class Audit:
         """Number of genes with a verdict."""
         return int((self.verdict == verdict).sum())
 
+    def summary(self, method: str) -> str:
+        """The result in two sentences."""
+        interval = f"95 % interval {self.skill_low:.0%} to {self.skill_high:.0%}"
+        if self.harm:
+            hardly = "hardly" if self.negligible else "not reliably"
+            first = (
+                f"Do not complete these sections with {method!r}: filled values are {hardly} nearer to the truth than "
+                f"simple averages (error removed: {self.skill:.0%}, {interval})."
+            )
+        else:
+            first = f"Completion with {method!r} removes {self.skill:.0%} of the error of simple averages ({interval})."
+        n_audited = len(self.verdict) - self.count(NOT_AUDITED)
+        return (
+            f"{first} Of {n_audited} genes, complete {self.count(COMPLETE)}, use {self.count(AS_IS)} as measured, and "
+            f"leave out {self.count(DROP)} whose counts are little more than noise."
+        )
+
 
 def audit(
     sections: Sections,

@@ -1,8 +1,8 @@
-"""Which libraries a fit learns from, which select its best step, and which it predicts."""
+"""Which libraries stay together, and which of them a split or a fold trains on, validates with and predicts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,3 +53,34 @@ def detected_in_training(folds: Sequence[Fold], library: np.ndarray, detected: n
     for fold in folds:
         result[fold.predicted[library]] = detected[fold.train[library]].any(axis=0)
     return result
+
+
+def connected(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Groups of 0, ..., n - 1 that pairs connect, each in order, by their first member."""
+    root = list(range(n))
+    for a, b in pairs:
+        joined = {root[a], root[b]}
+        root = [min(joined) if member in joined else member for member in root]
+    return [[i for i in range(n) if root[i] == first] for first in sorted(set(root))]
+
+
+def draw_splits(groups: Sequence[Sequence[int]], n_spots: np.ndarray, share: np.ndarray, seed: int) -> np.ndarray:
+    """Split of every library, as an index into `share`.
+
+    The largest groups are placed first, equal ones in random order, each where the share is farthest from filled. There
+    are at least as many `groups` of libraries as shares above zero; `n_spots` are the sizes of the libraries.
+    """
+    wanted = np.flatnonzero(share)
+    size = np.array([n_spots[group].sum() for group in groups])
+    order = np.random.default_rng(seed).permutation(len(groups))
+    order = order[np.argsort(-size[order], kind="stable")]
+    filled = np.zeros(share.size)
+    splits = np.empty(n_spots.size, dtype=int)
+    for i, group in enumerate(order):
+        empty = wanted[filled[wanted] == 0]
+        # The last groups go to the splits that are still without any.
+        choice = empty if len(groups) - i <= empty.size else wanted
+        split = choice[np.argmin(filled[choice] / share[choice])]
+        splits[groups[group]] = split
+        filled[split] += size[group]
+    return splits

@@ -66,23 +66,17 @@ def morans_i(weights: sps.csr_matrix, values: np.ndarray | sps.spmatrix, *, n_th
     before = numba.get_num_threads()
     numba.set_num_threads(n_threads)
     try:
-        return _morans_i(
-            columns.indptr,
-            columns.indices,
-            columns.data,
-            incoming.indptr,
-            incoming.indices,
-            incoming.data,
-            row_weight,
-            col_weight,
-            values.shape[0],
-        )
+        by_gene = columns.indptr, columns.indices, columns.data
+        by_target = incoming.indptr, incoming.indices, incoming.data
+        return _morans_i(by_gene, by_target, row_weight, col_weight, values.shape[0])
     finally:
         numba.set_num_threads(before)
 
 
 @numba.njit(cache=True, parallel=True)
-def _morans_i(x_ptr, x_idx, x_val, w_ptr, w_idx, w_val, row_weight, col_weight, n):
+def _morans_i(by_gene, by_target, row_weight, col_weight, n):
+    x_ptr, x_idx, x_val = by_gene
+    w_ptr, w_idx, w_val = by_target
     n_genes = x_ptr.size - 1
     total_weight = row_weight.sum()
     result = np.full(n_genes, np.nan)

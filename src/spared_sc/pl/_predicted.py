@@ -11,7 +11,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.predictions import fitted_libraries, prediction_key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, listing
-from spared_sc._kernels import prediction_scores
+from spared_sc._kernels.prediction_scores import Measured
 from spared_sc.pl import _tissue
 from spared_sc.pl._marks import VERMILION, as_list, check_gene, check_panels, finish, pcc_text, unit
 
@@ -224,7 +224,7 @@ def _label_section(ax: Axes, section: Section, spots: _Spots) -> None:
     lines, rows = [section.name], section.rows
     if spots.is_measured:
         truth, detected, values = (array[rows, None] for array in (spots.measured, spots.detected, spots.predicted))
-        scores = prediction_scores.by_gene(truth, detected, values, np.zeros(len(rows), dtype=int), 1)
+        scores = Measured(truth, detected, np.zeros(len(rows), dtype=int), 1).by_gene(values)
         lines.append(f"{100 * detected.mean():.0f} % detected, PCC {pcc_text(scores['pcc'][0, 0])}")
     roles = set(spots.role[rows])
     which = "this section" if len(roles) == 1 else "part of this section"

@@ -10,7 +10,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.predictions import fitted_libraries, prediction_key, scored_libraries
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_block, get_libraries, listing
-from spared_sc._kernels import prediction_scores
+from spared_sc._kernels.prediction_scores import Measured, finite_mean
 from spared_sc.pl._marks import PANEL_WIDTH, as_list, check_gene, check_panels, finish, make_grid, unit
 from spared_sc.pl._pairs import add_count_bar, agreement, bin_edges, draw_pairs
 
@@ -167,6 +167,6 @@ def _compare(adata: AnnData, key: str, names: list[str], layer: str, library_key
     measured, detected = (values[rows] for values in get_block(adata, layer, genes))
     predicted = adata.obsm[key][names].to_numpy(dtype=np.float32)[rows]
     codes, library = np.unique(get_libraries(adata, library_key).codes[rows], return_inverse=True)
-    scores = prediction_scores.by_gene(measured, detected, predicted, library, len(codes))
-    mse, pcc = (prediction_scores.finite_mean(scores[name], axis=0) for name in ("mse", "pcc"))
+    scores = Measured(measured, detected, library, len(codes)).by_gene(predicted)
+    mse, pcc = (finite_mean(scores[metric], axis=0) for metric in ("mse", "pcc"))
     return _Compared(names, measured, detected, predicted, mse, pcc, role, len(codes))

@@ -168,7 +168,7 @@ def _draw(
     seed: int,
 ) -> list[str]:
     """Split of every library, at random; those of one subject, and copies of each other, together."""
-    from spared_sc._kernels.splitting import connected, draw_splits
+    from spared_sc._kernels.folds import connected, draw_splits
 
     share = np.asarray(fractions, dtype=float)
     if share.shape != (3,) or (share < 0).any() or not np.isclose(share.sum(), 1) or share[0] == 0:

@@ -17,7 +17,6 @@ from spared_sc.tl._resolve import check_device, resolve
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spared_sc._kernels.audit import Audit
     from spared_sc._kernels.sections import CompletionFunction
 
 
@@ -155,7 +154,7 @@ def audit_completion(
         found = audit(
             sections, completer(method), references, n_masks=n_masks, seed=random_state, on_fit=lambda: bar.update()
         )
-    summary = _summary(found, method)
+    summary = found.summary(method)
     logger.info(summary)
     adata = adata.copy() if copy else adata
     verdict = np.full(adata.n_vars, NOT_AUDITED, dtype=object)
@@ -189,23 +188,3 @@ def audit_completion(
         coverage_90=found.coverage_90,
     )
     return adata if copy else None
-
-
-def _summary(audit: Audit, method: str) -> str:
-    """The result in two sentences."""
-    from spared_sc._kernels.audit import AS_IS, COMPLETE, DROP, NOT_AUDITED
-
-    interval = f"95 % interval {audit.skill_low:.0%} to {audit.skill_high:.0%}"
-    if audit.harm:
-        hardly = "hardly" if audit.negligible else "not reliably"
-        first = (
-            f"Do not complete these sections with {method!r}: filled values are {hardly} nearer to the truth than simple "
-            f"averages (error removed: {audit.skill:.0%}, {interval})."
-        )
-    else:
-        first = f"Completion with {method!r} removes {audit.skill:.0%} of the error of simple averages ({interval})."
-    n_audited = len(audit.verdict) - audit.count(NOT_AUDITED)
-    return (
-        f"{first} Of {n_audited} genes, complete {audit.count(COMPLETE)}, use {audit.count(AS_IS)} as measured, and leave "
-        f"out {audit.count(DROP)} whose counts are little more than noise."
-    )
