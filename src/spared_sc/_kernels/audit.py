@@ -177,10 +177,7 @@ def _rate(estimate: Estimate) -> np.ndarray:
 
 
 def _compare_halves(
-    sections: Sections,
-    method: CompletionFunction,
-    depth_only: CompletionFunction,
-    rng: np.random.Generator,
+    sections: Sections, method: CompletionFunction, depth_only: CompletionFunction, rng: np.random.Generator
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """Deviance of one half of the molecules from the counts that method and depth alone expect from the other.
 

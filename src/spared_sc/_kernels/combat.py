@@ -114,12 +114,9 @@ def _posterior(
         new_location = (n * prior_variance * observed + scale * prior_mean) / (n * prior_variance + scale)
         new_scale = (rate + 0.5 * ((standard - new_location) ** 2).sum(axis=0)) / (n / 2 + shape - 1)
         new_scale = np.maximum(new_scale, _LEAST)
-        moved = max(_change(new_location, location), _change(new_scale, scale))
+        steps = (new_location, location), (new_scale, scale)
+        moved = max(np.max(np.abs(new - old) / np.maximum(np.abs(old), 1e-12), initial=0) for new, old in steps)
         location, scale = new_location, new_scale
         if moved < _CONVERGED:
             break
     return location, scale
-
-
-def _change(new: np.ndarray, old: np.ndarray) -> float:
-    return float(np.max(np.abs(new - old) / np.maximum(np.abs(old), 1e-12), initial=0))

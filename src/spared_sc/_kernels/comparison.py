@@ -76,17 +76,15 @@ def combine(comparisons: Sequence[Comparison]) -> Comparison:
         baseline=None,
         method_value=float(np.mean([one.method_value for one in comparisons])),
         baseline_value=float(np.mean([one.baseline_value for one in comparisons])),
-        estimates={
-            name: float(_over_sets(name, np.array([one.estimates[name] for one in comparisons]))) for name in QUANTITIES
-        },
-        samples={name: _over_sets(name, np.array([one.samples[name] for one in comparisons])) for name in QUANTITIES},
+        estimates={name: float(_over_sets(name, [one.estimates[name] for one in comparisons])) for name in QUANTITIES},
+        samples={name: _over_sets(name, [one.samples[name] for one in comparisons]) for name in QUANTITIES},
         n_libraries=sum(one.n_libraries for one in comparisons),
         descriptive=all(one.descriptive for one in comparisons),
     )
 
 
-def _over_sets(quantity: str, values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis; of ratios the geometric mean, so that sets with large errors do not dominate."""
+def _over_sets(quantity: str, values: Sequence[float] | Sequence[np.ndarray]) -> np.ndarray:
+    """Mean of the values of every set; of ratios the geometric mean, so that sets with large errors do not dominate."""
     if quantity != "ratio":
         return np.mean(values, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -9,6 +9,7 @@ import numpy as np
 
 from spared_sc._kernels import masking, metrics
 from spared_sc._kernels.floor import noise_variances
+from spared_sc._kernels.lowrank import gene_means
 from spared_sc._kernels.moran import lattice_weights
 from spared_sc._kernels.sections import Estimate, Sections
 
@@ -81,10 +82,7 @@ class Hidden:
         self.cell = self.library * hidden.shape[1] + self.gene
         self.n = self._by_gene()
         self.structures = [truth.structure(code, self.renormalised) for code in range(len(truth.rows))]
-        known = self.visible.known
-        total = np.sum(self.visible.values, axis=0, where=known, dtype=np.float64)
-        overall = total.sum() / known.sum()
-        mean = np.divide(total, known.sum(axis=0), out=np.full(total.size, overall), where=known.any(axis=0))
+        mean = gene_means(self.visible.values, self.visible.known)
         self.squares_of_mean = self._by_gene((self.values - mean[self.gene]) ** 2)
 
     def _by_gene(self, values: np.ndarray | None = None) -> np.ndarray:

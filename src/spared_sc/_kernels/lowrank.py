@@ -43,7 +43,6 @@ def additive(
     spot_shrinkage: float,
     library_shrinkage: float,
     tolerance: float = 1e-4,
-    most_sweeps: int = 100,
 ) -> np.ndarray:
     """Fit gene mean + spot effect + effect of the gene in the library to the known entries by penalised least squares.
 
@@ -65,7 +64,7 @@ def additive(
     start = gene_means(values, known)
     level = np.broadcast_to(start, n.shape)
     enough = tolerance * np.sqrt(max(np.mean((total.sum(axis=0) / np.maximum(n.sum(axis=0), 1)) ** 2), 1e-12))
-    for _ in range(most_sweeps):
+    for _ in range(100):
         before = spot
         fitted = np.einsum("sg,sg->s", weight, level.astype(np.float32)[library])
         spot = (sum_of_spot - fitted) / (n_of_spot + spot_shrinkage)
@@ -92,11 +91,11 @@ class Factors:
         return (self.left * self.scale) @ self.right.T
 
 
-def largest_singular_value(matrix: np.ndarray, *, most_steps: int = 100) -> float:
+def largest_singular_value(matrix: np.ndarray) -> float:
     """By power iteration, good to about a thousandth."""
     vector = np.ones(matrix.shape[1], dtype=np.float32) + np.arange(matrix.shape[1], dtype=np.float32) % 7
     value = 0.0
-    for _ in range(most_steps):
+    for _ in range(100):
         norm = np.linalg.norm(vector)
         if norm == 0:
             return 0.0

@@ -9,13 +9,7 @@ from spared_sc._kernels.lattice import Lattice
 
 
 def adaptive_median(
-    values: np.ndarray,
-    detected: np.ndarray,
-    lattice: Lattice,
-    library: np.ndarray,
-    *,
-    n_rings: int = 4,
-    n_threads: int,
+    values: np.ndarray, detected: np.ndarray, lattice: Lattice, library: np.ndarray, *, n_rings: int = 4, n_threads: int
 ) -> np.ndarray:
     """Fill the undetected entries of a dense block of genes, (n_spots, n_genes).
 

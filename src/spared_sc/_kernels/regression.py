@@ -32,7 +32,7 @@ def depth_trend(values: np.ndarray, known: np.ndarray, depth: np.ndarray, shrink
     return (mean + terms @ coefficients.T).astype(np.float32)
 
 
-def depth_rate(counts: np.ndarray, depth: np.ndarray, *, prior: float = 10.0, n_steps: int = 20) -> np.ndarray:
+def depth_rate(counts: np.ndarray, depth: np.ndarray, *, prior: float = 10.0) -> np.ndarray:
     """For every gene, the Poisson regression log(expected count) = a + b log(depth), with b shrunken to 1.
 
     The penalty is `prior` / 2 times (b - 1)^2. A spot without counts expects none. (n_spots, n_genes) float32.
@@ -46,7 +46,7 @@ def depth_rate(counts: np.ndarray, depth: np.ndarray, *, prior: float = 10.0, n_
     level = np.log(np.maximum(total, 1e-6) / max(np.exp(x).sum(), 1e-12))
     slope = np.ones(counts.shape[1])
     cross = (x * counts[used]).sum(axis=0)
-    for _ in range(n_steps):
+    for _ in range(20):
         rate = np.exp(np.clip(level + slope * x, -30, 30))
         first, second, third = rate.sum(axis=0), (rate * x).sum(axis=0), (rate * x * x).sum(axis=0)
         gap_level = np.maximum(total, 1e-6) - first
@@ -117,7 +117,7 @@ def _partners(filled: np.ndarray):
 
 
 def poisson_regression(
-    features: np.ndarray, counts: np.ndarray, offset: np.ndarray, *, penalty: float = 1.0, n_steps: int = 50
+    features: np.ndarray, counts: np.ndarray, offset: np.ndarray, *, penalty: float = 1.0
 ) -> np.ndarray:
     """Weights of log(expected count) = offset + intercept + features @ weights, the intercept first.
 
@@ -136,7 +136,7 @@ def poisson_regression(
         return float(rate.sum() - (counts * log_rate).sum() + (penalties * weights**2).sum() / 2), rate
 
     current, rate = loss(weights)
-    for _ in range(n_steps):
+    for _ in range(50):
         gradient = inputs.T @ (rate - counts) + penalties * weights
         curvature = inputs.T @ (rate[:, None] * inputs) + np.diag(np.maximum(penalties, 1e-9))
         step = np.linalg.solve(curvature, gradient)

@@ -51,12 +51,6 @@ def known_mean(weights: sps.csr_matrix, values: np.ndarray, known: np.ndarray, d
     return np.where(total > 0, (weights @ values) / np.where(total > 0, total, 1), default)
 
 
-def shrunken_ratio(numerator: np.ndarray, denominator: np.ndarray, shrinkage: float) -> np.ndarray:
-    """Numerator / (denominator + shrinkage), and zero where that divides by zero."""
-    denominator = denominator + np.float32(shrinkage)
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
-
-
 def diffuse(
     residual: np.ndarray,
     known: np.ndarray,
@@ -65,7 +59,6 @@ def diffuse(
     *,
     start: np.ndarray | None = None,
     tolerance: float = 1e-4,
-    most_steps: int = 500,
 ) -> np.ndarray:
     """Minimise, for every gene, sum over known (x - r)^2 + strength * sum over edges (x_i - x_j)^2.
 
@@ -90,7 +83,7 @@ def diffuse(
     enough = tolerance**2 * _dot(residual, residual)
     direction = scale * left
     old = _dot(left, direction)
-    for _ in range(most_steps):
+    for _ in range(500):
         if (_dot(left, left) <= enough).all():
             break
         image = product(direction)

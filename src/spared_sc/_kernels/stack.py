@@ -50,10 +50,10 @@ def cross_fit(
     return rows[kept], genes[kept], features, target, fold[kept]
 
 
-def ridge_stack(features: np.ndarray, target: np.ndarray, *, penalty: float = 1.0) -> np.ndarray:
+def ridge_stack(features: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Weights (n_features + 1,) of the linear combination nearest to `target` (n_entries,), the intercept first.
 
-    Least squares plus `penalty` times the squared weights of the standardised features; the intercept is free. The
+    Least squares plus the squared weights of the standardised features; the intercept is free. The
     weights returned belong to the features as they are.
     """
     mean = features.mean(axis=0, dtype=np.float64)
@@ -61,7 +61,7 @@ def ridge_stack(features: np.ndarray, target: np.ndarray, *, penalty: float = 1.
     spread = np.where(spread > 1e-6, spread, 1)
     inputs = (features - mean) / spread
     centre = target.mean(dtype=np.float64)
-    gram = inputs.T @ inputs + penalty * np.eye(inputs.shape[1])
+    gram = inputs.T @ inputs + np.eye(inputs.shape[1])
     weights = np.linalg.solve(gram, inputs.T @ (target - centre)) / spread
     return np.r_[centre - mean @ weights, weights]
 

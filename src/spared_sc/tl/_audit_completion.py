@@ -151,9 +151,7 @@ def audit_completion(
 
     references = {name: completer(name) for name in REFERENCES}
     with compute.bar(n_masks + 1, "audit", "fit") as bar:
-        found = audit(
-            sections, completer(method), references, n_masks=n_masks, seed=random_state, on_fit=lambda: bar.update()
-        )
+        found = audit(sections, completer(method), references, n_masks=n_masks, seed=random_state, on_fit=bar.update)
     summary = found.summary(method)
     logger.info(summary)
     adata = adata.copy() if copy else adata

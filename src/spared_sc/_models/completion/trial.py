@@ -9,7 +9,7 @@ import numpy as np
 
 from spared_sc._kernels import lowrank, regression, smoothing
 from spared_sc._kernels.masking import hide_detected
-from spared_sc._kernels.metrics import masked_mse
+from spared_sc._kernels.metrics import masked_mse, ratio
 from spared_sc._kernels.tuning import generator, pick
 from spared_sc._models.completion.registry import COMPLETERS
 
@@ -60,7 +60,8 @@ class AdditiveFit:
 
     def _smooth(self, residual: np.ndarray, bandwidth: float, shrinkage: float) -> np.ndarray:
         weights = smoothing.hop_kernel(self.sections.lattice, bandwidth)
-        return smoothing.shrunken_ratio(weights @ residual, weights @ self.sections.known.astype(np.float32), shrinkage)
+        total = weights @ self.sections.known.astype(np.float32) + np.float32(shrinkage)
+        return ratio(weights @ residual, total, default=0.0).astype(np.float32)
 
     def diffusion(self, strength: float) -> np.ndarray:
         """Residual spread over the graph of neighbours."""
