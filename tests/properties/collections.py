@@ -15,7 +15,7 @@ FACTOR = int(os.environ.get("SPARED_SC_EXAMPLES", "1"))
 
 
 EXAMPLES = {
-    "collections": 120,
+    "collections": 400,
     "counts": 240,
     "space": 200,
     "learning": 180,
