@@ -135,7 +135,7 @@ def test_ranking_stays_within_given_axes(adata, placed):
         ({"selected": "nowhere"}, KeyError, ["'nowhere'", "'spared_selected'"]),
         ({"selected": "moran_i"}, TypeError, ["'moran_i'", "astype(bool)"]),
         ({"key": "nothing"}, ValueError, ["finite", "sp.pp.moran"]),
-        ({"key": "words"}, TypeError, ["'words'", "numbers", "key="]),
+        ({"key": "words"}, TypeError, ["'words'", "numbers"]),
         ({"n_labelled": -1}, ValueError, ["n_labelled=-1"]),
     ],
 )

@@ -10,7 +10,7 @@ from spared_sc._core.completions import describe_method
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, choose_key, listing
-from spared_sc.pl._marks import BLACK, BLUE, ORANGE, VERMILION, as_list, check_gene, finish, height_in_points
+from spared_sc.pl._marks import BLACK, BLUE, ORANGE, VERMILION, check_genes, finish, height_in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,9 +143,7 @@ def _shown(adata: AnnData, table: pd.DataFrame, genes: str | Sequence[str] | Non
     if n_genes is not None:
         check_number("n_genes", n_genes, 1, whole=True)
     if genes is not None:
-        for gene in as_list(genes):
-            check_gene(gene, adata.var_names, "adata.var_names", "genes")
-        table = table[table.index.isin(as_list(genes))]
+        table = table[table.index.isin(check_genes(genes, adata.var_names, "adata.var_names", "genes"))]
     table = table[table["skill"].notna()].sort_values("skill", ascending=False, kind="stable")
     if table.empty:
         raise ValueError("none of the genes has a skill: leave `genes` out, or audit more genes.")

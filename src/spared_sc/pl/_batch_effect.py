@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from spared_sc._core.validate import Libraries
-
 _N_BINS = 30
 _LEGEND_ROWS = 20  # that fit the height of the figure
 
@@ -73,13 +71,10 @@ def batch_effect(
 
     Raises
     ------
-    KeyError
-        If a layer or a column does not exist.
-    TypeError
-        If the column `mask_var` is not boolean.
+    KeyError, TypeError
+        If a layer or a column does not exist, or `mask_var` is not boolean.
     ValueError
-        If there is no layer to draw, if there are fewer than two batches or two genes, if a layer holds NaN or does not
-        vary, or if `n_spots` is not a whole number from 3 upwards.
+        If there is no layer to draw, if there are fewer than two batches or two genes, or if a layer does not vary.
 
     Examples
     --------
@@ -93,7 +88,12 @@ def batch_effect(
     check_number("n_spots", n_spots, 3, whole=True)
     layers = check_layers(adata, _before_and_after(adata) if layers is None else layers)
     genes = np.flatnonzero(gene_mask(adata, mask_var, optional=Key.var.selected))
-    batches = _batches(adata, batch_key, library_key)
+    batches = get_libraries(adata, library_key if batch_key is None else batch_key)
+    if len(batches.names) < 2:
+        raise ValueError(
+            f"all spots are of one batch ({listing(batches.names)}): name the column of adata.obs that tells batches "
+            "apart with `batch_key=`."
+        )
     spots = _choose(adata, n_spots, random_state)
     blocks = [get_layer(adata, layer)[:, genes] for layer in layers]
     shares = [_explained(block, batches.codes, layer) for block, layer in zip(blocks, layers, strict=True)]
@@ -121,16 +121,6 @@ def _before_and_after(adata: AnnData) -> list[str]:
     corrected = [name for name in adata.layers if records.get(name, {}).get("function") == "pp.combat"]
     both = [layer for name in corrected for layer in (str(records[name]["params"]["layer"]), name)]
     return [layer for layer in dict.fromkeys([*both] or [Key.layers.log2tpm]) if layer in adata.layers]
-
-
-def _batches(adata: AnnData, batch_key: str | None, library_key: str | None) -> Libraries:
-    batches = get_libraries(adata, library_key if batch_key is None else batch_key)
-    if len(batches.names) < 2:
-        raise ValueError(
-            f"all spots are of one batch ({listing(batches.names)}): name the column of adata.obs that tells batches "
-            "apart with `batch_key=`."
-        )
-    return batches
 
 
 def _choose(adata: AnnData, n_spots: int, random_state: int) -> np.ndarray:
@@ -182,13 +172,12 @@ def _draw_spots(ax: Axes, scores: np.ndarray, batch: np.ndarray) -> None:
 
 def _draw_shares(axes: np.ndarray, shares: list[np.ndarray]) -> None:
     """Histograms of the explained shares, with their means; shares on a common axis."""
-    longest = max((share.max(initial=0) for share in shares), default=0)
-    bins = np.linspace(0, 100 * max(longest, 0.01), _N_BINS + 1)
+    bins = np.linspace(0, 100 * max(0.01, *(share.max() for share in shares)), _N_BINS + 1)
     for ax, share in zip(axes, shares, strict=True):
-        ax.hist(100 * share, bins=bins, color="0.7")
         mean = 100 * share.mean()
+        ax.hist(100 * share, bins=bins, color="0.7")
         ax.axvline(mean, color="black", linewidth=1)
-        ax.set_xlim(-0.02 * bins[-1], 1.02 * bins[-1])
-        ax.set_xlabel(f"variance explained by batch (%), mean {mean:.{1 if mean >= 1 else 2}f}")
+        label = f"variance explained by batch (%), mean {mean:.{1 if mean >= 1 else 2}f}"
+        ax.set(xlim=(-0.02 * bins[-1], 1.02 * bins[-1]), xlabel=label)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("genes")

@@ -56,10 +56,8 @@ def completion_curve(
 
     Raises
     ------
-    KeyError
-        If a column of the table is missing.
-    TypeError
-        If `scores` is not a table.
+    KeyError, TypeError
+        If `scores` is no such table.
     ValueError
         If the table has no rows for the request, or only one hidden share, or if `ax` is given for several data sets.
 

@@ -9,8 +9,8 @@ from spared_sc._core.completions import completed_layers, describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, dense, gene_mask, get_detected, get_layer
-from spared_sc.pl._marks import PANEL_WIDTH, check_layers, check_panels, finish, make_panels, unit
-from spared_sc.pl._pairs import add_count_bar, agreement, bin_edges, draw_pairs
+from spared_sc.pl._marks import PANEL_WIDTH, check_names, check_panels, finish, make_panels, unit
+from spared_sc.pl._pairs import agreement, bin_edges, draw_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,10 +64,8 @@ def completion_scatter(
 
     Raises
     ------
-    KeyError
-        If a layer or `mask_var` does not exist.
-    TypeError
-        If the layer `hidden` is not boolean.
+    KeyError, TypeError
+        If a layer or `mask_var` does not exist, or `hidden` is not boolean.
     ValueError
         If there is no completed layer, if `hidden` marks no detected entry of the genes, if a layer was completed while
         the entries were visible, or if `ax` is given for several layers.
@@ -86,23 +84,22 @@ def completion_scatter(
     >>> fig = sp.pl.completion_scatter(trial)
     """
     check_adata(adata)
-    trial = "complete the result of `sp.tl.hide_entries(adata)`"
-    keys = check_layers(adata, completed_layers(adata) if key is None else key, "key", trial)
-    check_layers(adata, layer, "layer")
-    check_layers(adata, hidden, "hidden", trial)
+    trial = ", or complete the result of `sp.tl.hide_entries(adata)`"
+    keys = check_names(completed_layers(adata) if key is None else key, adata.layers, "layer", "key", remedy=trial)
+    check_names(layer, adata.layers, "layer", "layer")
+    check_names(hidden, adata.layers, "layer", "hidden", remedy=trial)
     check_panels(ax, len(keys), f"{len(keys)} layers", "one with `key=`")
     measured, filled = _hidden_values(adata, keys, layer, hidden, mask_var)
 
     pairs = [(measured, values) for values in filled]
     size = figsize or (PANEL_WIDTH * len(keys) + 1.3, PANEL_WIDTH + 0.8)
     panels = make_panels(ax, 1, len(keys), size)
-    mesh = draw_pairs(panels.axes[0], pairs, [bin_edges(pairs, _N_BINS)] * len(pairs), "filled = measured")
+    draw_pairs(panels, pairs, [bin_edges(pairs, _N_BINS)] * len(pairs), "filled = measured", "hidden entries")
     for name, panel, values in zip(keys, panels.axes[0], filled, strict=True):
         title = agreement(np.mean((measured - values) ** 2), _pearson(measured, values), measured.size)
         panel.set_title(f"{describe_layer(adata, name)}\n{title}", fontsize="medium")
         panel.set_xlabel(f"measured, {unit(adata, layer)}")
     panels.axes[0, 0].set_ylabel(f"filled in, {unit(adata, layer)}")
-    add_count_bar(panels, mesh, "hidden entries")
     return finish(panels.result, show)
 
 

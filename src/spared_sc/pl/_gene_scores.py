@@ -76,10 +76,8 @@ def gene_scores(
 
     Raises
     ------
-    KeyError
-        If a column of the table is missing.
-    TypeError
-        If `scores` is not a table.
+    KeyError, TypeError
+        If `scores` is no such table.
     ValueError
         If the table has no rows for the request, or several for one gene and prediction.
 
@@ -125,13 +123,6 @@ class _Drawn:
     overall: pd.DataFrame  # one row per prediction: value, lower, upper
     ends: tuple[float, float]  # of the axis
     n_left_out: int  # predictions without a row for want of room
-
-    @property
-    def floors(self) -> np.ndarray | None:
-        """The range of the score without error, lower end first."""
-        if not set(FLOORS) <= set(self.overall.index):
-            return None
-        return np.sort(self.overall.loc[list(FLOORS), "value"].to_numpy())
 
     def sorted_genes(self, name: str) -> pd.Series:
         """The scores of a row, worst gene first."""
@@ -195,9 +186,10 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
 
 def _draw_band(ax: Axes, drawn: _Drawn) -> None:
     """The range of the score without error, and zero where it says that a prediction is worthless."""
-    if drawn.floors is not None:
+    if set(FLOORS) <= set(drawn.overall.index):
+        low, high = np.sort(drawn.overall.loc[list(FLOORS), "value"])
         label = f"no error, {_METRICS[drawn.metric][1]} (range)"
-        ax.axvspan(*drawn.floors, label=label, color="0.88", linewidth=0, zorder=0)
+        ax.axvspan(low, high, label=label, color="0.88", linewidth=0, zorder=0)
     if drawn.metric not in _ERRORS:
         ax.axvline(0, color="black", linewidth=0.8)
 

@@ -27,9 +27,6 @@ OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 BLUE, ORANGE, GREEN, PURPLE, _, VERMILION, BLACK = OKABE_ITO
 PANEL_WIDTH = 3.6  # inches
 LEGEND_WIDTH = 7  # inches, for a legend below the panels in one line
-_LAYERS_FROM = (
-    "write it first with `sp.pp.normalize_tpm`, `sp.pp.combat`, `sp.tl.median_complete` or `sp.tl.spackle_complete`"
-)
 _MARKERS = "o^sDvPX*"  # each in every colour: 56 series can be told apart
 
 
@@ -97,9 +94,7 @@ def make_grid(ax: Axes | None, n_panels: int, n_columns: int, size: tuple[float,
 
 def make_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """The given axes, or those of a new figure."""
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+    return make_panels(ax, 1, 1, size, layout="constrained").axes[0, 0]
 
 
 def finish(drawn: Drawn, show: bool | None) -> Drawn:
@@ -166,36 +161,43 @@ def as_list(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def check_layers(
-    adata: AnnData, layers: str | Sequence[str], argument: str = "layers", remedy: str = _LAYERS_FROM
+def check_names(
+    wanted: str | Sequence[str],
+    known: Iterable[str],
+    kind: str,
+    argument: str,
+    *,
+    remedy: str = "",
+    error: type[Exception] = KeyError,
 ) -> list[str]:
+    """The names as a list, at least one, all of them known; an unknown one is an `error`."""
+    wanted, known = as_list(wanted), list(known)
+    unknown = [name for name in wanted if name not in known]
+    if wanted and not unknown:
+        return wanted
+    problem = f"there is no {kind} {unknown[0]!r}" if unknown else f"there is no {kind} to draw, `{argument}` is empty"
+    raise (error if unknown else ValueError)(f"{problem}: pass some of {listing(known, 20)} as `{argument}=`{remedy}.")
+
+
+def check_layers(adata: AnnData, layers: str | Sequence[str]) -> list[str]:
     """The layers as a list, at least one, all of them there."""
-    layers = as_list(layers)
-    missing = [layer for layer in layers if layer not in adata.layers]
-    if layers and not missing:
-        return layers
-    problem = f"there is no layer {missing[0]!r}" if missing else f"there is no layer to draw, `{argument}` is empty"
-    kind = KeyError if missing else ValueError
-    raise kind(f"{problem}: pass some of {listing(adata.layers)} as `{argument}=`, or {remedy}.")
+    writers = "`sp.pp.normalize_tpm`, `sp.pp.combat`, `sp.tl.median_complete` or `sp.tl.spackle_complete`"
+    return check_names(layers, adata.layers, "layer", "layers", remedy=f", or write it first with {writers}")
 
 
-def check_gene(gene: str, names: Iterable[str], where: str, argument: str = "gene") -> None:
-    """Refuse a gene that is not there, naming similar ones."""
-    if gene in names:
-        return
-    lower = {str(name).lower(): str(name) for name in names}
-    close = [lower[name] for name in difflib.get_close_matches(str(gene).lower(), lower, n=5)]
-    hint = f"did you mean {listing(close)}?" if close else f"names look like {listing(list(names)[:3])}."
-    raise KeyError(f"there is no gene {gene!r} in {where}: {hint} Pass another name as `{argument}=`.")
+def check_genes(genes: str | Sequence[str], known: Iterable[str], where: str, argument: str = "gene") -> list[str]:
+    """The genes as a list; the error about one that is not there names similar ones."""
+    genes = as_list(genes)
+    for gene in genes:
+        if gene not in known:
+            lower = {str(name).lower(): str(name) for name in known}
+            close = [lower[name] for name in difflib.get_close_matches(str(gene).lower(), lower, n=5)]
+            hint = f"did you mean {listing(close)}?" if close else f"names look like {listing(list(known)[:3])}."
+            raise KeyError(f"there is no gene {gene!r} in {where}: {hint} Pass another name as `{argument}=`.")
+    return genes
 
 
 def pick(table: pd.DataFrame, column: str, wanted: str | Sequence[str], argument: str | None = None) -> pd.DataFrame:
     """Rows with one of the values, each of which must occur."""
-    wanted = as_list(wanted)
-    known = list(dict.fromkeys(table[column]))
-    unknown = [value for value in wanted if value not in known]
-    argument = argument or column
-    if unknown or not wanted:
-        problem = f"there is no {column} {unknown[0]!r} in the rows" if unknown else f"`{argument}` is empty"
-        raise ValueError(f"{problem}: pass some of {listing(known, 20)} as `{argument}=`.")
-    return table[table[column].isin(wanted)]
+    known = dict.fromkeys(table[column])
+    return table[table[column].isin(check_names(wanted, known, column, argument or column, error=ValueError))]

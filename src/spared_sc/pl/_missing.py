@@ -54,10 +54,8 @@ def missing(
 
     Raises
     ------
-    KeyError
-        If `mask_var` or `library_key` names no column.
-    TypeError
-        If the column `mask_var` is not boolean.
+    KeyError, TypeError
+        If `mask_var` or `library_key` names no column, or `mask_var` one that is not boolean.
     ValueError
         If there are several libraries and no `library_key`, or if `mask_var` selects no gene.
 

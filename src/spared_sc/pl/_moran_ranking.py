@@ -7,7 +7,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, check_number, gene_mask, listing
+from spared_sc._core.validate import check_adata, check_number, gene_mask, get_numbers
 from spared_sc.pl._marks import BLUE, finish, height_in_points, labelled, make_axes, width_in_points
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ def moran_ranking(
 
     Raises
     ------
-    KeyError
-        If `key`, `mask_var` or `selected` names no column.
-    TypeError
-        If `mask_var` or `selected` is not boolean, or `key` is not numeric.
+    KeyError, TypeError
+        If `key`, `mask_var` or `selected` names no column, or one of another type.
     ValueError
         If no gene has a score.
 
@@ -76,8 +74,7 @@ def moran_ranking(
     >>> ax = sp.pl.moran_ranking(adata)
     """
     check_number("n_labelled", n_labelled, 0, whole=True)
-    genes, n_unscored = _ranked(adata, key, mask_var)
-    score = adata.var[key].to_numpy(dtype=float)[genes]
+    genes, score, n_unscored = _ranked(adata, key, mask_var)
     chosen = _chosen(adata, selected)[genes]
     rank = np.arange(1, genes.size + 1)
     ax = make_axes(ax, figsize or (7, 5))
@@ -104,26 +101,19 @@ def moran_ranking(
     return finish(ax, show)
 
 
-def _ranked(adata: AnnData, key: str, mask_var: str | None) -> tuple[np.ndarray, int]:
-    """The genes with a score, highest first, and how many others there are."""
+def _ranked(adata: AnnData, key: str, mask_var: str | None) -> tuple[np.ndarray, np.ndarray, int]:
+    """The genes with a score, highest first, their scores, and how many others there are."""
     check_adata(adata)
-    if key not in adata.var:
-        raise KeyError(
-            f"there is no column {key!r} in adata.var (columns: {listing(adata.var.columns)}): "
-            "run `sp.pp.moran(adata)` or `sp.pp.recipe_spared(adata)` first, or name the column with `key=`."
-        )
-    if adata.var[key].dtype.kind not in "buif":
-        raise TypeError(
-            f"adata.var[{key!r}] has the type {adata.var[key].dtype}: name a column of numbers with `key=`."
-        )
-    score = adata.var[key].to_numpy(dtype=float)
+    remedy = "run `sp.pp.moran(adata)` or `sp.pp.recipe_spared(adata)` first, or name the column with `key=`"
+    score = get_numbers(adata, key, remedy=remedy)
     mask = gene_mask(adata, mask_var, optional=Key.var.keep)
     genes = np.flatnonzero(mask & np.isfinite(score))
     if not genes.size:
         raise ValueError(f"no gene of `mask_var` has a finite {key!r}: run `sp.pp.moran(adata)` on these genes.")
     # Ties go to the name, as when genes are selected.
     names = adata.var_names.to_numpy(dtype=str)[genes]
-    return genes[np.lexsort((names, -score[genes]))], int(mask.sum()) - genes.size
+    genes = genes[np.lexsort((names, -score[genes]))]
+    return genes, score[genes], int(mask.sum()) - genes.size
 
 
 def _chosen(adata: AnnData, selected: str | None) -> np.ndarray:

@@ -11,22 +11,22 @@ from spared_sc.pl._marks import pcc_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from matplotlib.axes import Axes
-    from matplotlib.collections import QuadMesh
-
     from spared_sc.pl._marks import Panels
 
 
 def draw_pairs(
-    axes: Sequence[Axes] | np.ndarray,
+    panels: Panels,
     pairs: Sequence[tuple[np.ndarray, np.ndarray]],
     edges: Sequence[np.ndarray],
     equality: str,
-) -> QuadMesh:
+    counted: str,
+    shrink: float = 0.8,
+) -> None:
     """A histogram and the line of equality in each panel, with one colour scale; the first of a pair lies to the right."""
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
+    axes = list(panels.axes.flat)
     counts = [np.histogram2d(*pair, bins=edge)[0].T for pair, edge in zip(pairs, edges, strict=True)]
     norm = LogNorm(1, max(2, max(count.max() for count in counts)))
     for ax, edge, count in zip(axes, edges, counts, strict=True):
@@ -35,17 +35,8 @@ def draw_pairs(
         ax.plot(edge[[0, -1]], edge[[0, -1]], color="black", linewidth=1, linestyle="--", label=equality)
         ax.set(aspect="equal", xticks=ticks, yticks=ticks)
         ax.spines[["top", "right"]].set_visible(False)
-    return mesh
-
-
-def add_count_bar(panels: Panels, mesh: QuadMesh, label: str, shrink: float = 0.8) -> None:
-    """The colour bar of the histograms, with ticks at whole numbers."""
-    from matplotlib.ticker import LogLocator
-
-    ticks = LogLocator(subs=(1, 2, 5))
-    bar = panels.figure.colorbar(
-        mesh, ax=list(panels.axes.flat), label=label, shrink=shrink, aspect=25, ticks=ticks, format="%d"
-    )
+    whole = LogLocator(subs=(1, 2, 5))
+    bar = panels.figure.colorbar(mesh, ax=axes, label=counted, shrink=shrink, aspect=25, ticks=whole, format="%d")
     bar.minorticks_off()
 
 

@@ -72,7 +72,7 @@ def patches(
     Raises
     ------
     KeyError
-        If there is no such spot, or there are no positions.
+        If a spot or the positions do not exist.
     FileNotFoundError
         If the image or the store of patches is not where it was.
     ValueError
@@ -89,8 +89,9 @@ def patches(
     check_number("n_cols", n_cols, 1, whole=True)
     libraries = get_libraries(adata, library_key)
     rows = _chosen(adata, libraries, spots, n_spots, random_state)
-    recorded = {"image": image, "size": size, "unit": unit, "output_size": output_size}
-    resolved = resolve_patches(adata, libraries, spatial_key=spatial_key, **recorded)
+    resolved = resolve_patches(
+        adata, libraries, image=image, size=size, unit=unit, output_size=output_size, spatial_key=spatial_key
+    )
     n_cols = min(n_cols, len(rows))
     size_inches = figsize or (_PANEL_WIDTH * n_cols, (_PANEL_WIDTH + 0.4) * -(-len(rows) // n_cols) + 0.4)
     panels = make_grid(None, len(rows), n_cols, size_inches, layout="constrained")

@@ -10,10 +10,10 @@ from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.predictions import fitted_libraries, prediction_key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, listing
+from spared_sc._core.validate import check_adata
 from spared_sc._kernels.prediction_scores import Measured
 from spared_sc.pl import _tissue
-from spared_sc.pl._marks import VERMILION, as_list, check_gene, check_panels, finish, pcc_text, unit
+from spared_sc.pl._marks import VERMILION, check_genes, check_names, check_panels, finish, pcc_text, unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,20 +123,18 @@ def predicted(
     colours = _tissue.colour_scale(spots.columns[shown], spots.detected[shown], cmap, vmin, vmax)
     around_zero = _difference_colours(spots.difference[shown])
 
-    grid = _tissue.section_panels(ax, sections, len(names), figsize, gene, margins=(1.6, 1.1))
+    model = key.removeprefix(Key.predicted(""))
+    titles = [f"predicted ({model})" if name == "predicted" else name for name in names]
+    grid = _tissue.section_panels(ax, sections, titles, figsize, gene, margins=(1.6, 1.1))
     drawn: set[str] = set()
     for section, row in zip(sections, grid.axes, strict=True):
         for panel, name in zip(row, names, strict=True):
-            _tissue.draw_tissue(panel, section)
             if name == "difference":
                 _draw_difference(panel, section, spots, around_zero, size, alpha)
             else:
                 values, detected = spots.of(name, section)
                 drawn |= _tissue.draw_spots(panel, section, values, detected, colours, size, alpha)
         _label_section(row[0], section, spots)
-    for panel, name in zip(grid.axes[0], names, strict=True):
-        title = f"predicted ({key.removeprefix(Key.predicted(''))})" if name == "predicted" else name
-        panel.set_title(title if grid.is_new else f"{gene}, {title}")
     label = unit(adata, layer) if spots.is_measured else _target_scale(adata, key)
     _add_colour_bars(grid, names, colours, around_zero, label)
     _tissue.add_spot_legend(grid, drawn, colours)
@@ -172,7 +170,7 @@ class _Spots:
 def _read_spots(adata: AnnData, gene: str, key: str, layer: str) -> _Spots:
     """The gene as predicted and, where the slide has expression, as measured."""
     table = adata.obsm[key]
-    check_gene(gene, table.columns, f"adata.obsm[{key!r}]")
+    check_genes(gene, table.columns, f"adata.obsm[{key!r}]")
     libraries, roles = fitted_libraries(adata, key)
     role = np.array([roles.get(name, "") for name in libraries.names])[libraries.codes]
     predicted = table[gene].to_numpy(dtype=float)
@@ -187,11 +185,7 @@ def _read_spots(adata: AnnData, gene: str, key: str, layer: str) -> _Spots:
 def _chosen_panels(panels: str | Sequence[str] | None, gene: str, is_measured: bool) -> list[str]:
     """The panels asked for, in their fixed order."""
     possible = _PANELS if is_measured else ("predicted",)
-    wanted = list(possible) if panels is None else as_list(panels)
-    unknown = [name for name in wanted if name not in _PANELS]
-    if unknown or not wanted:
-        problem = f"there is no panel {unknown[0]!r}" if unknown else "`panels` is empty"
-        raise ValueError(f"{problem}: pass some of {listing(_PANELS)} as `panels=`.")
+    wanted = possible if panels is None else check_names(panels, _PANELS, "panel", "panels", error=ValueError)
     lacking = [name for name in wanted if name not in possible]
     if lacking:
         raise ValueError(

@@ -11,13 +11,12 @@ from spared_sc._core.predictions import fitted_libraries, prediction_key, scored
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_block, get_libraries, listing
 from spared_sc._kernels.prediction_scores import Measured, finite_mean
-from spared_sc.pl._marks import PANEL_WIDTH, as_list, check_gene, check_panels, finish, make_grid, unit
-from spared_sc.pl._pairs import add_count_bar, agreement, bin_edges, draw_pairs
+from spared_sc.pl._marks import PANEL_WIDTH, check_genes, check_panels, finish, make_grid, unit
+from spared_sc.pl._pairs import agreement, bin_edges, draw_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -87,7 +86,10 @@ def prediction_scatter(
     check_adata(adata)
     check_number("n_genes", n_genes, 1, whole=True)
     key = prediction_key(adata, key)
-    names = _chosen_genes(adata.obsm[key], genes, key)
+    known = list(adata.obsm[key].columns)
+    names = known if genes is None else check_genes(genes, known, f"adata.obsm[{key!r}]", "genes")
+    if not names:
+        raise ValueError(f"`genes` is empty: pass some of {listing(known)}, or None for the best ones.")
     n_panels = min(n_genes, len(names)) if genes is None else len(names)
     check_panels(ax, n_panels, f"{n_panels} genes", "one with `genes=`, or n_genes=1")
     compared = _compare(adata, key, names, layer, library_key)
@@ -98,7 +100,8 @@ def prediction_scatter(
     n_rows = -(-len(shown) // n_columns)
     size = figsize or (PANEL_WIDTH * n_columns + 1.3, (PANEL_WIDTH + 0.3) * n_rows + 0.5)
     panels = make_grid(ax, len(shown), n_columns, size)
-    mesh = draw_pairs(panels.axes, pairs, [bin_edges([pair], _N_BINS) for pair in pairs], "predicted = measured")
+    edges = [bin_edges([pair], _N_BINS) for pair in pairs]
+    draw_pairs(panels, pairs, edges, "predicted = measured", "detected entries", shrink=0.8 / n_rows)
     for i, panel, pair in zip(shown, panels.axes, pairs, strict=True):
         title = agreement(compared.mse[i], compared.pcc[i], len(pair[0]))
         panel.set_title(f"{names[i]}\n{title}", fontsize="medium")
@@ -110,7 +113,6 @@ def prediction_scatter(
         best = f", best {len(shown)} of {len(names)} genes" if genes is None else ""
         plural = "s" if compared.n_libraries > 1 else ""
         panels.figure.suptitle(f"{key}: {compared.n_libraries} {compared.role} section{plural}{best}")
-    add_count_bar(panels, mesh, "detected entries", shrink=0.8 / n_rows)
     return finish(panels.result, show)
 
 
@@ -144,15 +146,6 @@ class _Compared:
             f"no spot of the {self.role} sections has a count of {listing(lost, 3)}: there is nothing to compare with; "
             "pass other genes as `genes=`."
         )
-
-
-def _chosen_genes(table: pd.DataFrame, genes: str | Sequence[str] | None, key: str) -> list[str]:
-    names = list(table.columns) if genes is None else as_list(genes)
-    if not names:
-        raise ValueError(f"`genes` is empty: pass some of {listing(table.columns)}, or None for the best ones.")
-    for name in names:
-        check_gene(name, table.columns, f"adata.obsm[{key!r}]", "genes")
-    return names
 
 
 def _compare(adata: AnnData, key: str, names: list[str], layer: str, library_key: str | None) -> _Compared:

@@ -10,7 +10,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata
 from spared_sc.pl import _tissue
-from spared_sc.pl._marks import check_gene, check_layers, check_panels, finish, unit
+from spared_sc.pl._marks import check_genes, check_layers, check_panels, finish, unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,22 +101,19 @@ def spatial_compare(
     sections = _tissue.get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
     asked = f"{len(sections)} libraries x {len(layers)} layers"
     check_panels(ax, len(sections) * len(layers), asked, "one with `libraries=` and one with `layers=`")
-    check_gene(gene, adata.var_names, "adata.var_names")
+    check_genes(gene, adata.var_names, "adata.var_names")
     values, detected = _tissue.read_gene(adata, gene, layers)
     shown = np.concatenate([section.rows for section in sections])
     colours = _tissue.colour_scale(values[shown], detected[shown], cmap, vmin, vmax)
 
-    panels = _tissue.section_panels(ax, sections, len(layers), figsize, gene, margins=(1.2, 0.9))
+    titles = [describe_layer(adata, layer) for layer in layers]
+    panels = _tissue.section_panels(ax, sections, titles, figsize, gene, margins=(1.2, 0.9))
     drawn: set[str] = set()
     for section, row in zip(sections, panels.axes, strict=True):
         known = detected[section.rows]
         for panel, of_layer in zip(row, values[section.rows].T, strict=True):
-            _tissue.draw_tissue(panel, section)
             drawn |= _tissue.draw_spots(panel, section, of_layer, known, colours, size, alpha, mark_filled=mark_filled)
         row[0].set_ylabel(f"{section.name}\n{100 * known.mean():.0f} % detected")
-    for panel, layer in zip(panels.axes[0], layers, strict=True):
-        title = describe_layer(adata, layer)
-        panel.set_title(title if panels.is_new else f"{gene}, {title}")
     _tissue.add_colour_bar(panels, panels.axes, colours, _scale_label(adata, gene, layers, values, detected))
     _tissue.add_spot_legend(panels, drawn, colours, mark_filled=mark_filled)
     return finish(panels.result, show)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import dense, get_detected, get_layer, get_libraries, get_positions, listing
-from spared_sc.pl._marks import PANEL_WIDTH, as_list, make_panels, spot_mark, width_in_points
+from spared_sc.pl._marks import PANEL_WIDTH, check_names, make_panels, spot_mark, width_in_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,13 +64,9 @@ class Colours:
 
 def choose_libraries(known: Libraries, libraries: str | Sequence[str] | None) -> list[str]:
     """The libraries to draw, in the order asked for, or all."""
-    names = known.names if libraries is None else as_list(libraries)
-    if not names:
-        raise ValueError(f"`libraries` is empty: pass some of {listing(known.names)}, or None for all.")
-    unknown = [name for name in names if name not in known.names]
-    if unknown:
-        raise KeyError(f"there is no library {unknown[0]!r}: pass names out of {listing(known.names)} as `libraries=`.")
-    return names
+    if libraries is None:
+        return known.names
+    return check_names(libraries, known.names, "library", "libraries", remedy=", or None for all")
 
 
 def get_sections(
@@ -145,17 +141,22 @@ def _image(
 def section_panels(
     ax: Axes | None,
     sections: Sequence[Section],
-    n_columns: int,
+    titles: Sequence[str],
     figsize: tuple[float, float] | None,
     gene: str,
     margins: tuple[float, float],
 ) -> Panels:
-    """A row of panels for each section under the gene's name, or the given axes; margins in inches."""
+    """The sections' tissue, a row each under the gene's name, in columns with these titles; margins in inches."""
     heights = [section.height / section.width for section in sections]
-    size = figsize or (PANEL_WIDTH * n_columns + margins[0], PANEL_WIDTH * sum(heights) + margins[1])
-    panels = make_panels(ax, len(sections), n_columns, size, height_ratios=heights)
+    size = figsize or (PANEL_WIDTH * len(titles) + margins[0], PANEL_WIDTH * sum(heights) + margins[1])
+    panels = make_panels(ax, len(sections), len(titles), size, height_ratios=heights)
     if panels.is_new:
         panels.figure.suptitle(gene, fontstyle="italic")
+    for panel, title in zip(panels.axes[0], titles, strict=True):
+        panel.set_title(title if panels.is_new else f"{gene}, {title}")
+    for section, row in zip(sections, panels.axes, strict=True):
+        for panel in row:
+            draw_tissue(panel, section)
     return panels
 
 
