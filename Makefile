@@ -42,6 +42,7 @@ lowest: env
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 docs: env
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -45,12 +45,13 @@ def write(name: str, rows: Sequence[Row], *, folder: Path = FOLDER) -> None:
     script, table = name.split(".")
     path = folder / f"{script}.json"
     tables = json.loads(path.read_text()) if path.exists() else {}
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     tables[table] = {
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": _machine(),
         "versions": _versions(),
-        "rows": [{key: _plain(value) for key, value in row.items()} for row in rows],
+        "rows": [{key: _plain(row.get(key)) for key in columns} for row in rows],
     }
     folder.mkdir(exist_ok=True)
     path.write_text(_dump(tables))

@@ -108,7 +108,8 @@ def tables(out: Path) -> None:
             _results.write(f"completion.{name}_overall", _overall(part))
     if (scores["regime"] == "paper").any():
         _results.write("completion.count_model", _count_model(scores[scores["regime"] == "paper"]))
-        _results.write("completion.uncertainty", _uncertainty(scores))
+        hidden_entries = scores["regime"].isin(("paper", "released"))
+        _results.write("completion.uncertainty", _uncertainty(scores[hidden_entries]))
     if (scores["regime"] == "thinning").any():
         _results.write("completion.expected_counts", _expected_counts(scores[scores["regime"] == "thinning"]))
 

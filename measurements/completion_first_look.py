@@ -32,8 +32,8 @@ def table() -> None:
             where = ("train sections", held_out) if with_split else ("all sections",) * 2
             training = record["training"]
             row = {"set": name, "trained_on": where[0], "scored_on": where[1], "n_entries": score["n_entries"]}
-            row |= {method: score[method] for method in ("spackle", "median", "gene_mean")}
-            row |= {"removed": 1 - score["spackle"] / score["median"], "best_step": training["best_step"]}
+            row |= {"spackle": score["paper"], "median": score["median"], "gene_mean": score["gene_mean"]}
+            row |= {"removed": 1 - score["paper"] / score["median"], "best_step": training["best_step"]}
             rows.append({**row, "steps": training["step"][-1], "seconds": seconds})
     _results.write("completion_first_look.table", rows)
 

@@ -69,7 +69,12 @@ def write(folder: Path) -> None:
         "modules": modules(),
         "completers": table(sp.tl.completers(), method="", summary="summary", needs="needs", paper="source"),
         "predictors": table(
-            sp.tl.predictors(), model="", needs="needs", paper="source", pretrained="pretrained weights"
+            sp.tl.predictors(),
+            model="",
+            summary="summary",
+            needs="needs",
+            paper="source",
+            pretrained="pretrained weights",
         ),
         "encoders": encoders(),
     }
