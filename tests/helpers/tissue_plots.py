@@ -70,7 +70,7 @@ def spots_of(adata: AnnData, library: str) -> np.ndarray:
 def trained(adata: AnnData, **training) -> AnnData:
     step = np.arange(10, 110, 10)
     adata.uns["spared_sc"] = {
-        "median": {"function": "tl.median_complete"},
+        "median": {"function": "tl.complete", "params": {"method": "median"}},
         "spackle": {
             "training": {
                 "step": step,
@@ -79,7 +79,7 @@ def trained(adata: AnnData, **training) -> AnnData:
                 "best_step": 60,
                 **training,
             },
-            "score": {"spackle": 2.0, "median": 3.5, "gene_mean": 2.75, "n_entries": 900},
+            "score": {"paper": 2.0, "median": 3.5, "gene_mean": 2.75, "n_entries": 900},
         },
     }
     return adata

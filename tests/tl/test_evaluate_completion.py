@@ -9,8 +9,9 @@ import scipy.sparse as sps
 from scipy import stats
 
 import spared_sc as sp
-from helpers import dense
+from helpers import KEY, dense
 from helpers.evaluation import QUICK, SECTIONS, block, crps_by_quadrature, fill, registers, resolved_of, sections_of
+from helpers.spackle import PARAMS
 from spared_sc._kernels import metrics
 from spared_sc._kernels.moran import lattice_weights, morans_i
 from spared_sc._kernels.sections import Estimate
@@ -610,11 +611,17 @@ def test_completers_with_parameters_of_their_own(ready):
     assert set(scores.loc[scores["metric"] == "deviance", "method"]) == {"narrow", "wide"}
 
 
-def test_a_fitted_completer_is_refused(ready):
-    from spared_sc._models.completion.counts import CountsModel
+@pytest.mark.parametrize("model", ["counts", "paper"])
+def test_completers_that_learn_stay_unfitted_and_are_refused_once_fitted(ready, model):
+    from spared_sc._models.completion.registry import COMPLETERS
 
-    class Fitted(CountsModel):
-        fitted = True
-
-    with pytest.raises(ValueError, match="'counts' is fitted.*unfitted"):
-        sp.tl.evaluate_completion(ready, methods=[Fitted()], regimes="paper", **QUICK)
+    completer = COMPLETERS.make(model, PARAMS[model])
+    scores = sp.tl.evaluate_completion(ready, methods=[completer], regimes="paper", **QUICK)
+    assert set(scores["method"]) == {model, "floor_low", "floor_high"}
+    assert not completer.fitted
+    sp.tl.complete(ready, method=completer, device="cpu", show_progress_bar=False, **KEY)
+    assert completer.fitted
+    with pytest.raises(ValueError, match=f"'{model}' is fitted.*unfitted"):
+        sp.tl.evaluate_completion(ready, methods=[completer], regimes="paper", **QUICK)
+    with pytest.raises(ValueError, match="'mine' is fitted.*unfitted"):
+        sp.tl.evaluate_completion(ready, methods={"mine": completer}, regimes="paper", **QUICK)
