@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 pytest.register_assert_rewrite("helpers", "properties")
+collect_ignore = ["helpers"]  # no examples to run
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,9 @@ def call(function, adata: AnnData, **options):
         assert warning.category is UserWarning, f"{warning.category.__name__}: {warning.message}"
         assert WARNINGS.search(str(warning.message)), warning.message
         inner = Path(warning.filename)
-        assert inner.parent == Path(__file__).parent or inner.name == "_recipe_spared.py", f"{warning.message} points to {inner}"
+        assert inner.parent == Path(__file__).parent or inner.name == "_recipe_spared.py", (
+            f"{warning.message} points to {inner}"
+        )
     if isinstance(result, Exception):
         if type(result) not in REFUSALS:
             raise result

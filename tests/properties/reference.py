@@ -246,10 +246,12 @@ def filled_by_median(case: Case, adata: AnnData, mask: np.ndarray, n_rings: int 
 
 def read_median(case: Case, adata: AnnData, options: dict) -> dict[str, object]:
     need(case, "layer", "library", "places")
-    detected_of(case, adata)
     if options.get("n_rings", 4) < 1:
         raise Refused("n_rings")
     mask = mask_of(adata, options.get("mask_var", "spared_selected"), "spared_selected")
+    mask = mask & detected_of(case, adata).any(axis=0)  # a gene that is detected nowhere stays as it is
+    if not mask.any():
+        raise Refused("nothing to fill from")
     return {"layers:median": filled_by_median(case, adata, mask, options.get("n_rings", 4))}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given
 
 import spared_sc as sp
@@ -13,6 +14,7 @@ from properties.collections import MASKS, Case, collections, examples
 from properties.reference import check_completed, counts_of, detected_of, mask_of, need, train_rows
 
 
+@pytest.mark.slow
 @examples("counts model")
 @given(
     case=collections(faults=("names", "library", "places", "layer", "split"), layer=True, masks=MASKS, most_spots=40),

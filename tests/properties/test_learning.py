@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given
 
 import spared_sc as sp
@@ -13,6 +14,7 @@ from properties.collections import MASKS, Case, collections, examples
 from properties.reference import mask_of, pairs_alike, read_centered, read_combat, read_split, rows_by_library
 
 
+@pytest.mark.slow
 @examples("learning")
 @given(
     case=collections(faults=("counts", "names", "library", "places", "layer", "split"), layer=True, masks=MASKS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given
 
 import spared_sc as sp
@@ -17,6 +18,7 @@ from spared_sc._models.completion.registry import COMPLETERS
 SIMPLE = [name for name in COMPLETERS if name not in ("sme", "magic", "counts", "factor", "paper")]
 
 
+@pytest.mark.slow
 @examples("simple methods")
 @given(
     case=collections(faults=("names", "library", "places", "layer", "split"), layer=True, masks=MASKS, most_spots=20),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 import spared_sc as sp
@@ -11,6 +12,7 @@ from properties.collections import MASKS, Case, collections, examples
 from properties.reference import check_completed, read_graph, read_median, read_moran, read_selected
 
 
+@pytest.mark.slow
 @examples("space")
 @given(
     case=collections(faults=("names", "library", "places", "layer", "split"), layer=True, masks=MASKS), data=st.data()
