@@ -18,7 +18,7 @@ from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.scale import check_scale
 from spared_sc._kernels.fingerprint import match_libraries
 from spared_sc._models import checkpoint
-from spared_sc._models.prediction.card import SEEN, TRAIN, VALIDATION, Card, known_libraries
+from spared_sc._models.prediction.card import SEEN, TRAIN, VALIDATION, Card, known_libraries, read
 from spared_sc._models.prediction.novelty import Novelty
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc.tl._task import get_spots, novelty_features
@@ -208,7 +208,7 @@ class FittedPredictor:
             for name, array in arrays.items():
                 group, _, rest = name.partition(".")
                 groups[group][rest] = array
-            card = Card.read(saved.get("predictor"))
+            card = read(Card, saved.get("predictor"))
             predictor = PREDICTORS.load(card.model).from_state(groups["model"], saved["state"])
             novelty = Novelty.from_arrays(groups["novelty"]) if groups["novelty"] else None
             return cls(predictor, card, groups["gene_mean"][""], novelty)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from types import NoneType
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, is_dataclass
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from spared_sc._images.scale import PatchScale
+from spared_sc._images.scale import PatchScale  # noqa: TC001 - a type that `read` needs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import UnionType
+
+T = TypeVar("T")
 
 TRAIN, VALIDATION, SEEN = "train", "val", "seen"
 
@@ -59,27 +60,6 @@ class Card:
         """Libraries that had one of these roles."""
         return [name for name, library in self.libraries.items() if library.role in roles]
 
-    @classmethod
-    def read(cls, values: Any) -> Card:
-        """The card that JSON values describe.
-
-        Raises
-        ------
-        ValueError
-            If a field is missing or has another type.
-        """
-        kinds = {"model": str, "params": dict, "genes": list, "data": dict, "libraries": dict}
-        card = _checked(values, {**kinds, "n_spots": int, "data_hash": str})
-        return cls(
-            model=card["model"],
-            params=card["params"],
-            genes=[str(gene) for gene in card["genes"]],
-            data=_read_data(card["data"]),
-            libraries={name: _read_library(library) for name, library in card["libraries"].items()},
-            n_spots=card["n_spots"],
-            data_hash=card["data_hash"],
-        )
-
 
 def known_libraries(
     roles: Sequence[str], sketches: Mapping[str, list[int]], used: Sequence[str] = (TRAIN, VALIDATION, SEEN)
@@ -92,48 +72,31 @@ def known_libraries(
     }
 
 
-def _checked(values: Any, kinds: Mapping[str, type | UnionType]) -> Mapping[str, Any]:
-    """JSON values, once every field exists and has its type."""
+def read(cls: type[T], values: Any) -> T:
+    """A dataclass from JSON values.
+
+    Raises
+    ------
+    ValueError
+        If a field is missing or has another type.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"found {values!r} in place of a table of names and values")
-    for name, kind in kinds.items():
-        if name not in values:
-            raise ValueError(f"the field {name!r} is missing")
-        if not isinstance(values[name], kind):
-            raise ValueError(f"the field {name!r} holds {values[name]!r}")
-    return values
+    hints = get_type_hints(cls)
+    missing = [name for name in hints if name not in values]
+    if missing:
+        raise ValueError(f"the field {missing[0]!r} is missing")
+    return cls(**{name: _checked(name, hint, values[name]) for name, hint in hints.items()})
 
 
-def _read_data(values: Any) -> DataCard:
-    text, table = str | NoneType, dict | NoneType
-    kinds = {"layer": str, "unit": str, "loss": str, "leak": str, "use_rep": text, "encoder": table}
-    data = _checked(values, {**kinds, "embed_params": table, "patches": table, "fingerprint_source": str})
-    return DataCard(
-        layer=data["layer"],
-        unit=data["unit"],
-        loss=data["loss"],
-        leak=data["leak"],
-        use_rep=data["use_rep"],
-        encoder=data["encoder"],
-        embed_params=data["embed_params"],
-        patches=None if data["patches"] is None else _read_scale(data["patches"]),
-        fingerprint_source=data["fingerprint_source"],
-    )
-
-
-def _read_scale(values: Any) -> PatchScale:
-    number = int | float
-    kinds = {"size": number, "unit": str, "output_size": int, "patch_px": number, "um_per_px": number | NoneType}
-    scale = _checked(values, kinds)
-    return PatchScale(
-        size=scale["size"],
-        unit=scale["unit"],
-        output_size=scale["output_size"],
-        patch_px=scale["patch_px"],
-        um_per_px=scale["um_per_px"],
-    )
-
-
-def _read_library(values: Any) -> KnownLibrary:
-    library = _checked(values, {"role": str, "code": int, "sketch": list})
-    return KnownLibrary(library["role"], library["code"], library["sketch"])
+def _checked(name: str, hint: Any, value: Any) -> Any:
+    """The value of a field, if it has its type."""
+    for kind in get_args(hint) if isinstance(hint, UnionType) else (hint,):
+        plain = get_origin(kind) or kind
+        inner: Any = get_args(kind)[1] if plain is dict else plain  # of the entries of a table
+        nested = is_dataclass(inner)
+        if nested and isinstance(value, dict):
+            return read(plain, value) if plain is inner else {key: read(inner, entry) for key, entry in value.items()}
+        if isinstance(value, int | float if plain is float else plain):
+            return value
+    raise ValueError(f"the field {name!r} holds {value!r}")
