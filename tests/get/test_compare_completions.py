@@ -8,7 +8,7 @@ import pytest
 
 import spared_sc as sp
 from helpers.evaluation import QUICK, SECTIONS, fill
-from spared_sc._kernels.bootstrap import library_weights
+from spared_sc._kernels.comparison import library_weights
 
 
 @pytest.fixture

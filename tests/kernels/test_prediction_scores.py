@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spared_sc._kernels.prediction_scores import Measured, summarise
+from spared_sc._kernels.prediction_scores import Measured, summarise, unit_weights
 
 
 @pytest.fixture
@@ -107,3 +107,18 @@ def test_libraries_without_a_score_do_not_count(rng):
     np.testing.assert_allclose(low[:2], [np.quantile([1, 3, 2, 2], 0.025), np.quantile([2, 6, 2, 4], 0.025)])
     np.testing.assert_allclose(high[:2], [np.quantile([1, 3, 2, 2], 0.975), np.quantile([2, 6, 2, 4], 0.975)])
     assert np.isnan([low[2], high[2]]).all()  # one library has no interval
+
+
+def test_donors_are_drawn_as_a_whole():
+    weights = unit_weights(["x", "y", "x", "z"], 5000, np.random.default_rng(0))
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
+    # Of three draws, "x" makes up 0 to 3; then its two sections are that many of all that are drawn.
+    drawn = {tuple(row) for row in (weights[:, [0, 1, 3]]).round(9)}
+    expected = {
+        tuple(np.round([x / (2 * x + y + z), y / (2 * x + y + z), z / (2 * x + y + z)], 9))
+        for x in range(4)
+        for y in range(4 - x)
+        for z in [3 - x - y]
+    }
+    assert drawn == expected

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spared_sc._kernels.bootstrap import library_weights
 from spared_sc._kernels.metrics import ratio
 
 QUANTITIES = ("ratio", "difference", "excess_removed_floor_low", "excess_removed_floor_high")
@@ -68,6 +67,20 @@ def compare(
         n_libraries=len(values),
         descriptive=len(values) == 1,
     )
+
+
+def library_weights(subjects: Sequence[str], n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of the libraries in every resample, (n_bootstrap, n_libraries); each row adds up to one.
+
+    Libraries of a subject with several are drawn from its own, those of all other subjects from one another.
+    """
+    _, subject, size = np.unique(np.asarray(subjects, dtype=str), return_inverse=True, return_counts=True)
+    stratum = np.where(size[subject] > 1, subject, -1)
+    weights = np.empty((n_bootstrap, stratum.size))
+    for code in np.unique(stratum):
+        members = np.flatnonzero(stratum == code)
+        weights[:, members] = rng.multinomial(members.size, np.full(members.size, 1 / members.size), size=n_bootstrap)
+    return weights / stratum.size
 
 
 def combine(comparisons: Sequence[Comparison]) -> Comparison:

@@ -1,8 +1,9 @@
-"""Entries that are hidden from completers, and every score of the values that completers give for them."""
+"""Completers scored on entries that are hidden from them, mask after mask."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +12,25 @@ from spared_sc._kernels import masking, metrics
 from spared_sc._kernels.floor import noise_variances
 from spared_sc._kernels.lowrank import gene_means
 from spared_sc._kernels.moran import lattice_weights
-from spared_sc._kernels.sections import Estimate, Sections
+from spared_sc._kernels.sections import CompletionFunction, Estimate, Sections
 
 TOGETHER = -1  # in place of a library: all of them
 _MOST_PAIRED = 500  # genes whose correlations are compared
 _LEAST_FLAGGED = 200  # hidden entries, for a verdict on an error below the floor
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One random mask."""
+
+    regime: str
+    share: float
+    number: int
+
+    def generator(self, seed: int) -> np.random.Generator:
+        """Source of randomness of this mask, whatever other masks there are."""
+        regime = list(masking.REGIMES).index(self.regime)
+        return np.random.default_rng([seed, regime, round(1000 * self.share), self.number])
 
 
 class Score(NamedTuple):
@@ -26,6 +41,56 @@ class Score(NamedTuple):
     metric: str
     value: float
     n: int
+
+
+@dataclass(frozen=True)
+class MethodScore:
+    """A score of one method on one mask."""
+
+    mask: Mask
+    method: str
+    score: Score
+    below_floor: bool = False  # the error is lower than sampling noise allows
+
+
+def list_masks(regimes: Sequence[str], shares: Sequence[float], n_masks: int) -> list[Mask]:
+    """Every mask, in the order of the regimes; `shares` are those of the regime `"paper"`."""
+    of_regime = {regime: shares if regime == "paper" else [masking.REGIMES[regime]] for regime in regimes}
+    pairs = [(regime, share) for regime in regimes for share in of_regime[regime]]
+    return [Mask(regime, share, number) for regime, share in pairs for number in range(n_masks)]
+
+
+def evaluate(
+    truth: Truth,
+    masks: Sequence[Mask],
+    methods: Mapping[str, CompletionFunction],
+    *,
+    without_rate: Collection[str],
+    seed: int,
+    on_fit: Callable[[], object],
+) -> Iterator[list[MethodScore]]:
+    """Scores of all methods and of the noise floor, one list for each mask; all methods get the same masks.
+
+    Methods `without_rate` give no expected counts, and are not run where nothing else is scored. `on_fit` is called for
+    each method and mask. An estimate that cannot be scored is a ValueError that names method and regime.
+    """
+    rateless = set(without_rate)
+    for mask in masks:
+        task = truth.hide(mask.regime, mask.share, mask.generator(seed))
+        scores = [MethodScore(mask, name, score) for name, score in task.floors()]
+        for name, method in methods.items():
+            if mask.regime != "thinning" or name not in rateless:
+                try:
+                    estimate = method(task.visible)
+                    task.check(estimate)
+                except ValueError as error:
+                    raise ValueError(f"method {name!r}, regime {mask.regime!r}: {error}") from error
+                below = task.is_below_floor(estimate)
+                scores += [MethodScore(mask, name, score, below) for score in task.scores(estimate)]
+                if estimate.rate is None:
+                    rateless.add(name)
+            on_fit()
+        yield scores
 
 
 class Truth:

@@ -164,19 +164,11 @@ def _hops(indptr, indices, n_rings):
                         end += 1
             reached[ring_start:end].sort()
             start = ring_start
-            if total + end - ring_start > out_idx.size:
-                more = max(2 * out_idx.size, total + end - ring_start)
-                out_idx = _grown(out_idx, total, more)
-                out_hop = _grown(out_hop, total, more)
-            out_idx[total : total + end - ring_start] = reached[ring_start:end]
-            out_hop[total : total + end - ring_start] = ring
-            total += end - ring_start
+            before, total = total, total + end - ring_start
+            if total > out_idx.size:
+                room = np.empty(max(out_idx.size, total), dtype=np.int64)
+                out_idx, out_hop = np.concatenate((out_idx, room)), np.concatenate((out_hop, room))
+            out_idx[before:total] = reached[ring_start:end]
+            out_hop[before:total] = ring
         out_ptr[spot + 1] = total
     return out_ptr, out_idx[:total].copy(), out_hop[:total].copy()
-
-
-@numba.njit(cache=True)
-def _grown(array, used, size):
-    larger = np.empty(size, dtype=array.dtype)
-    larger[:used] = array[:used]
-    return larger

@@ -47,10 +47,9 @@ def additive(
     """Fit gene mean + spot effect + effect of the gene in the library to the known entries by penalised least squares.
 
     Spot and library effects are penalised by `spot_shrinkage` and `library_shrinkage` times their squares, which is the
-    variance of an entry over that of the effect. Spots and genes take turns; given the spots, gene means
-    and library effects are solved for together.
-
-    The fit of every entry, (n_spots, n_genes) float32. A gene without known entries has the mean of all known ones.
+    variance of an entry over that of the effect. Spots and genes take turns; given the spots, gene means and library
+    effects are solved for together. The fit of every entry, (n_spots, n_genes) float32; a gene without known entries has
+    the mean of all known ones.
     """
     weight = known.astype(np.float32)
     of_library = members(library)
@@ -149,8 +148,7 @@ def soft_impute(
         ridge = (filled() @ right) * (half / np.maximum(half**2 + single, 1e-12))
         left, scale, turn = _thin_svd(ridge * half)
         right, half = right @ turn, np.sqrt(scale)
-        after = Factors(left, scale, right)
-        if _distance(before, after) <= tolerance * np.linalg.norm(scale):
+        if _distance(before, Factors(left, scale, right)) <= tolerance * np.linalg.norm(scale):
             break
     # one exact step, which makes small singular values zero
     left, scale, turn = _thin_svd(filled() @ right)

@@ -109,6 +109,14 @@ def summarise(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.n
     return finite_mean(values, axis=0), ends[0], ends[1]
 
 
+def unit_weights(units: Sequence[str], n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of the libraries where whole units (donors, or the libraries themselves) are drawn; rows add up to one."""
+    _, unit = np.unique(np.asarray(units, dtype=str), return_inverse=True)
+    n = unit.max() + 1
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap)[:, unit].astype(float)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
 def finite_mean(values: np.ndarray, axis: int) -> np.ndarray:
     """Mean of the finite values along an axis, NaN where there are none."""
     defined = np.isfinite(values)

@@ -97,12 +97,8 @@ class Sections:
         if counts is not None:
             gone = np.sum(counts.values, axis=1, where=hidden, dtype=np.float64)
             counts = Counts(np.where(hidden, np.float32(0), counts.values), counts.depth - gone)
-        return replace(
-            self,
-            values=np.where(hidden, np.float32(0), self.renormalised(hidden)),
-            known=self.known & ~hidden,
-            counts=counts,
-        )
+        values = np.where(hidden, np.float32(0), self.renormalised(hidden))
+        return replace(self, values=values, known=self.known & ~hidden, counts=counts)
 
     def renormalised(self, hidden: np.ndarray) -> np.ndarray:
         """All known values, the hidden ones too, on the scale of the sections without the hidden entries.
@@ -182,14 +178,8 @@ class Sections:
             scaled = np.expm1(self.values * _LN2)
             rest = (total - scaled.sum(axis=1)) * half_others / np.maximum(others, 1) * up
             total = (scaled * share).sum(axis=1) + np.maximum(rest, 0)
-        sections = replace(
-            self,
-            values=values,
-            known=known,
-            counts=Counts(half.astype(np.float32), depth.astype(np.float64)),
-            total=total,
-        )
-        return sections, (counts - half).astype(np.float32)
+        seen = Counts(half.astype(np.float32), depth.astype(np.float64))
+        return replace(self, values=values, known=known, counts=seen, total=total), (counts - half).astype(np.float32)
 
 
 def rescaled(values: np.ndarray, factor: np.ndarray | float) -> np.ndarray:

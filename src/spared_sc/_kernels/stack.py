@@ -53,8 +53,7 @@ def cross_fit(
 def ridge_stack(features: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Weights (n_features + 1,) of the linear combination nearest to `target` (n_entries,), the intercept first.
 
-    Least squares plus the squared weights of the standardised features; the intercept is free. The
-    weights returned belong to the features as they are.
+    Least squares plus the squared weights of the standardised features; the weights are those of the features as they are.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     spread = features.std(axis=0, dtype=np.float64)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from spared_sc._kernels.evaluation import Mask, MethodScore
-    from spared_sc._kernels.hidden_entries import Truth
+    from spared_sc._kernels.hidden_entries import Mask, MethodScore, Truth
     from spared_sc._kernels.sections import CompletionFunction
 
 Method: TypeAlias = Completer | UserFunction
@@ -167,8 +166,7 @@ def evaluate_completion(
     >>> mse.groupby("method")["value"].mean().sort_values().index.tolist()
     ['floor_low', 'floor_high', 'gene_mean', 'typical']
     """
-    from spared_sc._kernels.evaluation import list_masks
-    from spared_sc._kernels.hidden_entries import Truth
+    from spared_sc._kernels.hidden_entries import Truth, list_masks
 
     chosen = _methods(methods)
     regimes, shares = _regimes(regimes, shares)
@@ -203,7 +201,7 @@ def _evaluate(
     truth: Truth, masks: Sequence[Mask], methods: dict[str, Method], data: VisibleData, compute: Compute
 ) -> list[MethodScore]:
     """Scores of all methods on all masks, or on the finished ones after an interrupt."""
-    from spared_sc._kernels.evaluation import evaluate
+    from spared_sc._kernels.hidden_entries import evaluate
 
     # One bar is enough: the methods' own would flicker below it.
     quiet = compute.without_bar()
@@ -275,9 +273,7 @@ def _methods(methods: Any) -> dict[str, Method]:
 
 
 def _name(method: Any) -> str:
-    if isinstance(method, str):
-        return method
-    name = getattr(method, "name", None) or getattr(method, "__name__", None)
+    name = method if isinstance(method, str) else getattr(method, "name", None) or getattr(method, "__name__", None)
     if name is None:
         raise TypeError(
             f"a {type(method).__name__} among the methods has no name: pass names and functions as a mapping."

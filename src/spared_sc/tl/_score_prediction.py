@@ -15,15 +15,16 @@ from spared_sc._core.lineage import unit_of
 from spared_sc._core.predictions import Predictions, get_predictions, scored_libraries
 from spared_sc._core.report import warn
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._kernels.bootstrap import unit_weights
 from spared_sc._kernels.folds import Fold, detected_in_training, plan
-from spared_sc._kernels.prediction_scores import Measured, summarise
+from spared_sc._kernels.prediction_scores import Measured, summarise, unit_weights
 from spared_sc.tl._resolve import resolve, warn_of_no_floor
 from spared_sc.tl._task import get_spots
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+
+    from spared_sc._core.validate import Libraries
 
 COLUMNS = ("prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper")
 _ALL = "all"
@@ -60,9 +61,8 @@ def score_prediction(
         Measured expression.
     {library_key}
     subject_key
-        Column of `obs` with the donor of each spot. The sections of one donor are not independent, so the intervals come
-        from drawing donors. With fewer than three donors sections are drawn, and the interval does not generalise to
-        other donors.
+        Column of `obs` with the donor of each spot. Intervals come from drawing donors, whose sections are not independent;
+        with fewer than three donors, sections are drawn, and the interval does not generalise to other donors.
     {spatial_key}
     {n_bootstrap}
     random_state
@@ -134,7 +134,10 @@ def score_prediction(
     if variances is not None:
         scores |= measured.limits([variance[rows] for variance in variances])
     kept = [(libraries.names[i], subjects[i], predictions.roles[libraries.names[i]]) for i in np.flatnonzero(scored)]
-    return _table(scores, kept, predictions.genes, n_bootstrap, random_state)
+    names, donors, _ = zip(*kept, strict=True)
+    units = donors if len(set(donors)) >= _LEAST_DONORS else names
+    weights = unit_weights(units, n_bootstrap, np.random.default_rng(random_state))
+    return _table(scores, kept, predictions.genes, weights)
 
 
 def _columns_of(adata: AnnData, names: pd.Index) -> np.ndarray:
@@ -158,7 +161,7 @@ def _warn_of_units(adata: AnnData, layer: str, predictions: Predictions) -> None
             )
 
 
-def _folds(libraries: validate.Libraries, predictions: Predictions) -> list[Fold]:
+def _folds(libraries: Libraries, predictions: Predictions) -> list[Fold]:
     """The fits behind the predictions; validation libraries are not told apart if all were held out in turn."""
     role = np.array([predictions.roles[name] for name in libraries.names])
     split = None if (role == "held out").all() else role
@@ -166,12 +169,7 @@ def _folds(libraries: validate.Libraries, predictions: Predictions) -> list[Fold
 
 
 def _anchors(
-    adata: AnnData,
-    libraries: validate.Libraries,
-    folds: Sequence[Fold],
-    truth: np.ndarray,
-    known: np.ndarray,
-    spatial_key: str,
+    adata: AnnData, libraries: Libraries, folds: list[Fold], truth: np.ndarray, known: np.ndarray, spatial_key: str
 ) -> dict[str, np.ndarray]:
     """Predictions of the anchors, fitted to the detected entries of the libraries that the models were fitted to."""
     from spared_sc._models.prediction.anchors import predict_anchor
@@ -210,18 +208,11 @@ def _noise_variances(
 
 
 def _table(
-    scores: dict[str, dict[str, np.ndarray]],
-    kept: Sequence[tuple[str, str, str]],
-    genes: pd.Index,
-    n_bootstrap: int,
-    random_state: int,
+    scores: dict[str, dict[str, np.ndarray]], kept: list[tuple[str, str, str]], genes: pd.Index, weights: np.ndarray
 ) -> pd.DataFrame:
-    """One row for each score; `kept` holds library, subject and role."""
+    """One row for each score; `kept` holds library, subject and role, and `weights` draw libraries."""
     import pandas as pd
 
-    names, donors, _ = zip(*kept, strict=True)
-    units = donors if len(set(donors)) >= _LEAST_DONORS else names
-    weights = unit_weights(units, n_bootstrap, np.random.default_rng(random_state))
     rows: list[tuple[str | float, ...]] = []
     for key, of_table in scores.items():
         for metric, values in of_table.items():

@@ -1,4 +1,4 @@
-"""_kernels/evaluation."""
+"""_kernels/hidden_entries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.evaluation import SECTIONS, sections_of
-from spared_sc._kernels.evaluation import Mask, evaluate, list_masks
-from spared_sc._kernels.hidden_entries import Truth
+from spared_sc._kernels.hidden_entries import Mask, Truth, evaluate, list_masks
 from spared_sc._kernels.sections import Estimate
 
 
