@@ -190,7 +190,7 @@ def _save(drawn: Any, path: Path) -> None:
 _SCORED = {
     "counts": "the count model",
     "stack": "linear stack of its estimates",
-    "factor": "its count model alone",
+    "factor": "without the simple estimates",
     "soft_impute_kernel": "low rank and neighbours",
     "additive": "additive effects of gene, spot, section",
     "library_gene_mean": "mean of the gene in the section",

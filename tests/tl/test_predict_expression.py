@@ -128,6 +128,7 @@ def test_same_seed_same_result_whatever_the_order(adata):
         ({"library_key": None}, ValueError, "library_key="),
         ({"random_state": -1}, ValueError, "random_state"),
         ({"device": "abacus", "model": "shufflenet"}, ValueError, "abacus"),
+        ({"device": "abacus"}, ValueError, "abacus"),
     ],
 )
 def test_wrong_arguments(adata, options, error, match):

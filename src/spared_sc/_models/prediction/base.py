@@ -130,6 +130,10 @@ class Predictor(ABC):
     @classmethod
     def place(cls, compute: Compute) -> Compute:
         """The same, with the device that this predictor computes on."""
+        if compute.device is not None:  # one that is absent is an error, needed or not
+            from spared_sc._models.training import on_device
+
+            on_device(compute)
         return replace(compute, device="cpu")
 
     @property
