@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,18 +10,14 @@ from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, get_libraries
-from spared_sc._images.alignment import align_libraries
+from spared_sc._images.alignment import Alignment, align_libraries
 from spared_sc.pl import _tissue
 from spared_sc.pl._marks import BLUE, VERMILION, check_panels, finish, make_grid, spot_mark, width_in_points
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from spared_sc._images.alignment import Alignment
 
 _PANEL_WIDTH = 4.6  # inches
 _TITLE_SIZE = 9  # points

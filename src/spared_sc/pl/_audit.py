@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,6 @@ from spared_sc._core.validate import check_adata, check_number, choose_key, list
 from spared_sc.pl._marks import BLACK, BLUE, ORANGE, VERMILION, check_genes, finish, height_in_points
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,6 @@ from spared_sc._core.validate import check_adata, check_number, dense, gene_mask
 from spared_sc.pl._marks import PANEL_WIDTH, check_layers, finish, make_panels, series_style, spot_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,6 @@ from spared_sc.pl._marks import PANEL_WIDTH, check_names, check_panels, finish, 
 from spared_sc.pl._pairs import agreement, bin_edges, draw_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,6 @@ from spared_sc.pl import _completion_tables as tables
 from spared_sc.pl._marks import BLUE, LEGEND_WIDTH, PANEL_WIDTH, VERMILION, check_panels, finish, make_panels, name_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from spared_sc._core.validate import check_table
 from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
 from spared_sc.pl._marks import pick
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
     from matplotlib.axes import Axes
 
 TOGETHER = "all"  # the library of values that are of all libraries together
@@ -52,8 +51,6 @@ def section_scores(
     methods: str | Sequence[str] | None,
 ) -> pd.DataFrame:
     """The rows asked for, masks averaged: a value for each data set, regime, share, method and library."""
-    import pandas as pd
-
     check_table(scores, _COLUMNS, "sp.tl.evaluate_completion(adata)")
     table = scores if "set" in scores else scores.assign(set="")
     table = pick(table, "metric", metric)

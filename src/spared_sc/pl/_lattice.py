@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,17 +11,12 @@ from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_lattice, get_libraries, listing
 from spared_sc.pl import _tissue
-from spared_sc.pl._marks import VERMILION, check_panels, finish, make_grid
+from spared_sc.pl._marks import VERMILION, Panels, check_panels, finish, make_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from spared_sc.pl._marks import Panels
-    from spared_sc.pl._tissue import Colours, Section
 
 _DIAMETER = 0.75  # of the spot's own, so that the edges between spots stay visible
 _DIAMETER_ALONE = 1.5
@@ -138,7 +134,7 @@ def _graph(
     return graph, max(full, int(np.diff(graph.indptr).max()))
 
 
-def _make_panels(ax: Axes | None, sections: list[Section], figsize: tuple[float, float] | None) -> Panels:
+def _make_panels(ax: Axes | None, sections: list[_tissue.Section], figsize: tuple[float, float] | None) -> Panels:
     """The sections in about as many rows as columns."""
     n_columns = int(np.ceil(np.sqrt(len(sections))))
     rows = [sections[i : i + n_columns] for i in range(0, len(sections), n_columns)]
@@ -147,7 +143,7 @@ def _make_panels(ax: Axes | None, sections: list[Section], figsize: tuple[float,
     return make_grid(ax, len(sections), n_columns, size, height_ratios=heights)
 
 
-def _colours(most: int) -> Colours:
+def _colours(most: int) -> _tissue.Colours:
     """One colour per number of neighbours: from dark to light, and one apart for spots without any."""
     import matplotlib as mpl
     from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -156,7 +152,7 @@ def _colours(most: int) -> Colours:
     return _tissue.Colours(BoundaryNorm(np.arange(most + 2) - 0.5, cmap.N), cmap)
 
 
-def _draw_edges(ax: Axes, section: Section, graph: sps.csr_matrix) -> None:
+def _draw_edges(ax: Axes, section: _tissue.Section, graph: sps.csr_matrix) -> None:
     from matplotlib.collections import LineCollection
 
     source, target = sps.triu(graph, k=1).nonzero()  # each edge once
@@ -167,7 +163,7 @@ def _draw_edges(ax: Axes, section: Section, graph: sps.csr_matrix) -> None:
     ax.add_collection(lines, autolim=False)
 
 
-def _draw_spots(ax: Axes, section: Section, number: np.ndarray, colours: Colours) -> None:
+def _draw_spots(ax: Axes, section: _tissue.Section, number: np.ndarray, colours: _tissue.Colours) -> None:
     """Spots in the colour of their number of neighbours, which the title sums up."""
     # An isolated spot is easily missed on a whole slide; around it, there is room.
     diameter = section.diameter * np.where(number == 0, _DIAMETER_ALONE, _DIAMETER)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
-from spared_sc.pl._marks import pcc_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from spared_sc.pl._marks import Panels
+from spared_sc.pl._marks import Panels, pcc_text
 
 
 def draw_pairs(

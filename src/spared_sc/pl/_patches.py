@@ -1,24 +1,20 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, check_number, get_libraries, listing
+from spared_sc._core.validate import Libraries, check_adata, check_number, get_libraries, listing
 from spared_sc._images.resolve import resolve_patches
 from spared_sc.pl._marks import as_list, finish, make_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Literal
-
     from anndata import AnnData
     from matplotlib.figure import Figure
-
-    from spared_sc._core.validate import Libraries
 
 _PANEL_WIDTH = 1.7  # inches
 _UNITS = {"spot": "spot diameters", "pixel": "pixels of the image", "um": "µm"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,18 +14,13 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata
 from spared_sc._kernels.prediction_scores import Measured
 from spared_sc.pl import _tissue
-from spared_sc.pl._marks import VERMILION, check_genes, check_names, check_panels, finish, pcc_text, unit
+from spared_sc.pl._marks import VERMILION, Panels, check_genes, check_names, check_panels, finish, pcc_text, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
-
-    from spared_sc.pl._marks import Panels
-    from spared_sc.pl._tissue import Colours, Section
 
 _PANELS = ("measured", "predicted", "difference")
 _DIVERGING = "RdBu_r"
@@ -160,7 +156,7 @@ class _Spots:
     def difference(self) -> np.ndarray:
         return np.where(self.detected, self.predicted - self.measured, 0)
 
-    def of(self, panel: str, section: Section) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, panel: str, section: _tissue.Section) -> tuple[np.ndarray, np.ndarray]:
         """Values of a section, and which spots have one."""
         if panel == "measured":
             return self.measured[section.rows], self.detected[section.rows]
@@ -195,7 +191,7 @@ def _chosen_panels(panels: str | Sequence[str] | None, gene: str, is_measured: b
     return [name for name in _PANELS if name in wanted]
 
 
-def _difference_colours(difference: np.ndarray) -> Colours:
+def _difference_colours(difference: np.ndarray) -> _tissue.Colours:
     """Colours centred at zero."""
     import matplotlib.pyplot as plt
     from matplotlib.colors import Normalize
@@ -205,7 +201,9 @@ def _difference_colours(difference: np.ndarray) -> Colours:
     return _tissue.Colours(Normalize(-end, end), plt.get_cmap(_DIVERGING), "both" if (size > end).any() else "neither")
 
 
-def _draw_difference(ax: Axes, section: Section, spots: _Spots, colours: Colours, size: float, alpha: float) -> None:
+def _draw_difference(
+    ax: Axes, section: _tissue.Section, spots: _Spots, colours: _tissue.Colours, size: float, alpha: float
+) -> None:
     """The spots that detected the gene, with an edge: around zero, the colours are as pale as the slide."""
     detected, diameter = spots.detected[section.rows], size * section.diameter
     edge = {"edgecolors": "0.5", "linewidths": 0.06 * _tissue.in_points(ax, section, diameter)}
@@ -213,7 +211,7 @@ def _draw_difference(ax: Axes, section: Section, spots: _Spots, colours: Colours
     _tissue.add_circles(ax, section.xy[detected], diameter, **style)
 
 
-def _label_section(ax: Axes, section: Section, spots: _Spots) -> None:
+def _label_section(ax: Axes, section: _tissue.Section, spots: _Spots) -> None:
     """Name of the section, how often the gene was detected, the agreement there, and its part in the fit."""
     lines, rows = [section.name], section.rows
     if spots.is_measured:
@@ -234,7 +232,9 @@ def _target_scale(adata: AnnData, key: str) -> str:
     return f"predicted, scale of layer {describe_layer(adata, target)!r} in training"
 
 
-def _add_colour_bars(grid: Panels, names: list[str], colours: Colours, around_zero: Colours, label: str) -> None:
+def _add_colour_bars(
+    grid: Panels, names: list[str], colours: _tissue.Colours, around_zero: _tissue.Colours, label: str
+) -> None:
     """One for expression and one for differences, beside their columns."""
     is_difference = np.array([name == "difference" for name in names])
     if not is_difference.all():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,6 @@ from spared_sc.pl._marks import PANEL_WIDTH, check_genes, check_panels, finish, 
 from spared_sc.pl._pairs import agreement, bin_edges, draw_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

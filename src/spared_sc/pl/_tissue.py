@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import dense, get_detected, get_layer, get_libraries, get_positions, listing
-from spared_sc.pl._marks import PANEL_WIDTH, check_names, make_panels, spot_mark, width_in_points
+from spared_sc._core.validate import Libraries, dense, get_detected, get_layer, get_libraries, get_positions, listing
+from spared_sc.pl._marks import PANEL_WIDTH, Panels, check_names, make_panels, spot_mark, width_in_points
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap, Normalize
-
-    from spared_sc._core.validate import Libraries
-    from spared_sc.pl._marks import Panels
 
     Window = tuple[float, float, float, float]  # left, right, top, bottom: y grows downward
 
