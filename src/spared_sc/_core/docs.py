@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable)
 
 _LINE = re.compile(r"^(\s*)\{(\w+)\}$")
+_NAMES = re.compile(r"^\{?(\w+(?:, \w+)*)\}?$", re.MULTILINE)  # parameters that a docstring describes
 
 # A docstring line `{name}` becomes the name and this text.
 PARAMETERS = {
@@ -77,18 +78,22 @@ layer
 def fill(**texts: str) -> Callable[[F], F]:
     """Replace the lines `{name}` of a function's docstring, keeping their indentation.
 
-    A name that is given here is replaced by its text, any other by the parameter of that name in `PARAMETERS`.
+    A name that is given here is replaced by its text, any other by the parameter of that name in `PARAMETERS`, and
+    `{others}` by all parameters that the docstring does not describe.
 
     Raises
     ------
     KeyError
-        If a line names neither.
+        If a line names neither, or one of the others is not in `PARAMETERS`.
     """
 
     def decorate(function: F) -> F:
         if function.__doc__ is not None:  # python -OO drops docstrings
-            lines = [_filled(line, texts) for line in inspect.cleandoc(function.__doc__).split("\n")]
-            function.__doc__ = "\n".join(lines) + "\n"
+            text = inspect.cleandoc(function.__doc__)
+            described = ", ".join(_NAMES.findall("\n".join([text, *map(inspect.cleandoc, texts.values())]))).split(", ")
+            others = [f"{{{name}}}" for name in inspect.signature(function).parameters if name not in described]
+            lines = text.replace("{others}", "\n".join(others)).split("\n")
+            function.__doc__ = "\n".join(_filled(line, texts) for line in lines) + "\n"
         return function
 
     return decorate

@@ -49,12 +49,7 @@ def alignment(
     {adata}
     image
         As in :func:`spared_sc.pp.extract_patches`.
-    {library_key}
-    {libraries}
-    {spatial_key}
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------

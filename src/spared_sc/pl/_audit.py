@@ -28,7 +28,6 @@ _VERDICTS = {  # verdict -> colour, meaning
 _HARM = "Filling in would do harm here: do not use the filled values."
 _COLUMNS = ("verdict", "skill", "skill_low", "skill_high", "missing", "floor", "mse_depth_only", "mse_additive")
 _LIMIT = "0.6"
-_LIMIT_LABEL, _BEYOND_LABEL = "limit set by noise", "further left"
 _LABEL_SIZE = 7  # points
 _ROW = 1.25 * _LABEL_SIZE / 72  # inches for a gene with its name
 _CHARACTERS = 12.5  # of the summary in an inch
@@ -65,8 +64,7 @@ def audit(
     n_genes
         Number of genes to show at the right, evenly spaced in the order of their skill, the best and the worst among
         them. `None` shows all.
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------
@@ -106,12 +104,12 @@ def audit(
     _draw_verdicts(fig.add_subplot(grid[1, 0], label="<verdicts>"), table["verdict"], adata.n_vars)
     skill = fig.add_subplot(grid[1, 1], label="<skill>")
     missing = fig.add_subplot(grid[1, 2], label="<missing>", sharey=skill)
-    _draw_skill(skill, shown)
+    marks = _draw_skill(skill, shown)
     _draw_missing(missing, shown)
     method = record.get("params", {}).get("method")
     skill.set_title("Does filling in pay?" + (f" ({describe_method(str(method))})" if method else ""))
     _name_genes(skill, shown, int(table["skill"].isna().sum()))
-    fig.legend(handles=_marks(skill), loc="outside lower right", ncols=3, frameon=False)
+    fig.legend(handles=marks, loc="outside lower right", ncols=3, frameon=False)
     return finish(fig, show)
 
 
@@ -139,8 +137,7 @@ def _audited(adata: AnnData, key: str) -> pd.DataFrame:
 
 def _shown(adata: AnnData, table: pd.DataFrame, genes: str | Sequence[str] | None, n_genes: int | None) -> pd.DataFrame:
     """The genes of the right panel, best first."""
-    if n_genes is not None:
-        check_number("n_genes", n_genes, 1, whole=True)
+    check_number("n_genes", 1 if n_genes is None else n_genes, 1, whole=True)
     if genes is not None:
         table = table[table.index.isin(check_genes(genes, adata.var_names, "adata.var_names", "genes"))]
     table = table[table["skill"].notna()].sort_values("skill", ascending=False, kind="stable")
@@ -179,16 +176,16 @@ def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int) -> None:
         ax.text(0.34, y, textwrap.fill(words, 28), transform=below, va="top", fontsize="small")
         bottom += n
     rest = n_vars - len(verdict)
-    below_bar = f"{rest:,} other genes were not audited" if rest else ""
-    ax.set(
-        xlim=(-0.5, 2.9), ylim=(0, len(verdict)), xticks=[], xlabel=below_bar, ylabel="audited genes", title="Verdict"
-    )
+    ax.set_xlabel(f"{rest:,} other genes were not audited" if rest else "")
+    ax.set(xlim=(-0.5, 2.9), ylim=(0, len(verdict)), xticks=[], ylabel="audited genes", title="Verdict")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _draw_skill(ax: Axes, table: pd.DataFrame) -> None:
-    """Skill, interval and the limit that noise sets, a row for every gene."""
+def _draw_skill(ax: Axes, table: pd.DataFrame) -> list[Line2D]:
+    """Skill, interval and the limit that noise sets, a row for every gene; returns the entries of the legend."""
+    from matplotlib.lines import Line2D
+
     row = np.arange(len(table))
     skill, low, high = (table[name].to_numpy(dtype=float) for name in ("skill", "skill_low", "skill_high"))
     limit = 1 - table["floor"] / table[["mse_depth_only", "mse_additive"]].min(axis=1)
@@ -198,30 +195,24 @@ def _draw_skill(ax: Axes, table: pd.DataFrame) -> None:
         if mask.any():
             ax.hlines(row[mask], low[mask], high[mask], color=colour, linewidth=max(0.25 * points, 0.3), alpha=0.6)
             ax.scatter(skill[mask], row[mask], s=max(0.6 * points, 1.5) ** 2, color=colour, linewidths=0, label=name)
-    ax.scatter(limit, row, marker="|", s=max(points, 3) ** 2, color=_LIMIT, label=_LIMIT_LABEL, zorder=0)
+    ax.scatter(limit, row, marker="|", s=max(points, 3) ** 2, color=_LIMIT, label="limit set by noise", zorder=0)
     ax.axvline(0, color="black", linewidth=1)
     left, right = _ends(np.concatenate([skill, low]), np.concatenate([skill, high, limit]))
     beyond = skill < left
     if beyond.any():
         colours = [_VERDICTS[name][0] for name in table["verdict"][beyond]]
         edge = np.full(beyond.sum(), left)
-        ax.scatter(edge, row[beyond], marker="<", s=20, c=colours, clip_on=False, label=_BEYOND_LABEL, zorder=3)
+        ax.scatter(edge, row[beyond], marker="<", s=20, c=colours, clip_on=False, label="further left", zorder=3)
     label = "skill: share of the averages' error removed\n(0: no better than averages, below 0: worse)"
     ax.set(xlim=(left, right), xlabel=label)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _marks(ax: Axes) -> list[Line2D]:
-    """Legend entries of dots, lines and arrows, large enough to see; the colours are named beside the bar."""
-    from matplotlib.lines import Line2D
-
+    # Large enough to see; the colours are named beside the bar.
     marks = [
         Line2D([], [], color="black", alpha=0.6, marker="o", markersize=5, label="skill and its interval"),
-        Line2D([], [], color=_LIMIT, marker="|", markersize=9, linestyle="", label=_LIMIT_LABEL),
-        Line2D([], [], color="black", marker="<", markersize=5, linestyle="", label=_BEYOND_LABEL),
+        Line2D([], [], color=_LIMIT, marker="|", markersize=9, linestyle="", label="limit set by noise"),
+        Line2D([], [], color="black", marker="<", markersize=5, linestyle="", label="further left"),
     ]
-    drawn = [artist.get_label() for artist in ax.collections]
-    return marks if _BEYOND_LABEL in drawn else marks[:2]
+    return marks if beyond.any() else marks[:2]
 
 
 def _ends(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:

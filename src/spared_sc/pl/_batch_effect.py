@@ -52,7 +52,6 @@ def batch_effect(
     layers
         Layers to compare, from left to right. `None` draws every layer that `pp.combat` wrote, after the one that it
         corrected; without such a layer, `"log2tpm"`.
-    {mask_var}
     batch_key
         Column of `obs` with the batch of each spot. `None` takes every library as a batch.
     library_key
@@ -61,8 +60,7 @@ def batch_effect(
         Largest number of spots to compute and draw components of, chosen at random; the same in all layers.
     random_state
         Seed of the choice. The choice does not depend on the order of the rows.
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------

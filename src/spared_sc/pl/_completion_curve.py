@@ -42,11 +42,7 @@ def completion_curve(
     {metric}
     regime
         Value of the column `"regime"`.
-    {genes}
-    {methods}
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------

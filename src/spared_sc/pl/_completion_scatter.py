@@ -52,10 +52,7 @@ def completion_scatter(
         Measured layer. Of an object from `tl.hide_entries`, its hidden values are read.
     hidden
         Boolean layer, true at the entries that were hidden. Undetected entries have no measured value and are left out.
-    {mask_var}
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------

@@ -48,11 +48,7 @@ def completion_scores(
         Regimes to draw, from left to right. `None` draws all that have the metric.
     share
         Hidden share, for regimes with several. `None` takes the one closest to 0.3, that of the paper.
-    {genes}
-    {methods}
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------

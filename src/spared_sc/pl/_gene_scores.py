@@ -64,9 +64,7 @@ def gene_scores(
         Library to draw, or `"all"` for the mean over libraries.
     n_names
         Number of genes to name for each prediction.
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------
@@ -93,7 +91,7 @@ def gene_scores(
     table = _rows(scores, metric, library)
     drawn = _choose(table, metric, predictions)
     panels = make_panels(ax, 1, 1, figsize or (8.5, 1.9 + _ROW * len(drawn.rows)), layout="constrained")
-    ax = panels.axes[0, 0]
+    ax = panels.axes.item()
     _draw_band(ax, drawn)
     for at, name in enumerate(drawn.rows):
         height = _draw_strip(ax, at, name, drawn)

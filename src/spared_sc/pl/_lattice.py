@@ -12,6 +12,7 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_lattice, get_libraries, listing
 from spared_sc.pl import _tissue
 from spared_sc.pl._marks import VERMILION, Panels, check_panels, finish, make_grid
+from spared_sc.pl._tissue import Colours, Section
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,20 +52,12 @@ def lattice(
     Parameters
     ----------
     {adata}
-    {library_key}
-    {libraries}
-    {spatial_key}
-    {img}
-    {img_key}
     n_rings
         Connect spots up to this many hops apart. Not used with `connectivity_key`.
     connectivity_key
         Name in `adata.obsp` of the graph to draw. `None` draws the exact lattice (`pp.lattice_neighbors`), whether or
         not it has been written. Two spots are connected if the graph has an entry for them in either direction.
-    {crop}
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------
@@ -134,7 +127,7 @@ def _graph(
     return graph, max(full, int(np.diff(graph.indptr).max()))
 
 
-def _make_panels(ax: Axes | None, sections: list[_tissue.Section], figsize: tuple[float, float] | None) -> Panels:
+def _make_panels(ax: Axes | None, sections: list[Section], figsize: tuple[float, float] | None) -> Panels:
     """The sections in about as many rows as columns."""
     n_columns = int(np.ceil(np.sqrt(len(sections))))
     rows = [sections[i : i + n_columns] for i in range(0, len(sections), n_columns)]
@@ -143,16 +136,16 @@ def _make_panels(ax: Axes | None, sections: list[_tissue.Section], figsize: tupl
     return make_grid(ax, len(sections), n_columns, size, height_ratios=heights)
 
 
-def _colours(most: int) -> _tissue.Colours:
+def _colours(most: int) -> Colours:
     """One colour per number of neighbours: from dark to light, and one apart for spots without any."""
     import matplotlib as mpl
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
     cmap = ListedColormap([_ALONE, *mpl.colormaps["viridis"](np.linspace(0, 1, most))])
-    return _tissue.Colours(BoundaryNorm(np.arange(most + 2) - 0.5, cmap.N), cmap)
+    return Colours(BoundaryNorm(np.arange(most + 2) - 0.5, cmap.N), cmap)
 
 
-def _draw_edges(ax: Axes, section: _tissue.Section, graph: sps.csr_matrix) -> None:
+def _draw_edges(ax: Axes, section: Section, graph: sps.csr_matrix) -> None:
     from matplotlib.collections import LineCollection
 
     source, target = sps.triu(graph, k=1).nonzero()  # each edge once
@@ -163,7 +156,7 @@ def _draw_edges(ax: Axes, section: _tissue.Section, graph: sps.csr_matrix) -> No
     ax.add_collection(lines, autolim=False)
 
 
-def _draw_spots(ax: Axes, section: _tissue.Section, number: np.ndarray, colours: _tissue.Colours) -> None:
+def _draw_spots(ax: Axes, section: Section, number: np.ndarray, colours: Colours) -> None:
     """Spots in the colour of their number of neighbours, which the title sums up."""
     # An isolated spot is easily missed on a whole slide; around it, there is room.
     diameter = section.diameter * np.where(number == 0, _DIAMETER_ALONE, _DIAMETER)

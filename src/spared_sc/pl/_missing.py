@@ -40,13 +40,9 @@ def missing(
     ----------
     adata
         Spots x genes, with `layers["detected"]` or raw counts.
-    {mask_var}
-    {library_key}
     n_genes_labelled
         Number of genes to name, evenly spaced. `None` names as many as fit.
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------
@@ -65,8 +61,7 @@ def missing(
     >>> adata = sp.datasets.synthetic(n_genes=50)
     >>> ax = sp.pl.missing(adata, library_key="library_id")
     """
-    if n_genes_labelled is not None:
-        check_number("n_genes_labelled", n_genes_labelled, 0, whole=True)
+    check_number("n_genes_labelled", n_genes_labelled or 0, 0, whole=True)
     share = missing_table(adata, mask_var, library_key)
     share = share.loc[share.mean(axis=1).sort_values(kind="stable").index]
     n_genes, n_libraries = share.shape

@@ -51,9 +51,7 @@ def moran_ranking(
         The cut-off is marked if the selected genes are exactly the best ones.
     n_labelled
         Number of best genes to name.
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------

@@ -50,7 +50,6 @@ def patches(
         Number of spots to draw at random.
     image, size, unit, output_size
         As in :func:`spared_sc.pp.extract_patches`. `None` takes its recorded values, or its defaults.
-    {library_key}
     spatial_key
         Key in `obsm` of the spots' positions, x and y in pixels of the full-resolution image. The default is the one
         that `extract_patches` recorded, or `"spatial"`.
@@ -58,8 +57,7 @@ def patches(
         Patches in a row.
     random_state
         Seed of the choice.
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------

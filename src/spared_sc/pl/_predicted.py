@@ -14,7 +14,8 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata
 from spared_sc._kernels.prediction_scores import Measured
 from spared_sc.pl import _tissue
-from spared_sc.pl._marks import VERMILION, Panels, check_genes, check_names, check_panels, finish, pcc_text, unit
+from spared_sc.pl._marks import VERMILION, check_genes, check_names, check_panels, finish, pcc_text, unit
+from spared_sc.pl._tissue import Colours, Section
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -71,20 +72,7 @@ def predicted(
         Measured expression.
     panels
         Panels to draw, out of `"measured"`, `"predicted"` and `"difference"`. `None` draws all that can be drawn.
-    {library_key}
-    {libraries}
-    {spatial_key}
-    {img}
-    {img_key}
-    {size}
-    {cmap}
-    {vmin}
-    {vmax}
-    {alpha}
-    {crop}
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------
@@ -132,7 +120,11 @@ def predicted(
                 drawn |= _tissue.draw_spots(panel, section, values, detected, colours, size, alpha)
         _label_section(row[0], section, spots)
     label = unit(adata, layer) if spots.is_measured else _target_scale(adata, key)
-    _add_colour_bars(grid, names, colours, around_zero, label)
+    is_difference = np.array([name == "difference" for name in names])
+    bars = ((~is_difference, colours, label), (is_difference, around_zero, f"predicted - measured, {label}"))
+    for columns, scale, text in bars:  # beside their columns
+        if columns.any():
+            _tissue.add_colour_bar(grid, grid.axes[:, columns], scale, text)
     _tissue.add_spot_legend(grid, drawn, colours)
     return finish(grid.result, show)
 
@@ -156,7 +148,7 @@ class _Spots:
     def difference(self) -> np.ndarray:
         return np.where(self.detected, self.predicted - self.measured, 0)
 
-    def of(self, panel: str, section: _tissue.Section) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, panel: str, section: Section) -> tuple[np.ndarray, np.ndarray]:
         """Values of a section, and which spots have one."""
         if panel == "measured":
             return self.measured[section.rows], self.detected[section.rows]
@@ -191,19 +183,17 @@ def _chosen_panels(panels: str | Sequence[str] | None, gene: str, is_measured: b
     return [name for name in _PANELS if name in wanted]
 
 
-def _difference_colours(difference: np.ndarray) -> _tissue.Colours:
+def _difference_colours(difference: np.ndarray) -> Colours:
     """Colours centred at zero."""
     import matplotlib.pyplot as plt
     from matplotlib.colors import Normalize
 
     size = np.abs(difference[difference != 0])
     end = np.percentile(size, 99) if size.size else 1.0
-    return _tissue.Colours(Normalize(-end, end), plt.get_cmap(_DIVERGING), "both" if (size > end).any() else "neither")
+    return Colours(Normalize(-end, end), plt.get_cmap(_DIVERGING), "both" if (size > end).any() else "neither")
 
 
-def _draw_difference(
-    ax: Axes, section: _tissue.Section, spots: _Spots, colours: _tissue.Colours, size: float, alpha: float
-) -> None:
+def _draw_difference(ax: Axes, section: Section, spots: _Spots, colours: Colours, size: float, alpha: float) -> None:
     """The spots that detected the gene, with an edge: around zero, the colours are as pale as the slide."""
     detected, diameter = spots.detected[section.rows], size * section.diameter
     edge = {"edgecolors": "0.5", "linewidths": 0.06 * _tissue.in_points(ax, section, diameter)}
@@ -211,7 +201,7 @@ def _draw_difference(
     _tissue.add_circles(ax, section.xy[detected], diameter, **style)
 
 
-def _label_section(ax: Axes, section: _tissue.Section, spots: _Spots) -> None:
+def _label_section(ax: Axes, section: Section, spots: _Spots) -> None:
     """Name of the section, how often the gene was detected, the agreement there, and its part in the fit."""
     lines, rows = [section.name], section.rows
     if spots.is_measured:
@@ -230,14 +220,3 @@ def _target_scale(adata: AnnData, key: str) -> str:
     """The scale of a prediction without a measurement to compare it with."""
     target = adata.uns[Key.uns.records][key].get("card", {}).get("layer", "the target")
     return f"predicted, scale of layer {describe_layer(adata, target)!r} in training"
-
-
-def _add_colour_bars(
-    grid: Panels, names: list[str], colours: _tissue.Colours, around_zero: _tissue.Colours, label: str
-) -> None:
-    """One for expression and one for differences, beside their columns."""
-    is_difference = np.array([name == "difference" for name in names])
-    if not is_difference.all():
-        _tissue.add_colour_bar(grid, grid.axes[:, ~is_difference], colours, label)
-    if is_difference.any():
-        _tissue.add_colour_bar(grid, grid.axes[:, is_difference], around_zero, f"predicted - measured, {label}")

@@ -57,10 +57,7 @@ def prediction_scatter(
         Number of best genes to draw.
     layer
         Measured expression.
-    {library_key}
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------

@@ -57,22 +57,9 @@ def spatial_compare(
         Name in `adata.var_names`.
     layers
         Layers to compare, from left to right. `None` draws the measured layer, `"log2tpm"`, and every completed one.
-    {library_key}
-    {libraries}
-    {spatial_key}
-    {img}
-    {img_key}
     mark_filled
         Outline the filled-in spots of completed layers.
-    {size}
-    {cmap}
-    {vmin}
-    {vmax}
-    {alpha}
-    {crop}
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------

@@ -44,9 +44,7 @@ def training_curve(
     {adata}
     key
         Name of the record in `uns["spared_sc"]`: the `key_added` of the training call. Needed when there are several.
-    {ax}
-    {figsize}
-    {show}
+    {others}
 
     Returns
     -------
