@@ -80,16 +80,9 @@ def align(located: Located, scale_factors: Mapping[str, float], in_tissue: np.nd
     """Compare the tissue with the spots as they are, and with the spots after undoing each common mistake.
 
     The agreement is the phi coefficient (Pearson's correlation of two binary variables), over the pixels within the
-    outermost spots, between tissue and what lies within 0.7 pitches of a spot.
-
-    Parameters
-    ----------
-    located
-        Image and spots.
-    scale_factors
-        As in `uns["spatial"]`: factors by which positions may have been multiplied by mistake.
-    in_tissue
-        (n,) spots marked as on tissue; the others are left out of the comparison. If none is, all count.
+    outermost spots, between tissue and what lies within 0.7 pitches of a spot. Spots outside of `in_tissue` (n,) are
+    left out, unless all are. Positions may have been multiplied by one of the `scale_factors` of `uns["spatial"]` by
+    mistake.
     """
     from spared_sc._kernels.lattice import nearest_distance
 

@@ -18,39 +18,19 @@ _SAMPLE = 32  # patches whose pixels enter a fingerprint; at least one of every 
 
 
 class Patches:
-    """Patches of the spots of some libraries, in the order of the spots.
-
-    Parameters
-    ----------
-    sources
-        Image of each library.
-    library
-        (n_spots,) library of each spot, an index into `sources`.
-    centres
-        (n_spots, 2) x and y in pixels of the library's image, inside of it.
-    patch_px
-        Side of a patch in pixels of the library's image, one number per library.
-    side
-        Side of what `read` gives, in pixels.
-    recipe
-        How the patches are made, as plain values.
-    names
-        (n_spots,) what tells the spots apart, for fingerprints.
-    n_threads
-        Threads that cut and resize.
-    """
+    """Patches of the spots of some libraries, in the order of the spots."""
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        library: np.ndarray,
-        centres: np.ndarray,
-        patch_px: Sequence[float],
-        side: int,
-        recipe: dict[str, Any],
+        sources: Sequence[Source],  # of each library
+        library: np.ndarray,  # (n_spots,) index into `sources`
+        centres: np.ndarray,  # (n_spots, 2) x and y in pixels of the library's image, inside of it
+        patch_px: Sequence[float],  # side of a patch in pixels of each library's image
+        side: int,  # of the patches that `read` gives, in pixels
+        recipe: dict[str, Any],  # how the patches are made, as plain values
         *,
-        names: Sequence[str] | None = None,
-        n_threads: int = 1,
+        names: Sequence[str] | None = None,  # (n_spots,) that tell the spots apart, for fingerprints
+        n_threads: int = 1,  # that cut and resize
     ) -> None:
         self.side = int(side)
         self.library = np.asarray(library)

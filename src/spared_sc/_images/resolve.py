@@ -104,25 +104,10 @@ def resolve_patches(
 ) -> AnyPatches:
     """Patches of all spots, in their order.
 
-    Arguments left out come from the record of `pp.extract_patches` where there is one, otherwise from the defaults of
-    that function. The recorded store is read unless something else was asked for.
-
-    Parameters
-    ----------
-    follow
-        Whether to use the record.
-    image
-        `"hires"`, `"lowres"`, a path, an array, an image of a SpatialData object, or a dictionary library -> one of these.
-        The path may be that of a store. `None` takes the recorded image, else what `uns["spatial"]` says.
-    size, unit
-        Side of the square: in spot diameters (`"spot"`), pixels of the image (`"pixel"`) or micrometres (`"um"`).
-    output_size
-        Side of the patches in pixels after resizing.
-    mpp
-        Micrometres per pixel of the image, where that is known better than from the spots. A recorded value applies to the
-        recorded image only.
-    like
-        Cut patches of this scale where there is no record: of the same side in micrometres where both know it.
+    Arguments left out come from the record of `pp.extract_patches` where there is one (and `follow` is set), otherwise
+    from the defaults of that function, which describes them. The recorded store is read unless something else was asked
+    for. A recorded `mpp` applies to the recorded image only. Where there is no record, patches are cut of the scale
+    `like`: of the same side in micrometres where both know it.
     """
     asked = cut = Cut(size=size, unit=unit, output_size=output_size, mpp=mpp)
     past = _recorded(adata) if follow else None

@@ -60,13 +60,7 @@ def scale_of(recipe: Mapping[str, Any]) -> PatchScale:
 
 
 def check_scale(trained: PatchScale, recipe: Mapping[str, Any], *, force: bool) -> None:
-    """Refuse patches of any library whose tissue size or resolution differs from training.
-
-    Raises
-    ------
-    ValueError
-        Unless `force`, which logs a warning instead.
-    """
+    """Refuse patches of any library whose tissue size or resolution differs from training; `force` logs a warning."""
     for name, source in sources_by_library(recipe["sources"]).items():
         scale = scale_of({**recipe, "sources": {name: source}})
         if _matches(trained, scale):

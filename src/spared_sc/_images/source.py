@@ -97,25 +97,14 @@ class Source:
     """An RGB image of which parts are read; may be used by several threads at once.
 
     Positions in it are continuous: the pixel in column j covers x from j to j + 1.
-
-    Parameters
-    ----------
-    shape
-        Height and width.
-    block
-        Height and width of the blocks in which the image is decoded.
-    decode
-        Block row, block column -> uint8 (height, width, 3).
-    where
-        The image's name in messages.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int],
-        block: tuple[int, int],
-        decode: Callable[[int, int], np.ndarray],
-        where: str,
+        shape: tuple[int, int],  # height and width
+        block: tuple[int, int],  # height and width of the blocks in which the image is decoded
+        decode: Callable[[int, int], np.ndarray],  # block row, block column -> uint8 (height, width, 3)
+        where: str,  # the image's name in messages
         *,
         kind: str = "file",
         cache: Cache | None = None,
@@ -204,16 +193,10 @@ class ArraySource(Source):
 
 
 def open_image(where: Any, *, coordinate_system: str | None = None, cache: Cache | None = None) -> Source:
-    """An image to be read in parts.
+    """An image to read in parts: path of a file, array (y, x, c) or (c, y, x), or an image of a SpatialData object.
 
-    Parameters
-    ----------
-    where
-        Path of a file, array (y, x, c) or (c, y, x), or image of a SpatialData object.
-    coordinate_system
-        Of a SpatialData image, the coordinate system in which the spots' positions are given.
-    cache
-        Shared with other images, so that all of them together keep to its limit.
+    `coordinate_system` is that of the spots' positions, for a SpatialData image. Images that share a `cache` keep to
+    its limit together.
     """
     if isinstance(where, str | Path):
         return _open_file(Path(where).expanduser().absolute(), cache)

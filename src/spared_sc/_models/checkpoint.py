@@ -20,17 +20,10 @@ _FORMAT = "spared-sc model 1"
 
 
 def save(folder: str | Path, kind: str, arrays: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
-    """Write a model folder.
+    """Write a model folder; one that holds something else is refused.
 
-    The arrays go into a file that is named after its content. The card, which names that file, is renamed into
-    place last: until then a reader sees the old model, from then on the new one.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds something else.
-    OSError
-        If it cannot be written; an old model is left unchanged.
+    The arrays go into a file that is named after its content. The card, which names that file, is renamed into place
+    last: until then a reader sees the old model, from then on the new one.
     """
     from safetensors.numpy import save as serialise
 
@@ -61,15 +54,7 @@ def save(folder: str | Path, kind: str, arrays: Mapping[str, np.ndarray], card: 
 
 
 def load(folder: str | Path, *kinds: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and card of a model folder of one of these kinds.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no model.
-    ValueError
-        If the files are damaged, cut short, foreign, or hold a model of another kind.
-    """
+    """Arrays and card of a model folder of one of these kinds; a ValueError if it is damaged or something else."""
     from safetensors import SafetensorError
     from safetensors.numpy import load as deserialise
 

@@ -12,24 +12,14 @@ if TYPE_CHECKING:
 
 
 class Encoder(ABC):
-    """A fixed map from patches to features.
-
-    Attributes
-    ----------
-    card
-        Source, licence, citation and expected input.
-    dim
-        Features of a patch.
-    weights
-        Origin of the weights: `"random, seed 0"`, a file's name, a repository and its revision.
-    """
+    """A fixed map from patches to features."""
 
     batch_size = 32  # patches per forward pass, if the user asks for none
 
     def __init__(self, card: EncoderCard, *, dim: int, weights: str):
         self.card = card
         self.dim = dim
-        self.weights = weights
+        self.weights = weights  # their origin: "random, seed 0", a file's name, a repository and its revision
 
     @property
     def name(self) -> str:
@@ -37,17 +27,9 @@ class Encoder(ABC):
         return self.card.name
 
     def embed(self, batch: np.ndarray) -> np.ndarray:
-        """Features of some patches.
+        """Features, float32 (n, d), of patches, uint8 (n, h, w, 3), red green blue.
 
-        Parameters
-        ----------
-        batch
-            uint8 (n, h, w, 3), red green blue. A side that differs from the encoder's is scaled to it, whole: no
-            margin is cut off.
-
-        Returns
-        -------
-        float32 (n, d).
+        A side that differs from the encoder's is scaled to it, whole: no margin is cut off.
         """
         batch = np.asarray(batch)
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[-1] != 3 or 0 in batch.shape[1:]:

@@ -175,13 +175,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str, where: str) -> None:
-    """Put weights into a network, all or none, apart from those of the classifier, which is not used.
-
-    Raises
-    ------
-    ValueError
-        If weights are missing, unknown or of another shape.
-    """
+    """Put weights into a network, all or none, but not those of its classifier; a ValueError where they do not fit."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     state = _used(state, expected, getattr(network, "pretrained_cfg", {}).get("classifier", HEADS))
     # Files from before torch counted batches have no counters, and need none.

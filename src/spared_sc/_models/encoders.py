@@ -65,28 +65,12 @@ def embed_all(
 def check_resolution(
     card: EncoderCard, patch_px_in_image: float, um_per_px: float = float("nan"), *, force: bool = False
 ) -> None:
-    """Check that the image is not too coarse for an encoder.
+    """Refuse an image that is too coarse for a foundation encoder, unless `force`; warn of it for other encoders.
 
-    A patch is too coarse if it has fewer than a fourth of the encoder's pixels a side in the image (below 56 for 224: of
-    16 input pixels, 15 are interpolated), as spots of a hires image do. For a foundation encoder, an image is too coarse
-    beyond twice the coarsest scale of its training (1 um a pixel for most), where nuclei cannot be separated. Patches that
-    are scaled up less, or down, pass.
-
-    Parameters
-    ----------
-    card
-        The encoder.
-    patch_px_in_image
-        Side of a patch in pixels of the image it is cut from, before any scaling.
-    um_per_px
-        Scale of that image; NaN where unknown.
-    force
-        Warn where a foundation encoder would refuse.
-
-    Raises
-    ------
-    ValueError
-        If the image is too coarse for a foundation encoder. Other encoders warn.
+    A patch is too coarse if it has fewer than a fourth of the encoder's pixels a side in the image, before any scaling
+    (below 56 for 224: of 16 input pixels, 15 are interpolated), as spots of a hires image do. For a foundation encoder,
+    an image is too coarse beyond twice the coarsest scale of its training (1 um a pixel for most), where nuclei cannot
+    be separated. Patches that are scaled up less, or down, pass, and so does an unknown scale, NaN.
     """
     if card.input_size is None:
         return
@@ -109,15 +93,7 @@ def check_resolution(
 
 
 def get_card(name: str) -> EncoderCard:
-    """The entry of an encoder: our own names in any case, then timm's.
-
-    Raises
-    ------
-    ValueError
-        If there is no such encoder, or it is not for square colour images.
-    ImportError
-        If the name is none of ours and timm is not installed.
-    """
+    """The entry of an encoder: our own names in any case, then timm's, which must be installed for them."""
     if not isinstance(name, str):
         raise ValueError(f"encoder={name!r} cannot be used: give a name, such as {listing(CARDS)}.")
     if name.lower() in CARDS:
@@ -160,32 +136,13 @@ def load_encoder(
     device: str | None = None,
     random_state: int = 0,
 ) -> Encoder:
-    """An encoder, ready to embed.
+    """An encoder, ready to embed: one of `list_encoders()`, or any model of timm.
 
-    Parameters
-    ----------
-    name
-        One of `list_encoders()`, or any model of timm.
-    weights
-        `"pretrained"` takes them from the hub's cache or the network; `"random"` leaves the network untrained; anything
-        else is a file: .safetensors, or one of torch's that holds nothing but tensors. The network is the same for all.
-    device
-        Where to compute. `None` asks the settings, then takes cuda, mps or cpu, in that order.
-    random_state
-        Seed of `"random"`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such encoder, or the file is damaged or of another network.
-    FileNotFoundError
-        If the file does not exist.
-    ConnectionError
-        If the weights are neither on this machine nor can be downloaded.
-    PermissionError
-        If the hub gives them only to those who were granted access.
-    ImportError
-        If timm or torchvision is needed and not installed.
+    `weights="pretrained"` takes the weights from the hub's cache or the network; `"random"` leaves the network
+    untrained, by the seed `random_state`; anything else is a file: .safetensors, or one of torch's that holds nothing
+    but tensors. The network is the same for all. ValueError: no such encoder, or a file that is damaged or of another
+    network. FileNotFoundError: no such file. ConnectionError: weights neither here nor to be downloaded.
+    PermissionError: the hub gives them only to those who were granted access.
     """
     card = get_card(name)
     if card.source == "classical":

@@ -99,49 +99,23 @@ class Fit:
 
 @dataclass
 class Trainer:
-    """Gradient descent that keeps the weights with the lowest validation error, or else the last.
+    """Gradient descent that keeps the weights with the lowest validation error, or else the last."""
 
-    Parameters
-    ----------
-    network
-        Changed in place; holds the best weights afterwards and is in evaluation mode.
-    training_loss
-        Draws a batch and returns its loss.
-    validation_error
-        Error on held-out entries. `None` takes all the steps and keeps the last weights.
-    generator
-        Source of the batches; its state is part of a checkpoint.
-    n_steps
-        Most steps to take.
-    patience
-        Stop when the error has not improved for this many steps; `None` never stops early.
-    checkpoint
-        Folder for the state of the fit. A fit that finds its own state there resumes it and ends as it would have without
-        the break.
-    identity
-        Data, parameters and seed of the fit, as plain values; the checkpoint of another fit is refused.
-    optimizer
-        `"adam"` at a constant rate, or `"adamw"` with a rate that rises linearly over `warmup_steps` and then falls
-        along half a cosine.
-    weight_decay
-        Weight decay of AdamW.
-    """
-
-    network: torch.nn.Module
+    network: torch.nn.Module  # changed in place; holds the best weights afterwards and is in evaluation mode
     _: KW_ONLY
-    training_loss: Callable[[], torch.Tensor]
-    validation_error: Callable[[], float] | None
-    generator: torch.Generator
-    n_steps: int
+    training_loss: Callable[[], torch.Tensor]  # draws a batch and returns its loss
+    validation_error: Callable[[], float] | None  # on held-out entries; `None` takes all steps, keeps the last weights
+    generator: torch.Generator  # of the batches; its state is part of a checkpoint
+    n_steps: int  # at most
     learning_rate: float
     validate_every: int
-    patience: int | None
+    patience: int | None  # steps without a smaller error before an early stop; `None` never stops early
     show_progress_bar: bool | None
     desc: str
-    checkpoint: Path | None = None
-    identity: Mapping[str, Any] | None = None
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
+    checkpoint: Path | None = None  # a fit that finds its own state there ends as it would have without the break
+    identity: Mapping[str, Any] | None = None  # plain values; the checkpoint of another fit is refused
+    optimizer: str = "adam"  # at a constant rate; "adamw": see `warm_cosine`
+    weight_decay: float = 0.0  # of AdamW
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -158,14 +132,8 @@ class Trainer:
     def run(self) -> Fit:
         """Take the steps.
 
-        Raises
-        ------
-        KeyboardInterrupt
-            If interrupted before the first validation. Later, the best weights so far are kept.
-        FloatingPointError
-            If the loss is not finite before the first validation.
-        ValueError
-            If the checkpoint belongs to another fit, or is damaged.
+        An interrupt, or a loss that is not finite, is raised before the first validation; later, the best weights are
+        kept.
         """
         progress = self._resume()
         first = progress.step[-1] + 1 if progress.step else 1

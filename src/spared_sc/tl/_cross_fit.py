@@ -20,15 +20,7 @@ if TYPE_CHECKING:
 
 
 def cross_fit(task: Task, subjects: Sequence[str], compute: Compute) -> Prediction:
-    """Predict every library: by one fit with a split, otherwise by a fit to the libraries of other subjects.
-
-    Raises
-    ------
-    ValueError
-        If there is nothing to predict.
-    KeyboardInterrupt
-        If one of several fits was interrupted.
-    """
+    """Predict every library: by one fit with a split, otherwise by a fit to the libraries of other subjects."""
     groups = np.asarray(subjects)
     _check_groups(task.split, groups)
     folds, roles = plan(task.split, groups, validates=task.predictor.validates, least_train=task.predictor.least_train)

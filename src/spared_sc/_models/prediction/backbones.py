@@ -33,19 +33,8 @@ class Normalise(nn.Module):
 class Backbone(nn.Module):
     """Features (n, n_features) of images (n, 3, side, side) of values 0 to 255.
 
-    Parameters
-    ----------
-    name
-        `"torchvision:<model>"` or `"timm:<model>"`.
-    weights
-        `"pretrained"`, `"random"`, or a file of weights (.safetensors, or .pth of tensors only).
-
-    Raises
-    ------
-    FileNotFoundError
-        If the weights are neither here nor to be had.
-    ValueError
-        If there is no such model, or the file is damaged, holds more than tensors, or weights of another model.
+    `name` is `"torchvision:<model>"` or `"timm:<model>"`; `weights` is `"pretrained"`, `"random"`, or a file
+    (.safetensors, or .pth of tensors only).
     """
 
     def __init__(self, name: str, weights: str | Path) -> None:

@@ -29,13 +29,7 @@ class PatchReader(Protocol):
 
 
 def present(value: T | None, name: str) -> T:
-    """Narrow a part of the spots that must be there.
-
-    Raises
-    ------
-    ValueError
-        If it is not.
-    """
+    """Narrow a part of the spots that must be there; a ValueError if it is not."""
     if value is None:
         raise ValueError(f"the spots have no {name}, which this predictor needs.")
     return value
@@ -160,13 +154,7 @@ class Predictor(ABC):
     @classmethod
     @abstractmethod
     def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
-        """The predictor with that state.
-
-        Raises
-        ------
-        KeyError, TypeError or ValueError
-            If arrays and values do not fit.
-        """
+        """The predictor with that state; a KeyError, TypeError or ValueError if arrays and values do not fit."""
 
     def n_parameters(self) -> int:
         """Numbers that were learned."""

@@ -73,13 +73,7 @@ def known_libraries(
 
 
 def read(cls: type[T], values: Any) -> T:
-    """A dataclass from JSON values.
-
-    Raises
-    ------
-    ValueError
-        If a field is missing or has another type.
-    """
+    """A dataclass from JSON values; a ValueError if a field is missing or has another type."""
     if not isinstance(values, dict):
         raise ValueError(f"found {values!r} in place of a table of names and values")
     hints = get_type_hints(cls)

@@ -324,18 +324,10 @@ class NetworkPredictor(Predictor, Generic[Net]):
         return network, result
 
     def predict(self, spots: Spots, compute: Compute, *, own_library: np.ndarray | None = None) -> np.ndarray:
-        """Expression of spots.
+        """Float32 (n, g).
 
-        Parameters
-        ----------
-        own_library
-            (n,) for models that look training spots up (BLEEP, EGN): the code, as in the `train` of `fit`, of the library
-            that a spot is in, and -1 if it was not trained on. Nothing is looked up there, unless training had one library
-            only. `None` means new libraries.
-
-        Returns
-        -------
-        Float32 (n, g).
+        `own_library` (n,) matters to models that look training spots up (BLEEP, EGN): nothing is looked up in the
+        library that a spot is in, unless training had one library only.
         """
         network = self._placed(self.trained(), training.resolve_device(compute.device))
         library = self.reference.get("library")
@@ -370,13 +362,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
 
     @classmethod
     def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
-        """The predictor with that state.
-
-        Raises
-        ------
-        ValueError
-            If arrays and values do not fit.
-        """
+        """The predictor with that state; a ValueError if arrays and values do not fit."""
 
         def named(prefix: str) -> dict[str, np.ndarray]:
             return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -16,17 +16,8 @@ def nearest(
 ) -> torch.Tensor:
     """The `k` rows of `reference` (m, d) at the least Euclidean distance from each row of `query` (n, d): (n, k).
 
-    Parameters
-    ----------
-    own
-        (n,) code of the library in which nothing is looked up for a query, -1 for none; used together with `library`.
-    library
-        (m,) code of the library of each reference. If fewer than `k` lie outside the largest library, that many are found.
-
-    Raises
-    ------
-    ValueError
-        If all references are of one library and queries are too.
+    With `own` (n,) and `library` (m,), codes of libraries, a query finds nothing in its own library; -1 stands for
+    none. If fewer than `k` lie outside the largest library, that many are found.
     """
     k = min(k, len(reference))
     excluded = None if own is None or library is None else (own, library)
