@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    F = TypeVar("F", bound=Callable)
+F = TypeVar("F", bound=Callable)
 
 _LINE = re.compile(r"^(\s*)\{(\w+)\}$")
 _NAMES = re.compile(r"^\{?(\w+(?:, \w+)*)\}?$", re.MULTILINE)  # parameters that a docstring describes
@@ -80,11 +78,6 @@ def fill(**texts: str) -> Callable[[F], F]:
 
     A name that is given here is replaced by its text, any other by the parameter of that name in `PARAMETERS`, and
     `{others}` by all parameters that the docstring does not describe.
-
-    Raises
-    ------
-    KeyError
-        If a line names neither, or one of the others is not in `PARAMETERS`.
     """
 
     def decorate(function: F) -> F:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from spared_sc._core.report import logger, progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _WAITS = (1.0, 2.0, 4.0)  # seconds before each new attempt
@@ -34,27 +34,8 @@ def fetch(url: str, path: Path, *, known_hash: str | None) -> Path:
     Data are written to `<name>.part` beside the destination, which replaces the file in one step when it is complete and
     its hash is right. An interrupted download is resumed only where a hash can prove that both parts belong together.
 
-    Parameters
-    ----------
-    url
-        Address of the file.
-    path
-        Destination; an existing file stays until the new one is complete.
-    known_hash
-        Such as `"sha256:<hexadecimal digits>"`, or `None` where no hash is known.
-
-    Returns
-    -------
-    `path`.
-
-    Raises
-    ------
-    ConnectionError
-        There is no connection, the server does not have the file, or every attempt was interrupted.
-    ValueError
-        The download has another hash; it is deleted.
-    OSError
-        The folder is not writable, or the disk is full.
+    `known_hash` is such as `"sha256:<hexadecimal digits>"`, or `None`. An existing file stays until the new one is
+    complete.
     """
     if known_hash is not None and path.is_file() and _matches(path, known_hash):
         return path

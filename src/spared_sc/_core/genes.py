@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +21,6 @@ from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from anndata import AnnData
 
 _COLUMNS = ("gene_id", "gene_name", "gene_type", "chromosome", "length")
@@ -58,31 +56,7 @@ class GeneMatch:
 
 
 def load_gene_table(source: str | Path) -> pd.DataFrame:
-    """Table of genes with their lengths.
-
-    Parameters
-    ----------
-    source
-        `"human"` (GENCODE v43 basic) or `"mouse"` (GENCODE vM33 basic), read from the folder `annotation` of
-        `settings.data_dir` or `settings.cache_dir`, and downloaded into the latter when it is in neither; or the path of
-        a `.gtf`, or of a `.tsv` or `.csv` table with the columns below, each also as `.gz`.
-
-    Returns
-    -------
-    One row per gene: `gene_id`, `gene_name`, `gene_type`, `chromosome` and `length`, the union of the gene's exons in bp.
-    It is NaN where the gene has none, and for the mitochondrial genes of `"human"` and `"mouse"`.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        The file is no gene table, or is damaged.
-    ConnectionError
-        The annotation is not on this machine and cannot be downloaded.
-    OSError
-        The cache is not writable.
-    """
+    """Table of genes with their lengths, from an organism or a path; see `spared_sc.datasets.gene_lengths`."""
     if str(source) in _GENCODE:
         return _gencode_table(str(source))
     path = Path(source).expanduser()
@@ -172,22 +146,7 @@ def _check_lengths(names: pd.Series, lengths: pd.Series, where: str) -> None:
 
 
 def parse_gtf(path: str | Path) -> pd.DataFrame:
-    """Gene lengths from a GTF file: bp covered by the exons of all transcripts of a gene.
-
-    Parameters
-    ----------
-    path
-        `.gtf` or `.gtf.gz` file with the attribute `gene_id`, such as those of GENCODE and Ensembl.
-
-    Returns
-    -------
-    Table as from `load_gene_table`, genes in the order of the file.
-
-    Raises
-    ------
-    ValueError
-        The file is cut short, is no GTF, or has no exons.
-    """
+    """Table as of `load_gene_table` from a GTF file such as those of GENCODE and Ensembl, genes in the file's order."""
     path = Path(path)
     genes: dict[str, tuple[int, str, str, str]] = {}  # id -> number, symbol, type, chromosome
     codes, starts, ends = [], [], []
@@ -289,24 +248,11 @@ def _position(names: pd.Series, known: pd.Series) -> np.ndarray:
 
 
 def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -> GeneMatch:
-    """Lengths of a data set's genes.
+    """Lengths of genes with these names and, where there are some, ids, from a table as of `load_gene_table`.
 
     Ensembl ids come first (those in `ids`, then those in `names`), without their version; then symbols as they are; then
     symbols without the `-1` that scanpy adds to repeated ones. Genome prefixes such as `GRCh38_` are ignored. Of several
     genes with the same symbol, protein-coding ones come first, then the longest.
-
-    Parameters
-    ----------
-    names
-        Gene names, `(n_genes,)`.
-    ids
-        Gene ids in the same order, if there are any.
-    table
-        As from `load_gene_table`.
-
-    Returns
-    -------
-    Lengths in bp aligned to `names`, NaN where the gene or its length is unknown.
     """
     table = table.reset_index(drop=True)
     symbols = _without_genome(names)
@@ -340,13 +286,7 @@ def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -
 
 
 def guess_organism(names: pd.Index, ids: pd.Series | None) -> str:
-    """`"human"` or `"mouse"`, from Ensembl ids, or from how the symbols are written (`ACTB` or `Actb`).
-
-    Raises
-    ------
-    ValueError
-        The genes are of neither organism, or of both.
-    """
+    """`"human"` or `"mouse"`, from Ensembl ids, or from how the symbols are written (`ACTB` or `Actb`)."""
     symbols = _without_genome(names)
     known = _ensembl_ids(symbols)
     if ids is not None:
@@ -370,22 +310,7 @@ def guess_organism(names: pd.Index, ids: pd.Series | None) -> str:
 def resolve_lengths(
     adata: AnnData, gene_lengths: str | Path | pd.Series | Mapping[str, float] | None
 ) -> GeneMatch | None:
-    """Gene lengths of an AnnData from what a user may pass as `gene_lengths`.
-
-    Parameters
-    ----------
-    adata
-        Names are `adata.var_names`, ids `adata.var["gene_ids"]` where that column exists.
-    gene_lengths
-        `None`: no lengths (counts per million). `"auto"`: `adata.var["gene_length"]` where it exists, else the table of
-        the organism that the gene names suggest. `"human"`, `"mouse"` or a path: see `load_gene_table`. A series or a
-        dictionary: name or Ensembl id -> length in bp.
-
-    Raises
-    ------
-    ValueError
-        Lengths that are not positive, several for one gene, or none for any gene of the data set.
-    """
+    """Lengths of the genes of an AnnData; `gene_lengths` as in `pp.normalize_tpm`, `None` without lengths."""
     if gene_lengths is None:
         return None
     names, ids = adata.var_names, adata.var.get(Key.var.gene_ids)

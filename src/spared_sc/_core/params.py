@@ -28,13 +28,7 @@ class Allowed:
     grid: tuple[Any, ...] = ()  # values that tuning tries
 
     def check(self, name: str, value: Any) -> None:
-        """Refuse a value out of range.
-
-        Raises
-        ------
-        ValueError
-            With the values that are allowed.
-        """
+        """Refuse a value out of range."""
         if isinstance(value, str | bool) and value in self.choices:
             return
         if self.least is None:
@@ -87,13 +81,7 @@ def allowed_of(cls: type) -> dict[str, Allowed]:
 
 
 def check_names(cls: type, name: str, params: Any) -> None:
-    """Refuse parameters that a method does not have.
-
-    Raises
-    ------
-    TypeError
-        With the parameters that it has.
-    """
+    """Refuse parameters that a method does not have."""
     known = [one.name for one in fields(cls) if one.init]
     foreign = sorted(set(params) - set(known))
     if foreign:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,6 @@ from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anndata import AnnData
 
 _GUARDED = ("layers", "obsm")  # where a name may hold values that somebody cannot get back
@@ -98,22 +97,10 @@ def record(
     slots: Mapping[str, Mapping[str, Any]],
     **details: Any,
 ) -> None:
-    """Write `slots` and the record `uns["spared_sc"][key]` of how they were made.
+    """Write `slots` (attribute -> name -> value), and the record `uns["spared_sc"][key]` of how they were made.
 
-    Parameters
-    ----------
-    adata
-        Object to write into.
-    key
-        Name of the record, the function's `key_added` as a rule.
-    function
-        Public name of the caller, such as `"pp.moran"`.
-    params
-        Parameters as resolved.
-    slots
-        Attribute -> name -> value, such as `{"layers": {"median": matrix}}`.
-    details
-        What else is worth keeping: summaries, training curves, device, model.
+    `function` is the public name of the caller, such as `"pp.moran"`, and `params` are its parameters as resolved;
+    `details` are what else is worth keeping, such as summaries and training curves.
     """
     for attr, values in slots.items():
         for name in values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -10,8 +11,6 @@ from spared_sc._core.params import check_names, params_table
 from spared_sc._core.validate import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     import pandas as pd
 
 T = TypeVar("T")
@@ -31,17 +30,7 @@ class About:
 
 
 class Registry(Generic[T]):
-    """Methods of one kind by name.
-
-    Parameters
-    ----------
-    kind
-        What they are called in errors.
-    package
-        Package that relative modules lie in.
-    entries
-        One for each.
-    """
+    """Methods of one kind by name; `kind` is their name in errors, `package` that of relative modules."""
 
     def __init__(self, kind: str, package: str, *entries: About) -> None:
         self.kind, self.package = kind, package
@@ -77,17 +66,7 @@ class Registry(Generic[T]):
         return getattr(import_module(module, self.package), cls)
 
     def make(self, name: str, params: Mapping[str, Any]) -> T:
-        """An instance with these parameters.
-
-        Raises
-        ------
-        KeyError
-            If there is none of that name.
-        TypeError
-            If it does not have one of the parameters.
-        ValueError
-            If a parameter is out of range.
-        """
+        """An instance with these parameters."""
         cls = self.load(name)
         check_names(cls, name, params)
         return cls(**params)

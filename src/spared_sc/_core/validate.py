@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,6 @@ from spared_sc._core.report import logger, warn
 from spared_sc._core.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from anndata import AnnData
 
     from spared_sc._kernels.lattice import Lattice
@@ -98,11 +97,6 @@ def get_counts(adata: AnnData, *, layer: str | None = None) -> tuple[np.ndarray 
     """Raw counts of the genes of `adata`, and the slot that holds them.
 
     That is `layer`, else a layer that an earlier call named, else `layers["counts"]`, else `X`, else `adata.raw`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are no raw counts, with the slots that were looked at.
     """
     remedy = f'raw counts are needed: put them into adata.X or adata.layers["{Key.layers.counts}"].'
     names = [name for name in (*_named_count_layers(adata), Key.layers.counts) if name in adata.layers]

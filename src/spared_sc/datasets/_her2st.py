@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
@@ -20,9 +21,7 @@ from spared_sc.datasets._join import Section, check_library_key, join_sections
 from spared_sc.datasets._st_files import read_places, read_section
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from typing import Literal
 
     from anndata import AnnData
 

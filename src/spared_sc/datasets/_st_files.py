@@ -6,6 +6,7 @@ import csv
 import gzip
 import re
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from spared_sc._core.validate import listing
 from spared_sc.datasets._join import PIXELS, Section, check_library_name, in_tissue, read_image, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 # A place on the array, such as 10x13 or 9.02x20.99; R puts an X in front where places are the names of columns.

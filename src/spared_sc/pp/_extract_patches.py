@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
@@ -13,7 +13,6 @@ from spared_sc._images.store import StoredPatches, write_store
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Literal
 
     from anndata import AnnData
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import scipy.sparse as sps
@@ -14,8 +14,6 @@ from spared_sc._core.report import logger
 from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from anndata import AnnData
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,6 @@ from spared_sc._core.record import record
 from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from anndata import AnnData
 
 

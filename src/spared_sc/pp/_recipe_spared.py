@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
@@ -14,9 +15,7 @@ from spared_sc.pp._select_genes import select_genes
 from spared_sc.pp._spared_filter import spared_filter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
-    from typing import Literal
 
     import pandas as pd
     from anndata import AnnData

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,6 @@ from spared_sc.datasets._splits import spared_splits
 from spared_sc.pp._find_duplicate_libraries import find_duplicate_libraries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from anndata import AnnData
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,6 @@ from spared_sc._images.source import open_image
 from spared_sc._images.tissue import share_within, tissue_mask
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from anndata import AnnData
 
     from spared_sc._images.source import Source

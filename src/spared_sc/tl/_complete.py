@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,6 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.tl._resolve import resolve, write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     from anndata import AnnData
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from spared_sc._core import docs
@@ -10,7 +11,6 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.tl._complete import complete
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from anndata import AnnData

@@ -62,13 +62,7 @@ class Completer(ABC):
         return {name: tuned[name].grid if value is None else (value,) for name, value in given.items()}
 
     def check(self, sections: Sections) -> None:
-        """Refuse sections that lack what the method needs.
-
-        Raises
-        ------
-        ValueError
-            If raw counts or an embedding are missing.
-        """
+        """Refuse sections that lack raw counts or an embedding, where the method needs them."""
         if "counts" in self.about.needs and sections.counts is None:
             raise ValueError(
                 f'{self.name!r} needs raw counts: put them into adata.X or adata.layers["counts"], or choose a method '
@@ -84,12 +78,8 @@ class Completer(ABC):
     def complete_by_split(self, sections: Sections, split: np.ndarray | None, compute: Compute) -> Estimate:
         """Estimate in which no measurement of another split has a part in a train value.
 
-        The train libraries are completed from each other alone, those of another split together with them.
-
-        Parameters
-        ----------
-        split
-            (n_spots,) `"train"`, `"val"` or `"test"`; `None` completes all libraries together.
+        The train libraries are completed from each other alone, those of another split together with them. `split` is
+        `"train"`, `"val"` or `"test"` of every spot; `None` completes all libraries together.
         """
         if split is None or self.alone:
             return self.complete(sections, compute)
@@ -152,13 +142,7 @@ class FittedCompleter(Completer, Generic[L]):
         return self.learned is not None
 
     def result(self) -> L:
-        """What was learned.
-
-        Raises
-        ------
-        ValueError
-            If it has not been fitted.
-        """
+        """What was learned; an error if nothing was."""
         if self.learned is None:
             raise ValueError(f"{self.name!r} is not fitted: call `fit` first.")
         return self.learned
@@ -187,13 +171,7 @@ class FittedCompleter(Completer, Generic[L]):
     @classmethod
     @abstractmethod
     def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
-        """The completer with that state.
-
-        Raises
-        ------
-        ValueError
-            If arrays and values do not fit.
-        """
+        """The completer with that state; `ValueError` if arrays and values do not fit."""
 
     def complete(self, sections: Sections, compute: Compute) -> Estimate:
         """Estimate by the fitted method; an unfitted one stays so, and a copy is fitted to these sections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -21,8 +22,6 @@ from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.training import Fit, Trainer, curve, local_seed, n_weights, network_from, resolve_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tqdm import tqdm
 
     from spared_sc._models.completion.trial import Tuned

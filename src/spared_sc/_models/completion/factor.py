@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,8 +20,6 @@ from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.training import kept_threads, local_seed, resolve_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from spared_sc._kernels.lattice import Lattice
 
 _LIMITS = -12.0, 12.0  # of the logarithm of an expected count
@@ -114,20 +113,7 @@ def fit_factor(
     seed: int,
     on_step: Callable[[], object] = lambda: None,
 ) -> FactorFit:
-    """Fit the count model by stochastic variational inference.
-
-    Parameters
-    ----------
-    sections
-        With counts and depth.
-    on_step
-        Called after every step, for progress.
-
-    Raises
-    ------
-    FloatingPointError
-        If the model diverges from the start.
-    """
+    """Fit the count model to sections with counts by stochastic variational inference; `on_step` shows progress."""
     with local_seed(seed, device):
         model = _Model(sections, params, device)
         optimizer = torch.optim.Adam(model.parameters, lr=params.learning_rate)
@@ -147,9 +133,7 @@ def fit_factor(
                     raise FloatingPointError(
                         "the count model diverged in its first steps: check that the counts hold no extreme values."
                     )
-                warn(
-                    f"the count model diverged before step {step}: its state at step {best[0]} is used.",
-                )
+                warn(f"the count model diverged before step {step}: its state at step {best[0]} is used.")
                 model.restore(best[1])
                 break
             best = step, [parameter.detach().clone() for parameter in model.parameters]

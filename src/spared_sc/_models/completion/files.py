@@ -34,15 +34,7 @@ def save_completer(folder: Path, completer: FittedCompleter, *, genes: list[str]
 
 
 def load_completer(folder: Path) -> SavedCompleter:
-    """Read what `save_completer` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no model.
-    ValueError
-        If the files are damaged, or hold something else.
-    """
+    """Read what `save_completer` wrote."""
     arrays, card = checkpoint.load(folder, KIND)
     try:
         genes = [str(gene) for gene in card["genes"]]

@@ -63,16 +63,9 @@ class SpackleNet(nn.Module):
     def forward(
         self, values: torch.Tensor, padding: torch.Tensor, embedding: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Expression of every spot of every neighbourhood.
+        """Expression of every spot of every neighbourhood, from values (n_batch, 1 + k, n_genes), the spot itself first.
 
-        Parameters
-        ----------
-        values
-            (n_batch, 1 + k, n_genes); the spot itself comes first.
-        padding
-            (n_batch, 1 + k), true where there is no spot.
-        embedding
-            (n_batch, 1 + k, n_features), where the network was made with one.
+        `padding` (n_batch, 1 + k) is true where there is no spot; `embedding` has shape (n_batch, 1 + k, n_features).
         """
         if embedding is not None:
             values = torch.cat([values, (embedding - self.embedding_mean) / self.embedding_sd], dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,6 @@ from spared_sc._kernels.tuning import generator, pick
 from spared_sc._models.completion.trial import BANDWIDTHS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import scipy.sparse as sps
 
     from spared_sc._kernels.sections import Sections

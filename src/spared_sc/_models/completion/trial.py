@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,6 @@ from spared_sc._kernels.tuning import generator, pick
 from spared_sc._models.completion.registry import COMPLETERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from spared_sc._kernels.sections import Sections
     from spared_sc._models.completion.base import Completer
 
