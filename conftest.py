@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # figures open no windows
 
 
 @pytest.fixture(autouse=True)

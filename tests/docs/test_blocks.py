@@ -96,8 +96,6 @@ def namespace(sections, disk, tmp_path, monkeypatch) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore")  # of far too little data
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_run(page, namespace, tmp_path):
-    import matplotlib.pyplot as plt
-
     if page.stem == "spatialdata":
         sdata = as_spatialdata(namespace["adata"])
         sdata.tables["table"].var["gene_ids"] = namespace["adata"].var["gene_ids"]
@@ -106,7 +104,6 @@ def test_blocks_run(page, namespace, tmp_path):
     with sp.settings.override(data_dir=tmp_path, library_key=library_key, n_jobs=1, device="cpu"):
         for number, code in enumerate(blocks(page)):
             exec(compile(code, f"{page.name}, block {number + 1}", "exec"), namespace)
-    plt.close("all")
 
 
 def test_all_code_is_run():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anndata as ad
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -14,14 +13,6 @@ from helpers import KEY
 from helpers.images import section
 
 
-@pytest.fixture
-def _plots():
-    mpl.use("Agg")
-    yield
-    plt.close("all")
-
-
-@pytest.mark.usefixtures("_plots")
 def test_plot_of_the_alignment():
     both = ad.concat([section("A"), section("B", 1)], uns_merge="unique")
     both.obsm["spatial"][: both.n_obs // 2] = both.obsm["spatial"][: both.n_obs // 2, ::-1]

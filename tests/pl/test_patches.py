@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -23,14 +21,6 @@ def adata(collection) -> ad.AnnData:
     return collection(**SECTIONS, then=shuffled)
 
 
-@pytest.fixture
-def _plots():
-    mpl.use("Agg")
-    yield
-    plt.close("all")
-
-
-@pytest.mark.usefixtures("_plots")
 def test_plot_of_patches(adata):
     fig = sp.pl.patches(adata, n_spots=7, n_cols=4, output_size=32, **KEY)
     assert len(fig.axes) == 7
