@@ -25,7 +25,10 @@ PARAMETERS = {
         "asks `sp.settings`."
     ),
     "subject_key": "Column of `obs` with the donor of each spot. Without it, every library counts as its own donor.",
-    "spatial_key": "Key in `obsm` of the spots' positions, x and y in pixels of the full-resolution image.",
+    "spatial_key": (
+        "Key in `obsm` of the spots' positions, x and y in pixels of the full-resolution image. Neighbours come from them "
+        "only where `obs` has no array coordinates."
+    ),
     "split_key": 'Column of `obs` with `"train"`, `"val"` or `"test"`. The default column is used where it exists.',
     "use_rep": "Key in `obsm` of an embedding of the spots, such as of their images.",
     "device": 'Torch device, such as `"cpu"` or `"cuda:0"`. `None` asks `sp.settings`.',
@@ -37,6 +40,7 @@ PARAMETERS = {
         "Folder in which the state of a fit is kept. The same call after an interrupt or a crash resumes there and "
         "ends with the same result."
     ),
+    "key_added": "Name of the new layer or column.",
     "copy": "Return a changed copy instead of changing `adata`.",
     "n_bootstrap": "Number of bootstrap resamples.",
     "scores": (

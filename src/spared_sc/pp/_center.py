@@ -35,23 +35,17 @@ def center(
     {adata}
     layer
         Layer to center. Undetected entries count with the value that the layer holds, zero unless it is completed.
-    mask_var
-        Boolean column of `var` with the genes to center; the others stay as they are. `"spared_selected"` is used
-        where it exists, all genes otherwise.
-    split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, the mean is taken over the train libraries.
-    library_key
-        Column of `obs` that names the library of each spot; needed with several libraries and a split.
     key_added
         Name of the new layer; `"<layer>_delta"` by default.
-    {copy}
+    {others}
 
     Returns
     -------
     `None`, or the changed copy with `copy=True`. Slots written:
 
     `layers["log2tpm_delta"]`
-        Deviation from the train mean, in the unit and container of the layer; named by `key_added`.
+        Deviation from the train mean, in the unit and container of the layer; the layer's own values for genes outside of
+        the mask. Named by `key_added`.
     `var["log2tpm_mean"]`
         The mean; zero for genes outside of the mask. Named after the layer.
     `uns["spared_sc"]["log2tpm_delta"]`

@@ -35,8 +35,7 @@ def check_alignment(
         Spots x genes, with positions. Spots whose `obs["in_tissue"]` is 0 are left out of all numbers.
     image
         As in :func:`spared_sc.pp.extract_patches`.
-    {library_key}
-    {spatial_key}
+    {others}
 
     Returns
     -------

@@ -48,22 +48,15 @@ def combat(
     layer
         Layer to correct. SpaRED corrects a completed layer, such as `"median"`. In a layer that is not completed, the
         zeros of undetected entries are part of the fit and are corrected like all other values.
-    mask_var
-        Boolean column of `var` with the genes to correct; the others stay as they are. `"spared_selected"` is used
-        where it exists, all genes otherwise.
     batch_key
         Column of `obs` with the batch of each spot. By default every library is a batch.
-    {library_key}
-    split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, ComBat is fitted to the train libraries
-        only.
     model
         Folder of a saved fit to apply. It corrects the genes that it knows.
     save_model
         Folder in which to save the fit.
     key_added
         Name of the new layer; `"<layer>_combat"` by default.
-    {copy}
+    {others}
 
     Returns
     -------
@@ -71,7 +64,7 @@ def combat(
 
     `layers["log2tpm_combat"]`
         Corrected values, in the unit and container of the layer; named by `key_added`. Undetected entries are
-        corrected too; the mask of detected entries stays as it is.
+        corrected too; genes outside of the mask stay as they are.
     `uns["spared_sc"]["log2tpm_combat"]`
         Parameters, the batches of the fit, and new batches.
 
@@ -187,7 +180,7 @@ def _warn_of_constant_genes(names: pd.Index) -> None:
     if len(names):
         warn(
             f"{len(names)} genes do not vary within the batches and stay as they are "
-            f"({validate.listing(names, 5)}): drop them with `mask_var`.",
+            f"({validate.listing(names, 5)}): drop them with `mask_var`."
         )
 
 

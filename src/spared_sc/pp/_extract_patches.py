@@ -43,8 +43,7 @@ def extract_patches(
 
     Parameters
     ----------
-    adata
-        Spots x genes, with positions.
+    {adata}
     image
         Image to cut from, 8-bit RGB. `None` takes, for each library, the file named by
         `uns["spatial"][library]["metadata"]["source_image_path"]`, else the hires image in `uns["spatial"]`, else the
@@ -68,12 +67,7 @@ def extract_patches(
         Folder (`.zarr`) to write the patches to.
     overwrite
         Replace a store that holds other patches. Any other folder or file is never replaced.
-    {library_key}
-    spatial_key
-        Key in `obsm` of the spots' positions, x and y in pixels of the full-resolution image. It is recorded too.
-    {n_jobs}
-    {show_progress_bar}
-    {copy}
+    {others}
 
     Returns
     -------

@@ -38,9 +38,6 @@ def lattice_neighbors(
     Parameters
     ----------
     {adata}
-    {library_key}
-    spatial_key
-        Key in `obsm` of the positions, used where there are no array coordinates.
     kind
         `"hex"`, `"grid"` (eight neighbours), `"grid4"` (four), or `"auto"`: hexagonal where row + column is
         always even, or always odd, in every library.
@@ -48,7 +45,7 @@ def lattice_neighbors(
         Connect spots at most this many hops apart. A hop leads from a spot to a neighbour that is present.
     key_added
         Prefix of the new slots; `"spatial"` gives the names that squidpy reads.
-    {copy}
+    {others}
 
     Returns
     -------

@@ -52,18 +52,10 @@ def moran(
         rank.
     mask_var
         Boolean column of `var`: the genes to measure; the others get NaN. `"spared_keep"` is used when present.
-    {library_key}
-    spatial_key
-        Key in `obsm` of the positions, used where there are no array coordinates.
     connectivity_key
         Key in `obsp` of another graph. The default is the exact lattice (:func:`lattice_neighbors`), which need not
         be written first.
-    split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, only train libraries are averaged.
-    key_added
-        Name of the new column.
-    {n_jobs}
-    {copy}
+    {others}
 
     Returns
     -------

@@ -46,8 +46,7 @@ def normalize_tpm(
 
     Parameters
     ----------
-    adata
-        Spots x genes with raw counts.
+    {adata}
     gene_lengths
         Lengths in bp. `"auto"` uses `var["gene_length"]` where it exists, and GENCODE for the organism that the gene
         names suggest otherwise. Or `"human"` (GENCODE v43), `"mouse"` (GENCODE vM33), the path of a GTF file or of a
@@ -59,9 +58,7 @@ def normalize_tpm(
         `"spared_keep"` is used where it exists, all genes otherwise.
     target_sum
         Sum of the scaled genes in every spot, one million by default.
-    key_added
-        Name of the new layer.
-    {copy}
+    {others}
 
     Returns
     -------

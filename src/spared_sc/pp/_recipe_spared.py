@@ -39,13 +39,12 @@ def recipe_spared(
 ) -> AnnData | None:
     """From raw counts to comparable data: SpaRED's recipe with the paper's defaults.
 
-    Runs :func:`spared_filter`, :func:`normalize_tpm`, :func:`moran` and :func:`select_genes`.
+    Runs :func:`spared_filter`, :func:`normalize_tpm`, :func:`moran` and :func:`select_genes`. Where there is a split, genes
+    are judged and ranked by the train libraries only.
 
     Parameters
     ----------
-    adata
-        Spots x genes with raw counts.
-    {library_key}
+    {adata}
     gene_lengths
         See :func:`normalize_tpm`.
     n_genes
@@ -54,15 +53,9 @@ def recipe_spared(
         Values on which Moran's I is measured: `"median"`, completed by the adaptive median as in the paper's code, or
         `"log2tpm"`, not completed. Completion makes neighbours alike where a gene is sparse, so `"median"` favours
         sparser genes; the documentation compares the two.
-    split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, genes are judged and ranked by the train
-        libraries only.
-    spatial_key
-        Key in `obsm` of the positions, used where there are no array coordinates.
     subset_genes
         Keep only the selected genes. By default no gene is removed.
-    {n_jobs}
-    {copy}
+    {others}
     filter_options
         Further options of :func:`spared_filter`.
 

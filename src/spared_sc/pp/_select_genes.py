@@ -35,8 +35,7 @@ def select_genes(
 
     Parameters
     ----------
-    adata
-        Spots x genes, with scores in `var`.
+    {adata}
     n_genes
         Number of genes. `None` follows SpaRED: 128, or 32 when there are 320 or fewer to choose from.
     score
@@ -44,11 +43,9 @@ def select_genes(
     mask_var
         Boolean column of `var` with the genes to choose from. `"spared_keep"` is used where it exists, all genes
         otherwise.
-    key_added
-        Name of the new column.
     subset_genes
         Drop all other genes.
-    {copy}
+    {others}
 
     Returns
     -------

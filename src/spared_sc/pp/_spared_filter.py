@@ -42,13 +42,12 @@ def spared_filter(
 
     Spots and genes with too few or too many counts are left out. The remaining genes are ranked by the share of spots
     in which they are detected, in the library where it is smallest, and kept as long as the kept genes together are
-    detected in at least `real_data_share` of all entries. Spots in which no kept gene is detected are left out too.
+    detected in at least `real_data_share` of all entries. Where there is a split, the train libraries alone judge the
+    genes. Spots in which no kept gene is detected are left out too.
 
     Parameters
     ----------
-    adata
-        Spots x genes with raw counts.
-    {library_key}
+    {adata}
     {counts_layer}
     spot_counts
         A spot is kept when its total count lies strictly between these two.
@@ -62,14 +61,11 @@ def spared_filter(
         Least share of detected entries over all kept genes (the "real-data rule").
     genes
         Keep these genes instead of applying any gene criterion.
-    split_key
-        Column of `obs` with `"train"`, `"val"` or `"test"`. Where it exists, genes are judged by the train libraries
-        only. `None` judges by all libraries.
     subset_spots
         Drop the spots that fail, as scanpy's filters do. Otherwise they are only marked.
     subset_genes
         Drop the genes that fail. By default they are only marked.
-    {copy}
+    {others}
 
     Returns
     -------

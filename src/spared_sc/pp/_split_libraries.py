@@ -41,7 +41,6 @@ def split_libraries(
     Parameters
     ----------
     {adata}
-    {library_key}
     subject_key
         Column of `obs` with the subject (donor) of each spot. Needed unless `intra_subject=True`.
     fractions
@@ -53,11 +52,9 @@ def split_libraries(
         abbreviation of a SpaRED data set (such as `"VLO"`) for its published split.
     intra_subject
         Allow one subject in several splits. Scores then do not generalise to other subjects.
-    key_added
-        Name of the new column.
     random_state
         Seed of the random split, which does not depend on the order of libraries or spots.
-    {copy}
+    {others}
 
     Returns
     -------

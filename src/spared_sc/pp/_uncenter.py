@@ -31,18 +31,14 @@ def uncenter(
 
     Parameters
     ----------
-    adata
-        Spots x genes, with the means in `var`.
+    {adata}
     layer
         Layer with deviations.
     mean
         Column of `var` with the means. By default the one that :func:`center` wrote together with `layer`.
-    mask_var
-        Boolean column of `var` with the genes that were centered. `"spared_selected"` is used where it exists, all
-        genes otherwise.
     key_added
         Name of the new layer; `"<layer>_restored"` by default.
-    {copy}
+    {others}
 
     Returns
     -------

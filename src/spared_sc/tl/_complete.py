@@ -66,9 +66,6 @@ def complete(
         for the purpose, where the method has values to try.
     layer
         Layer to complete.
-    {mask_var}
-    {library_key}
-    {spatial_key}
     split_key
         Column of `obs` with `"train"`, `"val"` or `"test"`, used where it exists. The method is then fitted to the train
         libraries, and these are completed from each other alone: no measurement of another split has a part in a train
@@ -80,14 +77,9 @@ def complete(
         `"spackle"` for `"counts"`, whose name is that of raw counts.
     save_model
         Folder to save a fitted model to (`"counts"`, `"paper"`).
-    {checkpoint}
-    {device}
-    {batch_size}
-    {n_jobs}
     random_state
         Seed. The same seed, machine and number of torch threads give the same result.
-    {show_progress_bar}
-    {copy}
+    {others}
 
     Returns
     -------
