@@ -55,21 +55,6 @@ class Key:
     models = ("counts", "factor", "paper")  # completion methods that are no baselines
 
     @staticmethod
-    def connectivities(key_added: str) -> str:
-        """Name in `obsp` of the graph's weights, squidpy's convention."""
-        return f"{key_added}_connectivities"
-
-    @staticmethod
-    def distances(key_added: str) -> str:
-        """Name in `obsp` of the graph's distances, squidpy's convention."""
-        return f"{key_added}_distances"
-
-    @staticmethod
-    def neighbors(key_added: str) -> str:
-        """Name in `uns` of the graph's description, squidpy's convention."""
-        return f"{key_added}_neighbors"
-
-    @staticmethod
     def delta(layer: str) -> str:
         """Layer of deviations from the train mean."""
         return f"{layer}_delta"
@@ -80,29 +65,14 @@ class Key:
         return f"{layer}_mean"
 
     @staticmethod
-    def combat(layer: str) -> str:
-        """Layer corrected for batch effects."""
-        return f"{layer}_combat"
-
-    @staticmethod
     def rate(key_added: str) -> str:
         """Layer of expected counts, true zeros included."""
         return f"{key_added}_rate"
 
     @staticmethod
-    def embedding(encoder: str) -> str:
-        """Image embedding in `obsm`, usable as scanpy's `use_rep`."""
-        return f"X_{encoder.rpartition('/')[2]}"
-
-    @staticmethod
     def predicted(model: str) -> str:
         """Table of predicted expression in `obsm`."""
         return f"predicted_{model}"
-
-    @staticmethod
-    def out_of_distribution(key_added: str) -> str:
-        """Column of `obs` with the spots that look unlike the training data."""
-        return f"{key_added}_out_of_distribution"
 
     @staticmethod
     def hidden(layer: str) -> str:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 
-def _flag(value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
+def _flag(value: Any) -> bool:
     text = str(value).strip().lower()
     if text in {"1", "true", "yes", "on"}:
         return True
@@ -22,36 +20,22 @@ def _flag(value: Any) -> bool | None:
     raise ValueError(f"expected true or false, found {value!r}")
 
 
-def _positive_int(value: Any) -> int | None:
-    if value is None:
-        return None
+def _positive_int(value: Any) -> int:
     number = int(value)
     if number < 1:
         raise ValueError(f"expected a positive integer or None, found {value!r}")
     return number
 
 
-def _path(value: Any) -> Path | None:
-    return None if value is None else Path(value).expanduser()
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _path(value: Any) -> Path:
+    return Path(value).expanduser()
 
 
 # scanpy's names and numbers; a hint is less than information and more than debugging.
-_LEVELS = {
-    "error": logging.ERROR,
-    "warning": logging.WARNING,
-    "info": logging.INFO,
-    "hint": 15,
-    "debug": logging.DEBUG,
-}
+_LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO, "hint": 15, "debug": logging.DEBUG}
 
 
-def _verbosity(value: Any) -> str | None:
-    if value is None:
-        return None
+def _verbosity(value: Any) -> str:
     names = list(_LEVELS)
     text = str(value).strip().lower()
     if text in names:
@@ -88,13 +72,13 @@ def _log(verbosity: str | None) -> None:
 
 # name -> (how a value is read, the environment variable that sets it)
 _FIELDS = {
-    "device": (_text, "SPARED_SC_DEVICE"),
+    "device": (str, "SPARED_SC_DEVICE"),
     "batch_size": (_positive_int, "SPARED_SC_BATCH_SIZE"),
     "n_jobs": (_positive_int, "SPARED_SC_N_JOBS"),
     "mixed_precision": (_flag, "SPARED_SC_MIXED_PRECISION"),
     "show_progress_bar": (_flag, "SPARED_SC_PROGRESS"),
     "verbosity": (_verbosity, "SPARED_SC_VERBOSITY"),
-    "library_key": (_text, "SPARED_SC_LIBRARY_KEY"),
+    "library_key": (str, "SPARED_SC_LIBRARY_KEY"),
     "cache_dir": (_path, "SPARED_SC_CACHE_DIR"),
     "data_dir": (_path, "SPARED_SC_DATA_DIR"),
 }
@@ -103,36 +87,33 @@ _FIELDS = {
 class Settings:
     """Defaults used wherever a function is called with `None`.
 
-    Each attribute starts from its environment variable when that is set.
+    Each attribute starts from its environment variable when that is set: its name in capitals after `SPARED_SC_`, such as
+    `SPARED_SC_N_JOBS`; for `show_progress_bar` it is `SPARED_SC_PROGRESS`.
 
     Attributes
     ----------
     device
         Torch device, such as `"cpu"` or `"cuda:0"`. `None` takes cuda, mps or cpu, in that order.
-        Environment: `SPARED_SC_DEVICE`.
     batch_size
         Spots per forward pass at inference; it changes memory and speed, never results. `None` leaves the
-        choice to each function. Environment: `SPARED_SC_BATCH_SIZE`.
+        choice to each function.
     n_jobs
-        Threads of the compiled kernels. `None` takes all cores. Environment: `SPARED_SC_N_JOBS`.
+        Threads of the compiled kernels. `None` takes all cores.
     mixed_precision
         Whether networks compute in bfloat16 where that is safe; expression values stay in float32. `None` does so
-        on CUDA devices that support it. Environment: `SPARED_SC_MIXED_PRECISION`.
+        on CUDA devices that support it.
     show_progress_bar
-        `None` shows bars in a terminal or a notebook only. Environment: `SPARED_SC_PROGRESS`.
+        `None` shows bars in a terminal or a notebook only.
     verbosity
         How much is written to stderr: `"error"`, `"warning"`, `"info"`, `"hint"` or `"debug"`, or 0 to 4, as in
         scanpy. `None` leaves the logger `spared_sc` alone: Python shows its warnings, and the rest goes where the
-        application's own logging sends it. Environment: `SPARED_SC_VERBOSITY`.
+        application's own logging sends it.
     library_key
         Column of `obs` with the library of each spot, used wherever `library_key=None`. It must exist then.
-        Environment: `SPARED_SC_LIBRARY_KEY`.
     cache_dir
         Where downloads and parsed tables are kept; the user's cache folder by default.
-        Environment: `SPARED_SC_CACHE_DIR`.
     data_dir
         A folder of data sets that are already on this machine, searched before any download.
-        Environment: `SPARED_SC_DATA_DIR`.
 
     Examples
     --------
@@ -164,7 +145,7 @@ class Settings:
         if name not in _FIELDS:
             raise AttributeError(f"There is no setting {name!r}; the settings are {', '.join(_FIELDS)}.")
         try:
-            value = _FIELDS[name][0](value)
+            value = None if value is None else _FIELDS[name][0](value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"Setting {name!r}: {error}") from error
         if name == "cache_dir" and value is None:

@@ -102,7 +102,7 @@ def combat(
     from spared_sc._kernels.combat import apply_combat
 
     validate.check_adata(adata)
-    key_added = key_added or Key.combat(layer)
+    key_added = key_added or f"{layer}_combat"
     check_key(adata, key_added, source=layer)
     values = validate.get_layer(adata, layer)
     libraries = validate.get_libraries(adata, library_key)

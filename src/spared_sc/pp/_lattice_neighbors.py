@@ -88,11 +88,11 @@ def lattice_neighbors(
     logger.info("lattice %r: %d spots, %d of them without a neighbour", lattice.kind, adata.n_obs, lonely)
 
     adata = adata.copy() if copy else adata
-    names = {"connectivities_key": Key.connectivities(key_added), "distances_key": Key.distances(key_added)}
+    names = {"connectivities_key": f"{key_added}_connectivities", "distances_key": f"{key_added}_distances"}
     squidpy_params = {"coord_type": "grid", "n_rings": int(n_rings), "kind": lattice.kind}
     record(
         adata,
-        key=Key.neighbors(key_added),
+        key=f"{key_added}_neighbors",
         function="pp.lattice_neighbors",
         params={
             "library_key": libraries.key,
@@ -102,7 +102,7 @@ def lattice_neighbors(
         },
         slots={
             "obsp": {names["connectivities_key"]: connectivities, names["distances_key"]: distances},
-            "uns": {Key.neighbors(key_added): {**names, "params": squidpy_params}},
+            "uns": {f"{key_added}_neighbors": {**names, "params": squidpy_params}},
         },
     )
     return adata if copy else None

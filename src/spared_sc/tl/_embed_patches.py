@@ -109,7 +109,7 @@ def embed_patches(
     from spared_sc._models.encoders import check_resolution, get_card, load_encoder
 
     adata = validate.check_adata(adata, genes=False)
-    key_added = Key.embedding(encoder) if key_added is None else key_added
+    key_added = f"X_{encoder.rpartition('/')[2]}" if key_added is None else key_added
     check_key(adata, key_added, attr="obsm")
     libraries = validate.get_libraries(adata, library_key)
     compute = make_compute(

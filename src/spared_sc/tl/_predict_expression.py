@@ -225,7 +225,7 @@ def _write(adata: AnnData, key_added: str, prediction: Prediction, params: Mappi
             f"{validate.listing(nested, 3)}: a table with such gene names cannot be written to zarr, and soon not to h5ad. "
             "`sp.get.predicted(adata)` can, or rename the genes.",
         )
-    flag, flags = Key.out_of_distribution(key_added), prediction.out_of_distribution
+    flag, flags = f"{key_added}_out_of_distribution", prediction.out_of_distribution
     outdated = flags is None and f'obs["{flag}"]' in slots_of(adata.uns.get(Key.uns.records, {}).get(key_added, {}))
     slots: dict[str, dict[str, Any]] = {"obsm": {key_added: prediction.table(adata)}}
     if flags is not None:
