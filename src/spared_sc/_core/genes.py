@@ -166,10 +166,7 @@ def parse_gtf(path: str | Path) -> pd.DataFrame:
             ends.append(end)
     if not codes:
         raise ValueError(f"{path.name} has no exon lines: expected a GTF file with genes and exons.")
-    table = pd.DataFrame(
-        [(gene_id, *values[1:]) for gene_id, values in genes.items()],
-        columns=list(_COLUMNS[:-1]),
-    )
+    table = pd.DataFrame([(gene_id, *values[1:]) for gene_id, values in genes.items()], columns=list(_COLUMNS[:-1]))
     table["length"] = _covered(np.array(codes), np.array(starts), np.array(ends), len(genes))
     return table
 

@@ -117,13 +117,7 @@ def record(
     adata.uns[Key.uns.records] = {
         **records,
         key: _plain(
-            {
-                "function": function,
-                "params": dict(params),
-                "slots": written,
-                "version": __version__,
-                **details,
-            }
+            {"function": function, "params": dict(params), "slots": written, "version": __version__, **details}
         ),
     }
 

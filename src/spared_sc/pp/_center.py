@@ -95,10 +95,7 @@ def center(
             "mask_var": mask_var if mask_var in adata.var else None,
             "split_key": split_key if split_key in adata.obs else None,
         },
-        slots={
-            "layers": {key_added: write_columns(values, genes, delta)},
-            "var": {Key.mean(layer): mean},
-        },
+        slots={"layers": {key_added: write_columns(values, genes, delta)}, "var": {Key.mean(layer): mean}},
         scope=ONE_LIBRARY,
     )
     return adata if copy else None

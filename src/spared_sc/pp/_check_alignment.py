@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 @accepts_spatialdata
 @docs.fill()
 def check_alignment(
-    adata: AnnData,
-    *,
-    image: Any = None,
-    library_key: str | None = None,
-    spatial_key: str = Key.obsm.spatial,
+    adata: AnnData, *, image: Any = None, library_key: str | None = None, spatial_key: str = Key.obsm.spatial
 ) -> pd.DataFrame:
     """Compare the spots with the tissue that the image shows, and name the likely mistake where they differ.
 

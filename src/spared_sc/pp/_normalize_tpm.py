@@ -126,10 +126,7 @@ def normalize_tpm(
             "mask_var": mask_var if mask_var in adata.var else None,
             "target_sum": target_sum,
         },
-        slots={
-            "layers": {key_added: values},
-            "var": {} if match is None else {Key.var.gene_length: match.lengths},
-        },
+        slots={"layers": {key_added: values}, "var": {} if match is None else {Key.var.gene_length: match.lengths}},
         match="CPM, without lengths" if match is None else match.summary(),
         scope=ONE_LIBRARY,
     )
@@ -150,7 +147,7 @@ def _check_match(adata: AnnData, match: GeneMatch, scaled_genes: np.ndarray, key
         warn(
             f"{len(lost)} of {int(scaled_genes.sum())} genes have no length and get no value in "
             f"layers[{key_added!r}] ({validate.listing(lost, 5)}): pass their lengths in `gene_lengths`, "
-            "or gene_lengths=None for CPM.",
+            "or gene_lengths=None for CPM."
         )
 
 
@@ -160,7 +157,7 @@ def _scale_of_spots(total: np.ndarray, target_sum: float) -> np.ndarray:
     if empty.any():
         warn(
             f"{int(empty.sum())} spots have no count in the genes to scale and get no values: "
-            "run `sp.pp.spared_filter(adata)` first, which drops such spots.",
+            "run `sp.pp.spared_filter(adata)` first, which drops such spots."
         )
     return np.divide(target_sum, total, out=np.zeros_like(total), where=~empty)
 

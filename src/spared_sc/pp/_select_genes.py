@@ -90,7 +90,7 @@ def select_genes(
     if candidates.size < wanted:
         warn(
             f"{candidates.size} genes have a score, {wanted} were asked for: all of them are selected. "
-            "Lower `real_data_share` in `sp.pp.spared_filter` to keep more genes.",
+            "Lower `real_data_share` in `sp.pp.spared_filter` to keep more genes."
         )
     # ties go to the name, so that the order of the genes does not matter
     names = adata.var_names.to_numpy(dtype=str)[candidates]

@@ -157,11 +157,7 @@ def _subjects(
 
 
 def _draw(
-    libraries: validate.Libraries,
-    subjects: dict[str, str],
-    copies: pd.DataFrame,
-    fractions: Sequence[float],
-    seed: int,
+    libraries: validate.Libraries, subjects: dict[str, str], copies: pd.DataFrame, fractions: Sequence[float], seed: int
 ) -> list[str]:
     """Split of every library, at random; those of one subject, and copies of each other, together."""
     from spared_sc._kernels.folds import connected, draw_splits
@@ -230,5 +226,5 @@ def _warn_of_copies(of_library: dict[str, str], copies: pd.DataFrame) -> None:
             warn(
                 f"libraries {pair.library!r} ({of_library[pair.library]}) and {pair.other!r} "
                 f"({of_library[pair.other]}) look like copies of each other (correlation {pair.correlation:.3f}): "
-                "a score would be taken on data that was trained on. Put both into one split, or drop one.",
+                "a score would be taken on data that was trained on. Put both into one split, or drop one."
             )

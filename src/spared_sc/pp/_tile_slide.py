@@ -113,13 +113,7 @@ def tile_slide(
         adata,
         key="tile_slide",
         function="pp.tile_slide",
-        params={
-            "mpp": mpp,
-            "spot_diameter": spot_diameter,
-            "pitch": pitch,
-            "kind": kind,
-            "min_tissue": min_tissue,
-        },
+        params={"mpp": mpp, "spot_diameter": spot_diameter, "pitch": pitch, "kind": kind, "min_tissue": min_tissue},
         slots={},
     )
     logger.info("%d of %d spots lie on tissue", keep.sum(), keep.size)

@@ -202,6 +202,6 @@ def _seen(adata: AnnData, genes: np.ndarray, detected: sps.csr_matrix) -> np.nda
         warn(
             f"{int((~seen).sum())} genes are detected in no spot to learn from and stay as they are "
             f"({validate.listing(adata.var_names[genes[~seen]], 5)}): "
-            "select genes with `sp.pp.recipe_spared(adata)` first.",
+            "select genes with `sp.pp.recipe_spared(adata)` first."
         )
     return genes[seen]

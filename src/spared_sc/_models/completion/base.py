@@ -14,16 +14,7 @@ from spared_sc._core.params import Allowed, allowed_of, check_params, parameter
 from spared_sc._core.registry import About
 from spared_sc._kernels.sections import Estimate, Sections
 
-__all__ = [
-    "About",
-    "Completer",
-    "Compute",
-    "Estimate",
-    "FittedCompleter",
-    "Sections",
-    "SimpleCompleter",
-    "parameter",
-]
+__all__ = ["About", "Completer", "Compute", "Estimate", "FittedCompleter", "Sections", "SimpleCompleter", "parameter"]
 SPLITS = ("train", "val", "test")
 
 

@@ -329,11 +329,7 @@ def _visible(values: np.ndarray, known: np.ndarray, median: np.ndarray, params: 
 
 
 def _training_loss(
-    network: SpackleNet,
-    data: _Neighbourhoods,
-    train_spots: torch.Tensor,
-    params: SpaCKLE,
-    generator: torch.Generator,
+    network: SpackleNet, data: _Neighbourhoods, train_spots: torch.Tensor, params: SpaCKLE, generator: torch.Generator
 ) -> torch.Tensor:
     """Hide known entries of a random batch of neighbourhoods, and compare what the network gives back."""
     device = train_spots.device
