@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Any
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 _SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}  # the first names a class of timm.layers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderCard:
     """Everything needed to load an encoder and to use it as it was trained."""
 
     name: str
-    source: str  # "classical", "torchvision", "timm" (ImageNet and the like) or "hub" (pathology foundation models)
+    source: str = "hub"  # of pathology foundation models; "timm" (ImageNet and the like), "torchvision" or "classical"
     dim: int | None  # features of a patch; None where only the encoder itself knows
     licence: str  # of the weights
     citation: str
-    input_size: int | None = None  # pixels a side; None takes any size
+    input_size: int | None = 224  # pixels a side; None takes any size
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixel values in 0 to 1
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bicubic"
@@ -47,11 +45,28 @@ class EncoderCard:
 _CODE = "TRIDENT patch_encoder_models/load.py (2026) and LazySlide lazyslide_models/vision agree"
 _SCALE = "scale: slide2vec's registry"
 _GIANT = {"img_size": 224, "init_values": 1e-5}
+_GIANT_1536 = {**_GIANT, "embed_dim": 1536, "num_heads": 24, "mlp_ratio": 5.33334, "dynamic_img_size": True}
+_VIRCHOW = {"init_values": 1e-5, "mlp_ratio": 5.3375, "global_pool": "", "dynamic_img_size": True, **_SWIGLU}
+_H_OPTIMUS_0 = EncoderCard(
+    name="h-optimus-0",
+    dim=1536,
+    mean=(0.707223, 0.578729, 0.703617),
+    std=(0.211883, 0.230117, 0.177517),
+    mpp=(0.5,),
+    hub="bioptimus/H-optimus-0",
+    architecture="vit_giant_patch14_reg4_dinov2",
+    options=_GIANT,
+    gated=True,
+    licence="Apache-2.0",
+    citation="Saillard et al. 2024, github.com/bioptimus/releases",
+    verified=f"model card on the hub; {_CODE}",
+)
 _CARDS = [
     EncoderCard(
         name="classical",
         source="classical",
         dim=None,
+        input_size=None,
         licence="BSD-3-Clause",
         citation="colour and texture statistics of spared_sc",
     ),
@@ -59,7 +74,6 @@ _CARDS = [
         name="shufflenet_v2_x0_5",
         source="torchvision",
         dim=1024,
-        input_size=224,
         interpolation="bilinear",
         licence="BSD-3-Clause",
         citation="Ma et al. 2018, arXiv:1807.11164",
@@ -67,9 +81,7 @@ _CARDS = [
     ),
     EncoderCard(
         name="uni",
-        source="hub",
         dim=1024,
-        input_size=224,
         interpolation="bilinear",
         mpp=(0.5,),
         hub="MahmoodLab/UNI",
@@ -82,26 +94,12 @@ _CARDS = [
     ),
     EncoderCard(
         name="uni2-h",
-        source="hub",
         dim=1536,
-        input_size=224,
         interpolation="bilinear",
         mpp=(0.5,),
         hub="MahmoodLab/UNI2-h",
         architecture="vit_giant_patch14_224",
-        options={
-            "img_size": 224,
-            "patch_size": 14,
-            "depth": 24,
-            "num_heads": 24,
-            "init_values": 1e-5,
-            "embed_dim": 1536,
-            "mlp_ratio": 5.33334,
-            "no_embed_class": True,
-            "reg_tokens": 8,
-            "dynamic_img_size": True,
-            **_SWIGLU,
-        },
+        options={**_GIANT_1536, "patch_size": 14, "depth": 24, "no_embed_class": True, "reg_tokens": 8, **_SWIGLU},
         gated=True,
         licence="CC-BY-NC-ND-4.0",
         citation="Chen et al. 2024, doi:10.1038/s41591-024-02857-3; github.com/mahmoodlab/UNI",
@@ -109,13 +107,11 @@ _CARDS = [
     ),
     EncoderCard(
         name="virchow",
-        source="hub",
         dim=2560,
-        input_size=224,
         mpp=(0.5,),
         hub="paige-ai/Virchow",
         architecture="vit_huge_patch14_224",
-        options={"init_values": 1e-5, "mlp_ratio": 5.3375, "global_pool": "", "dynamic_img_size": True, **_SWIGLU},
+        options=_VIRCHOW,
         pooling="cls+mean",
         gated=True,
         licence="Apache-2.0",
@@ -124,76 +120,33 @@ _CARDS = [
     ),
     EncoderCard(
         name="virchow2",
-        source="hub",
         dim=2560,
-        input_size=224,
         mpp=(0.5, 1.0, 2.0),
         hub="paige-ai/Virchow2",
         architecture="vit_huge_patch14_224",
-        options={
-            "init_values": 1e-5,
-            "mlp_ratio": 5.3375,
-            "reg_tokens": 4,
-            "global_pool": "",
-            "dynamic_img_size": True,
-            **_SWIGLU,
-        },
+        options={**_VIRCHOW, "reg_tokens": 4},
         pooling="cls+mean",
         gated=True,
         licence="CC-BY-NC-ND-4.0",
         citation="Zimmermann et al. 2024, arXiv:2408.00738",
         verified=f"{_CODE}; eva backbones/pathology/paige.py; {_SCALE}",
     ),
-    EncoderCard(
-        name="h-optimus-0",
-        source="hub",
-        dim=1536,
-        input_size=224,
-        mean=(0.707223, 0.578729, 0.703617),
-        std=(0.211883, 0.230117, 0.177517),
-        mpp=(0.5,),
-        hub="bioptimus/H-optimus-0",
-        architecture="vit_giant_patch14_reg4_dinov2",
-        options=_GIANT,
-        gated=True,
-        licence="Apache-2.0",
-        citation="Saillard et al. 2024, github.com/bioptimus/releases",
-        verified=f"model card on the hub; {_CODE}",
-    ),
-    EncoderCard(
+    _H_OPTIMUS_0,
+    replace(
+        _H_OPTIMUS_0,
         name="h-optimus-1",
-        source="hub",
-        dim=1536,
-        input_size=224,
-        mean=(0.707223, 0.578729, 0.703617),
-        std=(0.211883, 0.230117, 0.177517),
-        mpp=(0.5,),
         hub="bioptimus/H-optimus-1",
-        architecture="vit_giant_patch14_reg4_dinov2",
-        options=_GIANT,
-        gated=True,
         licence="CC-BY-NC-ND-4.0",
         citation="Bioptimus 2025, huggingface.co/bioptimus/H-optimus-1",
         verified=f"{_CODE}; {_SCALE}",
     ),
     EncoderCard(
         name="prov-gigapath",
-        source="hub",
         dim=1536,
-        input_size=224,
         mpp=(0.5,),
         hub="prov-gigapath/prov-gigapath",
         architecture="vit_giant_patch14_dinov2",
-        options={
-            "img_size": 224,
-            "patch_size": 16,
-            "embed_dim": 1536,
-            "depth": 40,
-            "num_heads": 24,
-            "mlp_ratio": 5.33334,
-            "init_values": 1e-5,
-            "dynamic_img_size": True,
-        },
+        options={**_GIANT_1536, "patch_size": 16, "depth": 40},
         gated=True,
         licence="Apache-2.0, research use",
         citation="Xu et al. 2024, doi:10.1038/s41586-024-07441-w",
@@ -201,9 +154,7 @@ _CARDS = [
     ),
     EncoderCard(
         name="phikon",
-        source="hub",
         dim=768,
-        input_size=224,
         interpolation="bilinear",
         mpp=(0.5,),
         hub="owkin/phikon",
@@ -215,9 +166,7 @@ _CARDS = [
     ),
     EncoderCard(
         name="phikon-v2",
-        source="hub",
         dim=1024,
-        input_size=224,
         interpolation="bilinear",
         mpp=(0.5,),
         hub="owkin/phikon-v2",
@@ -230,9 +179,7 @@ _CARDS = [
     ),
     EncoderCard(
         name="midnight-12k",
-        source="hub",
         dim=3072,
-        input_size=224,
         mean=HALF,
         std=HALF,
         interpolation="bilinear",
@@ -249,9 +196,7 @@ _CARDS = [
     *(
         EncoderCard(
             name=f"kaiko-vit{size[0]}{patch}",
-            source="hub",
             dim=dim,
-            input_size=224,
             mean=HALF,
             std=HALF,
             interpolation="bilinear",
@@ -267,9 +212,3 @@ _CARDS = [
     ),
 ]
 CARDS: Mapping[str, EncoderCard] = MappingProxyType({card.name: card for card in _CARDS})
-
-
-def list_encoders() -> list[dict[str, Any]]:
-    """One row for each encoder with a short name; timm models go by timm's names."""
-    columns = ("name", "source", "dim", "input_size", "mpp", "licence", "gated", "hub", "citation")
-    return [{column: getattr(card, column) for column in columns} for card in CARDS.values()]

@@ -24,6 +24,8 @@ def encoders() -> pd.DataFrame:
     """
     import pandas as pd
 
-    from spared_sc._models.encoder_cards import list_encoders
+    from spared_sc._models.encoder_cards import CARDS
 
-    return pd.DataFrame(list_encoders()).set_index("name")
+    columns = ["source", "dim", "input_size", "mpp", "licence", "gated", "hub", "citation"]
+    rows = [[getattr(card, column) for column in columns] for card in CARDS.values()]
+    return pd.DataFrame(rows, index=pd.Index(CARDS, name="name"), columns=columns)
