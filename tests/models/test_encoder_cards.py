@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+import spared_sc as sp
 from spared_sc._models import encoder_weights
-from spared_sc._models.encoder_cards import CARDS, list_encoders
+from spared_sc._models.encoder_cards import CARDS
 from spared_sc._models.encoder_networks import NetworkEncoder
 from spared_sc._models.encoders import get_card, load_encoder
 
@@ -29,7 +30,7 @@ PUBLISHED = {
 
 
 def test_every_entry_says_what_one_has_to_know():
-    rows = {row["name"]: row for row in list_encoders()}
+    rows = sp.tl.encoders().to_dict("index")
     assert {"classical", "shufflenet_v2_x0_5", "uni", "uni2-h", "virchow2", "midnight-12k"} <= set(rows)
     for name, row in rows.items():
         assert row["licence"], name

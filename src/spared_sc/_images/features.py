@@ -43,20 +43,9 @@ def classical(patches: np.ndarray) -> np.ndarray:
 
     The floor for learned encoders: it needs no weights, no download and no GPU, and every feature has a meaning.
 
-    Parameters
-    ----------
-    patches
-        (n, side, side, 3) uint8, red green blue.
-
-    Returns
-    -------
-    (n, 116) float32, always finite; `feature_names` has the names. A patch's features depend on nothing but the
-    patch, and do not change when it is mirrored or turned by right angles.
-
-    Raises
-    ------
-    ValueError
-        `patches` has another shape or type.
+    `patches`, uint8 (n, side, side, 3), red green blue, become (n, 116) float32, always finite; `feature_names` has the
+    names. A patch's features depend on nothing but the patch, and do not change when it is mirrored or turned by right
+    angles.
 
     Notes
     -----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,42 @@ if TYPE_CHECKING:
 _SAMPLE = 32  # patches whose pixels enter a fingerprint; at least one of every library
 
 
-class Patches:
-    """Patches of the spots of some libraries, in the order of the spots."""
+class AnyPatches(ABC):
+    """Patches of spots, in the order of the spots."""
+
+    side: int  # in pixels
+    library: np.ndarray  # (n_spots,) codes
+    names: np.ndarray  # (n_spots,) that tell the spots apart
+    recipe: dict[str, Any]  # how the patches are made, as plain values
+
+    def __len__(self) -> int:
+        return len(self.library)
+
+    @abstractmethod
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Patches of some spots: uint8 (n, side, side, 3)."""
+
+    def fingerprint(self, rows: np.ndarray | None = None) -> str:
+        """Equal for equal patches of the same spots (all of them, or some) in the same order, wherever they are from.
+
+        Hash of the recipe's measures, of the spots' names and of the pixels of some patches of every library.
+        """
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        sources = list(self.recipe["sources"].values())
+        codes, of_library = np.unique(self.library[rows], return_inverse=True)
+        made = [self.recipe[name] for name in ("size", "unit", "output_size")]
+        # To six digits: the last ones depend on the order of the spots.
+        made += [f"{sources[code][name]:.6g}" for code in codes for name in ("patch_px", "um_per_px")]
+        content = hashlib.sha256(json.dumps([made, self.names[rows].tolist()]).encode())
+        n_each = max(1, _SAMPLE // max(1, len(codes)))
+        for code in range(len(codes)):
+            own = rows[of_library == code]
+            content.update(self.read(own[np.linspace(0, len(own) - 1, n_each).astype(int)]).tobytes())
+        return content.hexdigest()[:32]
+
+
+class Patches(AnyPatches):
+    """Patches that are cut from the images of some libraries."""
 
     def __init__(
         self,
@@ -47,9 +82,6 @@ class Patches:
         ).reshape(-1, 2)
         self._half = zoom * np.asarray(patch_px, dtype=float)[:, None] / 2
         self._centres = np.asarray(centres, dtype=float) * zoom[self.library]
-
-    def __len__(self) -> int:
-        return len(self.library)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Patches of some spots: uint8 (n, side, side, 3)."""
@@ -86,23 +118,3 @@ class Patches:
         box = (first[0] - left, first[1] - top, last[0] - left, last[1] - top)
         image = Image.fromarray(np.ascontiguousarray(window))
         return np.asarray(image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box))
-
-    def fingerprint(self, rows: np.ndarray | None = None) -> str:
-        """Equal for equal patches of the same spots (all of them, or some) in the same order, wherever they are from."""
-        return fingerprint(self, rows)
-
-
-def fingerprint(patches: Any, rows: np.ndarray | None = None) -> str:
-    """Hash of the recipe's measures, of the spots' names and of the pixels of some patches of every library."""
-    rows = np.arange(len(patches)) if rows is None else np.asarray(rows, dtype=np.int64)
-    sources = list(patches.recipe["sources"].values())
-    codes, of_library = np.unique(patches.library[rows], return_inverse=True)
-    made = [patches.recipe[name] for name in ("size", "unit", "output_size")]
-    # To six digits: the last ones depend on the order of the spots.
-    made += [f"{sources[code][name]:.6g}" for code in codes for name in ("patch_px", "um_per_px")]
-    content = hashlib.sha256(json.dumps([made, patches.names[rows].tolist()]).encode())
-    n_each = max(1, _SAMPLE // max(1, len(codes)))
-    for code in range(len(codes)):
-        own = rows[of_library == code]
-        content.update(patches.read(own[np.linspace(0, len(own) - 1, n_each).astype(int)]).tobytes())
-    return content.hexdigest()[:32]

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spared_sc._core.validate import Libraries
+    from spared_sc._images.patches import AnyPatches
     from spared_sc._images.scale import PatchScale
-
-    AnyPatches = Patches | StoredPatches
 
 UNITS = ("spot", "pixel", "um")
 IN_SLOT = ("hires", "lowres")  # images inside of uns["spatial"]

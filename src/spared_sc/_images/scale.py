@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from spared_sc._core.report import logger
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _SAME_SIZE = 0.1  # largest relative difference in side length
 _SAME_RESOLUTION = 2.0  # largest ratio of resolutions

@@ -12,13 +12,12 @@ import numpy as np
 
 from spared_sc._core.report import logger, progress_bar
 from spared_sc._core.validate import listing
-from spared_sc._images.patches import fingerprint
+from spared_sc._images.patches import AnyPatches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spared_sc._core.validate import Libraries
-    from spared_sc._images.patches import Patches
 
 _FORMAT = "spared_sc_patches"
 _VERSION = 1
@@ -50,11 +49,7 @@ def _ours(folder: Path) -> bool:
 
 
 def write_store(
-    patches: Patches | StoredPatches,
-    path: str | Path,
-    *,
-    overwrite: bool = False,
-    show_progress_bar: bool | None = None,
+    patches: AnyPatches, path: str | Path, *, overwrite: bool = False, show_progress_bar: bool | None = None
 ) -> Path:
     """Write all patches, and return the folder; a folder that already holds them is not changed.
 
@@ -141,8 +136,8 @@ def _open(folder: Path) -> Any:
     return zarr.open_array(str(folder), mode="r")
 
 
-class StoredPatches:
-    """Patches of spots, read from a store; used like `Patches`."""
+class StoredPatches(AnyPatches):
+    """Patches that are read from a store."""
 
     def __init__(
         self,
@@ -200,9 +195,6 @@ class StoredPatches:
         rows = np.array([place[spot] for spot in spots])
         return cls(folder, array, rows, libraries.codes, spots, {**recipe, "sources": sources}, written)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Patches of some spots: uint8 (n, side, side, 3)."""
         wanted = self._rows[np.asarray(rows, dtype=np.int64)]
@@ -223,7 +215,3 @@ class StoredPatches:
                 ) from error
             patches[order[run]] = block[wanted[order[run]] - first]
         return patches
-
-    def fingerprint(self, rows: np.ndarray | None = None) -> str:
-        """Equal for equal patches of the same spots (all of them, or some) in the same order, wherever they are from."""
-        return fingerprint(self, rows)

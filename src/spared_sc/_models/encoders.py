@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spared_sc._core.report import progress_bar, warn
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
-from spared_sc._models.encoder_base import Encoder
 from spared_sc._models.encoder_cards import CARDS, EncoderCard
+from spared_sc._models.prediction.base import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,56 @@ if TYPE_CHECKING:
 
 _FEWEST = 4  # a patch with less than a fourth of the encoder's pixels a side is mostly interpolation
 _COARSEST = 2  # times the coarsest scale that a foundation encoder was made for: nuclei are gone beyond
+
+
+class Encoder(ABC):
+    """A fixed map from patches to features."""
+
+    batch_size = 32  # patches per forward pass, if the user asks for none
+
+    def __init__(self, card: EncoderCard, *, dim: int, weights: str):
+        self.card = card
+        self.dim = dim
+        self.weights = weights  # their origin: "random, seed 0", a file's name, a repository and its revision
+
+    @property
+    def name(self) -> str:
+        """Name of the encoder."""
+        return self.card.name
+
+    def embed(self, batch: np.ndarray) -> np.ndarray:
+        """Features, float32 (n, d), of patches, uint8 (n, h, w, 3), red green blue.
+
+        A side that differs from the encoder's is scaled to it, whole: no margin is cut off.
+        """
+        batch = np.asarray(batch)
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[-1] != 3 or 0 in batch.shape[1:]:
+            raise ValueError(
+                f"patches of shape {batch.shape} and type {batch.dtype} cannot be embedded: give uint8 pixels of shape "
+                "(patches, height, width, 3), red green blue."
+            )
+        if not len(batch):
+            return np.empty((0, self.dim), dtype=np.float32)
+        return self._embed(batch)
+
+    @abstractmethod
+    def _embed(self, batch: np.ndarray) -> np.ndarray:
+        """Features of at least one patch, float32 (n, d)."""
+
+    def identity(self) -> dict[str, Any]:
+        """Plain values that identify this encoder, for a record."""
+        return {
+            "name": self.name,
+            "source": self.card.source,
+            "weights": self.weights,
+            "parameters": self._fingerprint(),
+            "input_size": self.card.input_size,
+            "dim": self.dim,
+            "licence": self.card.licence,
+        }
+
+    def _fingerprint(self) -> str:
+        return ""
 
 
 class FunctionEncoder(Encoder):
@@ -46,17 +96,12 @@ def embed_all(
 
     An exception, or an interrupt, in either of them ends both.
     """
-    size = batch_size or settings.batch_size or encoder.batch_size
-    blocks = [np.arange(start, min(start + size, len(patches))) for start in range(0, len(patches), size)]
     features = np.empty((len(patches), encoder.dim), dtype=np.float32)
     with (
-        ThreadPoolExecutor(1, thread_name_prefix="patches") as reader,
+        Reading(patches) as reading,
         progress_bar(total=len(patches), desc=desc, show=show_progress_bar, unit="patch") as bar,
     ):
-        pending = [reader.submit(patches.read, rows) for rows in blocks[:1]]
-        for i, rows in enumerate(blocks):
-            batch = pending.pop().result()
-            pending += [reader.submit(patches.read, later) for later in blocks[i + 1 : i + 2]]
+        for rows, batch in reading.batches(batch_size or settings.batch_size or encoder.batch_size):
             features[rows] = encoder.embed(batch)
             bar.update(len(rows))
     return features

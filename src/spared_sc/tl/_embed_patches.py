@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from spared_sc._core.compute import Compute
     from spared_sc._core.validate import Libraries
-    from spared_sc._images.resolve import AnyPatches
+    from spared_sc._images.patches import AnyPatches
     from spared_sc._models.encoders import Encoder
 
 _KIND = "embedding"
@@ -147,7 +147,7 @@ def embed_patches(
 
 def _embed_libraries(model: Encoder, patches: AnyPatches, libraries: Libraries, compute: Compute) -> np.ndarray:
     """The embedding of all spots, library by library; finished ones are kept in the checkpoint."""
-    from spared_sc._models import encoders
+    from spared_sc._models import checkpoint, encoders
     from spared_sc._models.prediction.base import PatchSubset
 
     embedding = np.empty((len(patches), model.dim), dtype=np.float32)
@@ -164,7 +164,7 @@ def _embed_libraries(model: Encoder, patches: AnyPatches, libraries: Libraries, 
                 desc=f"embedding {name}",
             )
             if folder is not None:
-                _keep(folder, identity, values)
+                checkpoint.save(folder, _KIND, {"embedding": values}, {"identity": identity})
         embedding[rows] = values
     return embedding
 
@@ -183,9 +183,3 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> np.ndarray | None:
         )
     logger.info("took the embedding of %d spots from %s", len(arrays["embedding"]), folder)
     return arrays["embedding"]
-
-
-def _keep(folder: Path, identity: Mapping[str, Any], embedding: np.ndarray) -> None:
-    from spared_sc._models import checkpoint
-
-    checkpoint.save(folder, _KIND, {"embedding": embedding}, {"identity": identity})

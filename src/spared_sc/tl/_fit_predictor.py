@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
@@ -16,7 +16,6 @@ from spared_sc.tl._task import CLASSICAL, make_task
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from typing import Literal
 
     from anndata import AnnData
 
@@ -51,20 +50,12 @@ def fit_predictor(
     Parameters
     ----------
     {adata}
-    model, layer, loss, use_rep, model_params
+    model, layer, loss, use_rep, mask_var, library_key, spatial_key, split_key, model_params
         As in :func:`spared_sc.tl.predict_expression`.
-    {mask_var}
-    {library_key}
-    {spatial_key}
-    {split_key}
     novelty
         Learn how the training data look, so that spots of other slides that look unlike them are flagged.
-    {checkpoint}
-    {device}
-    {batch_size}
-    {n_jobs}
-    {random_state}
-    {show_progress_bar}
+    checkpoint, device, batch_size, n_jobs, random_state, show_progress_bar
+        As in :func:`spared_sc.tl.predict_expression`.
 
     Returns
     -------
@@ -75,12 +66,8 @@ def fit_predictor(
 
     Raises
     ------
-    KeyError
-        If a named layer, column, embedding or predictor does not exist.
-    TypeError
-        If the predictor has no such parameter.
-    ValueError
-        If a parameter is out of range.
+    KeyError, TypeError, ValueError
+        As in :func:`spared_sc.tl.predict_expression`.
 
     Examples
     --------

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from spared_sc._core.compute import Compute
     from spared_sc._core.validate import Libraries
-    from spared_sc._images.resolve import AnyPatches
+    from spared_sc._images.patches import AnyPatches
     from spared_sc._kernels.folds import Fold
     from spared_sc._models.prediction.base import Predictor
     from spared_sc.tl._task import Task
@@ -63,15 +63,8 @@ class Prediction:
 class FittedPredictor:
     """A predictor that was fitted by :func:`spared_sc.tl.fit_predictor` or loaded by :func:`spared_sc.tl.load_predictor`.
 
-    Attributes
-    ----------
-    name
-        Name of the predictor.
-    genes
-        Predicted genes.
-    card
-        How it was fitted: target layer and unit, loss, patches and encoder that it needs, libraries it was fitted to, a
-        hash of the data.
+    Its `card` says how it was fitted: target layer and unit, loss, patches and encoder that it needs, libraries it was
+    fitted to, a hash of the data.
     """
 
     predictor: Predictor
@@ -193,15 +186,7 @@ class FittedPredictor:
 
     @classmethod
     def load(cls, folder: str | Path) -> FittedPredictor:
-        """The predictor that `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no model.
-        ValueError
-            If the files are damaged, or hold something else.
-        """
+        """The predictor that `save` wrote; errors as of :func:`spared_sc.tl.load_predictor`."""
         arrays, saved = checkpoint.load(folder, _KIND)
         groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "novelty": {}, "gene_mean": {}}
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
@@ -19,7 +19,6 @@ from spared_sc.tl._task import CLASSICAL, make_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Literal
 
     from anndata import AnnData
 
@@ -123,9 +122,9 @@ def predict_expression(
     TypeError
         If the predictor has no such parameter.
     ValueError
-        If there is neither a split nor a second library to learn from, if a split has no validation library for a
-        network to choose its best step on, if the patches do not match those of training, or if a saved model is
-        damaged.
+        If a parameter is out of range, if there is neither a split nor a second library to learn from, if a split has no
+        validation library for a network to choose its best step on, if the patches do not match those of training, or if
+        a saved model is damaged.
     FileNotFoundError
         If there is no saved model, or an image is missing.
 

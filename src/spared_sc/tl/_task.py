@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spared_sc._core.validate import Libraries
-    from spared_sc._images.resolve import AnyPatches
+    from spared_sc._images.patches import AnyPatches
     from spared_sc._models.prediction.base import Predictor
 
 CLASSICAL = "X_classical"  # default embedding

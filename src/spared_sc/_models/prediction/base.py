@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
@@ -12,6 +13,8 @@ from spared_sc._core.params import check_params
 from spared_sc._kernels.lowrank import gene_means
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from spared_sc._core.compute import Compute
     from spared_sc._core.registry import About
 
@@ -26,6 +29,31 @@ class PatchReader(Protocol):
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Patches of some spots: uint8 (n, side, side, 3), red green blue."""
         ...
+
+
+class Reading:
+    """Patches read by one thread, so that the next batch arrives during the computation of the current one."""
+
+    def __init__(self, patches: PatchReader) -> None:
+        self.patches = patches
+
+    def __enter__(self) -> Reading:
+        self._thread = ThreadPoolExecutor(1)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def submit(self, rows: np.ndarray) -> Future[np.ndarray]:
+        return self._thread.submit(self.patches.read, rows)
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All rows in order, and their patches."""
+        rows = [np.arange(start, min(start + size, len(self.patches))) for start in range(0, len(self.patches), size)]
+        ahead = [self.submit(part) for part in rows[:1]]
+        for i, part in enumerate(rows):
+            ahead += [self.submit(later) for later in rows[i + 1 : i + 2]]
+            yield part, ahead.pop(0).result()
 
 
 def present(value: T | None, name: str) -> T:

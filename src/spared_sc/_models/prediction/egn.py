@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from spared_sc._core.params import parameter
 from spared_sc._models.prediction.backbones import RANDOM, Backbone, Normalise
-from spared_sc._models.prediction.base import present
-from spared_sc._models.prediction.networks import BATCH, GeneNetwork, NetworkPredictor, Reading, Targets, rate
+from spared_sc._models.prediction.base import Reading, present
+from spared_sc._models.prediction.networks import BATCH, GeneNetwork, NetworkPredictor, Targets, rate
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.prediction.retrieval import nearest
 from spared_sc._models.training import OPTIMIZERS, mixed_precision
@@ -86,23 +86,13 @@ class Bridge(nn.Module):
 class EgnNet(GeneNetwork):
     """Transformer over the tokens of a patch, with bridges to exemplars in every second block."""
 
-    def __init__(
-        self,
-        n_genes: int,
-        n_features: int,
-        *,
-        image_size: int,
-        token_size: int,
-        width: int,
-        depth: int,
-        n_heads: int,
-        feedforward: int,
-    ) -> None:
+    def __init__(self, n_genes: int, n_features: int, sizes: Egn) -> None:
         super().__init__()
+        width, depth, token_size = sizes.width, sizes.depth, sizes.token_size
         self.n_genes = n_genes
         self.n_features = n_features
         self.token_size = token_size
-        n_tokens = (image_size // token_size) ** 2
+        n_tokens = (sizes.image_size // token_size) ** 2
         self.normalise = Normalise(_MEAN, _SD)
         self.embed = nn.Linear(3 * token_size**2, width)
         self.position = nn.Parameter(0.02 * torch.randn(n_tokens, width))
@@ -110,9 +100,9 @@ class EgnNet(GeneNetwork):
         self.exemplar = nn.Linear(n_features + n_genes, width)
         self.player = nn.ModuleList(_feedforward(width, width) for _ in range(2))
         self.value = nn.Linear(n_genes, width)
-        self.attention = nn.ModuleList(Attention(width, n_heads) for _ in range(depth))
+        self.attention = nn.ModuleList(Attention(width, sizes.n_heads) for _ in range(depth))
         self.bridge = nn.ModuleList(Bridge(width, n_tokens) for _ in range(depth // 2))
-        self.feedforward = nn.ModuleList(_feedforward(width, feedforward) for _ in range(depth))
+        self.feedforward = nn.ModuleList(_feedforward(width, sizes.feedforward) for _ in range(depth))
         self.score = nn.Linear(width, width)
         self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, n_genes))
 
@@ -219,16 +209,8 @@ class Egn(NetworkPredictor[EgnNet]):
     def make_network(self, n_genes: int, weights: str | Path) -> EgnNet:
         """The network before training; `weights` are those of the encoder, which is not part of it."""
         feature = self.reference.get("feature")
-        return EgnNet(
-            n_genes,
-            Backbone(self.encoder, RANDOM).n_features if feature is None else feature.shape[1],
-            image_size=self.image_size,
-            token_size=self.token_size,
-            width=self.width,
-            depth=self.depth,
-            n_heads=self.n_heads,
-            feedforward=self.feedforward,
-        )
+        n_features = Backbone(self.encoder, RANDOM).n_features if feature is None else feature.shape[1]
+        return EgnNet(n_genes, n_features, self)
 
     def _prepare(self, train: Spots, compute: Compute, device: torch.device) -> None:
         library = torch.as_tensor(train.library, dtype=torch.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -20,7 +19,7 @@ from spared_sc._models import training
 from spared_sc._models.checkpoint import data_hash
 from spared_sc._models.prediction.augment import N_SYMMETRIES, transformed
 from spared_sc._models.prediction.backbones import PRETRAINED, RANDOM
-from spared_sc._models.prediction.base import Predictor, present
+from spared_sc._models.prediction.base import Predictor, Reading, present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spared_sc._core.compute import Compute
-    from spared_sc._models.prediction.base import PatchReader, Spots
+    from spared_sc._models.prediction.base import Spots
     from spared_sc._models.training import Fit
 
 BATCH = 256  # spots per forward pass; of a validation always, so that its result does not depend on the user's choice
@@ -44,31 +43,6 @@ class GeneNetwork(nn.Module):
 
 
 Net = TypeVar("Net", bound=GeneNetwork)
-
-
-class Reading:
-    """Patches read by one thread, so that the next batch arrives during the computation of the current one."""
-
-    def __init__(self, patches: PatchReader) -> None:
-        self.patches = patches
-
-    def __enter__(self) -> Reading:
-        self._thread = ThreadPoolExecutor(1)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
-
-    def submit(self, rows: np.ndarray) -> Future[np.ndarray]:
-        return self._thread.submit(self.patches.read, rows)
-
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All rows in order, and their patches."""
-        rows = [np.arange(start, min(start + size, len(self.patches))) for start in range(0, len(self.patches), size)]
-        ahead = [self.submit(part) for part in rows[:1]]
-        for i, part in enumerate(rows):
-            ahead += [self.submit(later) for later in rows[i + 1 : i + 2]]
-            yield part, ahead.pop(0).result()
 
 
 class Draws:

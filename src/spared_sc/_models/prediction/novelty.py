@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from spared_sc._models.prediction.components import mean_and_scale, principal_components
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _COMPONENTS = 16
 _LEAST = 1e-9  # variance of a component, relative to the first one's
