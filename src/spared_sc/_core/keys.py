@@ -54,32 +54,10 @@ class Key:
     splits = ("train", "val", "test")
     models = ("counts", "factor", "paper")  # completion methods that are no baselines
 
-    @staticmethod
-    def delta(layer: str) -> str:
-        """Layer of deviations from the train mean."""
-        return f"{layer}_delta"
-
-    @staticmethod
-    def mean(layer: str) -> str:
-        """Column of `var` with the train mean that was subtracted."""
-        return f"{layer}_mean"
-
-    @staticmethod
-    def rate(key_added: str) -> str:
-        """Layer of expected counts, true zeros included."""
-        return f"{key_added}_rate"
-
-    @staticmethod
-    def predicted(model: str) -> str:
-        """Table of predicted expression in `obsm`."""
-        return f"predicted_{model}"
-
-    @staticmethod
-    def hidden(layer: str) -> str:
-        """Layer with the values of hidden entries."""
-        return f"{layer}_hidden"
-
-    @staticmethod
-    def sd(key_added: str) -> str:
-        """Layer of standard deviations of filled entries."""
-        return f"{key_added}_sd"
+    # Names that are made from the name of a layer, of a result (`key_added`) or of a model.
+    delta = "{}_delta".format  # layer of deviations from the train mean
+    mean = "{}_mean".format  # column of `var` with the train mean that was subtracted
+    rate = "{}_rate".format  # layer of expected counts, true zeros included
+    sd = "{}_sd".format  # layer of standard deviations of filled entries
+    hidden = "{}_hidden".format  # layer with the values of hidden entries
+    predicted = "predicted_{}".format  # table of predicted expression in `obsm`

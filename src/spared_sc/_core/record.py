@@ -31,7 +31,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, list | tuple | set | frozenset):
         items = sorted(value) if isinstance(value, set | frozenset) else list(value)
-        return np.asarray([str(v) for v in items], dtype=object) if _mixed(items) else np.asarray(items)
+        numbers = all(isinstance(v, bool | int | float | np.number) for v in items)
+        return np.asarray(items) if numbers else np.asarray([str(v) for v in items], dtype=object)
     return str(value)
 
 
@@ -44,10 +45,6 @@ def from_record(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, str) and value == "None" else value
-
-
-def _mixed(items: list[Any]) -> bool:
-    return not all(isinstance(v, bool | int | float | np.number) for v in items)
 
 
 def check_key(adata: AnnData, key: str, *, attr: str = "layers", source: str | None = None) -> None:

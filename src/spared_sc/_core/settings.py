@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def _log(verbosity: str | None) -> None:
 
 
 # name -> (how a value is read, the environment variable that sets it)
-_FIELDS = {
+_FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "device": (str, "SPARED_SC_DEVICE"),
     "batch_size": (_positive_int, "SPARED_SC_BATCH_SIZE"),
     "n_jobs": (_positive_int, "SPARED_SC_N_JOBS"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -231,9 +231,7 @@ def gene_mask(adata: AnnData, mask_var: str | None, *, optional: str) -> np.ndar
     """Boolean mask of the genes to model; all genes where the `optional` column is asked for and absent."""
     if mask_var is None or (mask_var == optional and mask_var not in adata.var):
         return np.ones(adata.n_vars, dtype=bool)
-    if mask_var not in adata.var:
-        raise KeyError(f"there is no column {mask_var!r} in adata.var (columns: {listing(adata.var.columns)}).")
-    column = adata.var[mask_var]
+    column = get_column(adata, "var", mask_var)
     if column.dtype != bool:
         raise TypeError(
             f"adata.var[{mask_var!r}] must be boolean, found {column.dtype}: "
@@ -244,15 +242,24 @@ def gene_mask(adata: AnnData, mask_var: str | None, *, optional: str) -> np.ndar
     return column.to_numpy()
 
 
+def get_column(
+    adata: AnnData, attr: Literal["obs", "var"], name: str, *, remedy: str = "pass the name of one that is there"
+) -> pd.Series:
+    """A column of `adata.obs` or `adata.var`."""
+    table = getattr(adata, attr)
+    if name not in table:
+        raise KeyError(f"there is no column {name!r} in adata.{attr} (columns: {listing(table.columns)}): {remedy}.")
+    return table[name]
+
+
 def get_numbers(adata: AnnData, column: str, *, remedy: str = "pass the name of one that is there") -> np.ndarray:
     """A column of `adata.var` as floats, NaN where a value is missing."""
-    if column not in adata.var:
-        raise KeyError(f"there is no column {column!r} in adata.var (columns: {listing(adata.var.columns)}): {remedy}.")
+    values = get_column(adata, "var", column, remedy=remedy)
     try:
-        return adata.var[column].to_numpy(dtype=float, na_value=np.nan)
+        return values.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"adata.var[{column!r}] has the type {adata.var[column].dtype}: numbers are needed, pass another column."
+            f"adata.var[{column!r}] has the type {values.dtype}: numbers are needed, pass another column."
         ) from error
 
 
@@ -306,19 +313,24 @@ def get_subjects(adata: AnnData, subject_key: str | None, libraries: Libraries) 
     """The donor of every library; the library itself without a column."""
     if subject_key is None:
         return list(libraries.names)
-    if subject_key not in adata.obs:
-        raise KeyError(f"there is no column {subject_key!r} in adata.obs (columns: {listing(adata.obs.columns)}).")
-    column = adata.obs[subject_key].astype(str).to_numpy()
-    subjects = []
+    donors = get_column(adata, "obs", subject_key)
+    return _one_of_each(
+        donors,
+        libraries,
+        fault=f"belongs to several values of adata.obs[{subject_key!r}]",
+        remedy="a section comes from one donor.",
+    )
+
+
+def _one_of_each(column: pd.Series, libraries: Libraries, *, fault: str, remedy: str) -> list[str]:
+    """The value that all spots of a library have, for each of them."""
+    result = []
     for name, rows in zip(libraries.names, libraries.rows(), strict=True):
-        donors = sorted(set(column[rows]))
-        if len(donors) > 1:
-            raise ValueError(
-                f"library {name!r} belongs to several values of adata.obs[{subject_key!r}] ({listing(donors)}): a "
-                "section comes from one donor."
-            )
-        subjects.append(donors[0])
-    return subjects
+        values = sorted(set(column.iloc[rows].astype(str)))
+        if len(values) > 1:
+            raise ValueError(f"library {name!r} {fault} ({listing(values)}): {remedy}")
+        result.append(values[0])
+    return result
 
 
 def _library_columns(adata: AnnData) -> list[str]:
@@ -365,24 +377,15 @@ def get_split(adata: AnnData, split_key: str | None, libraries: Libraries) -> np
     """
     if split_key is None or (split_key == Key.obs.split and split_key not in adata.obs):
         return None
-    if split_key not in adata.obs:
-        raise KeyError(f"there is no column {split_key!r} in adata.obs (columns: {listing(adata.obs.columns)}).")
-    column = adata.obs[split_key].astype(str).to_numpy()
-    unknown = sorted(set(column) - set(Key.splits))
+    column = get_column(adata, "obs", split_key)
+    unknown = sorted(set(column.astype(str)) - set(Key.splits))
     if unknown:
         raise ValueError(
             f"adata.obs[{split_key!r}] holds {listing(unknown)}; expected only {listing(Key.splits)}. "
             "Rename the values, or pass split_key=None to use every library."
         )
-    result = []
-    for name, rows in zip(libraries.names, libraries.rows(), strict=True):
-        values = sorted(set(column[rows]))
-        if len(values) > 1:
-            raise ValueError(
-                f"library {name!r} is in several splits ({listing(values)}): a library is in one only. "
-                f"Give all of its spots the same value, or pass split_key=None."
-            )
-        result.append(values[0])
+    remedy = "a library is in one only. Give all of its spots the same value, or pass split_key=None."
+    result = _one_of_each(column, libraries, fault="is in several splits", remedy=remedy)
     if "train" not in result:
         raise ValueError(
             f"adata.obs[{split_key!r}] puts no library into 'train': give one that value, or pass split_key=None."

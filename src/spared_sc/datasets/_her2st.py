@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 _NAME = "her2st"
 _PATIENTS = {"A": 6, "B": 6, "C": 6, "D": 6, "E": 3, "F": 3, "G": 3, "H": 3}
 _SECTIONS = tuple(f"{patient}{number}" for patient, n in _PATIENTS.items() for number in range(1, n + 1))
+# Files of a section, by its name.
+_COUNTS = "ST-cnts/{0}.tsv.gz"
+_SPOTS = "ST-spotfiles/{0}_selection.tsv"
+_LABELS = "ST-pat/lbl/{0}_labeled_coordinates.tsv"
 _ANY_IMAGE = "/*.jpg"
+_IMAGE = "ST-imgs/{0[0]}/{0}" + _ANY_IMAGE
 _LABELLED = ("A1", "B1", "C1", "D1", "E1", "F1", "G2", "H1")
 # The data have not changed since the paper, and known hashes pin what is downloaded.
 _URL = "https://raw.githubusercontent.com/almaan/her2st/master/data"
@@ -108,17 +113,18 @@ def her2st(
     labelled = [name for name in names if labels and name in _LABELLED]
     paths = _get(
         [
-            *(file(name) for name in names for file in (_counts, _spots)),
-            *(_labels(name) for name in labelled),
-            *(_image(name) for name in names if images),
+            *(file.format(name) for name in names for file in (_COUNTS, _SPOTS)),
+            *(_LABELS.format(name) for name in labelled),
+            *(_IMAGE.format(name) for name in names if images),
         ]
     )
     read = []
     for name in names:
-        section = read_section(paths[_counts(name)], paths[_spots(name)], paths.get(_image(name)), name=name)
+        counts, spots = paths[_COUNTS.format(name)], paths[_SPOTS.format(name)]
+        section = read_section(counts, spots, paths.get(_IMAGE.format(name)), name=name)
         section.positions["subject"] = name[0]
         if name in labelled:
-            section.positions["label"] = _read_labels(section, paths[_labels(name)])
+            section.positions["label"] = _read_labels(section, paths[_LABELS.format(name)])
         read.append(section)
     adata = join_sections(read, library_key, join=join)
     for column in {"subject", "label"} & set(adata.obs):
@@ -136,26 +142,12 @@ def her2st(
     return adata
 
 
-def _counts(name: str) -> str:
-    return f"ST-cnts/{name}.tsv.gz"
-
-
-def _spots(name: str) -> str:
-    return f"ST-spotfiles/{name}_selection.tsv"
-
-
-def _labels(name: str) -> str:
-    return f"ST-pat/lbl/{name}_labeled_coordinates.tsv"
-
-
-def _image(name: str) -> str:
-    return f"ST-imgs/{name[0]}/{name}{_ANY_IMAGE}"
-
-
 def _chosen(sections: str | Sequence[str] | None) -> tuple[str, ...]:
     """Names of sections, each once."""
     if sections is None:
-        local = tuple(name for name in _SECTIONS if any((root / _counts(name)).is_file() for root in _data_roots()))
+        local = tuple(
+            name for name in _SECTIONS if any((root / _COUNTS.format(name)).is_file() for root in _data_roots())
+        )
         if local:
             logger.info("%d of %d sections are in %s", len(local), len(_SECTIONS), settings.data_dir)
         return local or _SECTIONS

@@ -149,14 +149,10 @@ def _batches(adata: AnnData, libraries: validate.Libraries, batch_key: str | Non
     """Name of the batch of every spot."""
     if batch_key is None:
         return np.asarray(libraries.names)[libraries.codes]
-    if batch_key not in adata.obs:
-        raise KeyError(
-            f"there is no column {batch_key!r} in adata.obs (columns: {validate.listing(adata.obs.columns)}): pass one "
-            "of these as `batch_key=`."
-        )
-    if adata.obs[batch_key].isna().any():
+    batches = validate.get_column(adata, "obs", batch_key, remedy="pass one of these as `batch_key=`")
+    if batches.isna().any():
         raise ValueError(f"adata.obs[{batch_key!r}] has missing values: give every spot its batch.")
-    return adata.obs[batch_key].astype(str).to_numpy(dtype=str)
+    return batches.astype(str).to_numpy(dtype=str)
 
 
 def _fit(values: np.ndarray, batch: np.ndarray, key: str | None) -> CombatFit:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,11 +95,7 @@ def moran(
     train = validate.train_libraries(adata, split_key, libraries)
     threads = validate.n_threads(n_jobs)
     graph, weights = _graph(adata, libraries, spatial_key, connectivity_key)
-    if median_completed:
-        read = _completed(adata, values, libraries, spatial_key, threads)
-    else:
-        read = partial(_columns, values)
-
+    read = _completed(adata, values, libraries, spatial_key, threads) if median_completed else lambda at: values[:, at]
     spots = [rows for rows, use in zip(libraries.rows(), train, strict=True) if use]
     scores = np.full(adata.n_vars, np.nan)
     scores[mask] = mean_morans_i(read, np.flatnonzero(mask), weights, spots, n_threads=threads)
@@ -121,10 +116,6 @@ def moran(
         slots={"var": {key_added: scores}},
     )
     return adata if copy else None
-
-
-def _columns(values: np.ndarray | sps.csr_matrix, genes: np.ndarray) -> np.ndarray | sps.csr_matrix:
-    return values[:, genes]
 
 
 def _graph(

@@ -139,13 +139,10 @@ def _subjects(
                 "intra_subject=True to let one subject be in several splits."
             )
         return {}
-    if subject_key not in adata.obs:
-        raise KeyError(
-            f"there is no column {subject_key!r} in adata.obs (columns: {validate.listing(adata.obs.columns)})."
-        )
+    column = validate.get_column(adata, "obs", subject_key)
     subjects = {}
     for name, rows in zip(libraries.names, libraries.rows(), strict=True):
-        values = adata.obs[subject_key].iloc[rows]
+        values = column.iloc[rows]
         if values.isna().any() or values.nunique() != 1:
             raise ValueError(
                 f"library {name!r} has {values.nunique()} subjects in adata.obs[{subject_key!r}]"

@@ -10,12 +10,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from spared_sc._core.compute import Compute
+from spared_sc._core.keys import Key
 from spared_sc._core.params import Allowed, allowed_of, check_params, parameter
 from spared_sc._core.registry import About
 from spared_sc._kernels.sections import Estimate, Sections
 
 __all__ = ["About", "Completer", "Compute", "Estimate", "FittedCompleter", "Sections", "SimpleCompleter", "parameter"]
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -75,7 +75,7 @@ class Completer(ABC):
         if split is None or self.alone:
             return self.complete(sections, compute)
         whole: Estimate | None = None
-        for name in SPLITS:
+        for name in Key.splits:
             here = split == name
             if not here.any():
                 continue

@@ -81,10 +81,6 @@ class Fitted:
         """Number of estimates in the stack."""
         return len(self.stack) - 1
 
-    def stacked(self, columns: np.ndarray) -> np.ndarray:
-        """Linear combination of the estimates (n_entries, n_features)."""
-        return _stacked(self.stack, columns)
-
     def network_input(self, columns: np.ndarray, stacked: np.ndarray) -> torch.Tensor:
         """Standardised input of the network."""
         inputs = (_network_input(columns, stacked, self.n_stacked) - self.center) / self.spread
@@ -393,7 +389,7 @@ def _combined(learned: Fitted, features: list[np.ndarray], device: torch.device)
     for start in range(0, shape[0], rows):
         spots = slice(start, start + rows)
         columns = np.stack([feature[spots].ravel() for feature in features], axis=1)
-        stacked = learned.stacked(columns)
+        stacked = _stacked(learned.stack, columns)
         with torch.no_grad():
             correction, log_width = network(learned.network_input(columns, stacked).to(device))
         block = values[spots].shape
