@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ from spared_sc._core.validate import listing
 from spared_sc._images.patches import AnyPatches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from spared_sc._core.validate import Libraries
 
 _FORMAT = "spared_sc_patches"
@@ -136,27 +135,18 @@ def _open(folder: Path) -> Any:
     return zarr.open_array(str(folder), mode="r")
 
 
+@dataclass(frozen=True, eq=False)
 class StoredPatches(AnyPatches):
     """Patches that are read from a store."""
 
-    def __init__(
-        self,
-        folder: Path,
-        array: Any,
-        rows: np.ndarray,
-        library: np.ndarray,
-        names: Sequence[str],
-        recipe: dict[str, Any],
-        written: str,
-    ) -> None:
-        self.library = library
-        self.names = np.asarray(names).astype(str)
-        self.recipe = recipe
-        self.side = int(array.shape[1])
-        self.folder = folder
-        self.written = written  # fingerprint of all that the store holds
-        self._array = array
-        self._rows = rows
+    folder: Path
+    array: Any
+    rows: np.ndarray  # of the array, one for each spot
+    library: np.ndarray
+    names: np.ndarray
+    recipe: dict[str, Any]
+    side: int
+    written: str  # fingerprint of all that the store holds
 
     @classmethod
     def of(cls, path: str | Path, names: Any, libraries: Libraries) -> StoredPatches:
@@ -193,11 +183,20 @@ class StoredPatches(AnyPatches):
             name: {**recipe["sources"][name], "source": "store", "where": str(folder)} for name in libraries.names
         }
         rows = np.array([place[spot] for spot in spots])
-        return cls(folder, array, rows, libraries.codes, spots, {**recipe, "sources": sources}, written)
+        return cls(
+            folder=folder,
+            array=array,
+            rows=rows,
+            library=libraries.codes,
+            names=np.asarray(spots).astype(str),
+            recipe={**recipe, "sources": sources},
+            side=int(array.shape[1]),
+            written=written,
+        )
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Patches of some spots: uint8 (n, side, side, 3)."""
-        wanted = self._rows[np.asarray(rows, dtype=np.int64)]
+        wanted = self.rows[np.asarray(rows, dtype=np.int64)]
         patches = np.empty((len(wanted), self.side, self.side, 3), dtype=np.uint8)
         order = np.argsort(wanted, kind="stable")
         # Whole chunks, neighbouring ones together: zarr's own indexing by rows takes three times as long.
@@ -207,7 +206,7 @@ class StoredPatches(AnyPatches):
                 continue
             first = int(chunk[run[0]]) * _CHUNK
             try:
-                block = self._array[first : (int(chunk[run[-1]]) + 1) * _CHUNK]
+                block = self.array[first : (int(chunk[run[-1]]) + 1) * _CHUNK]
             except (OSError, ValueError, RuntimeError) as error:
                 raise ValueError(
                     f"the store {str(self.folder)!r} cannot be read ({error}): it is damaged, write it again with "

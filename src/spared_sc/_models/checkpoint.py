@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from spared_sc import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
 
 _CARD = "card.json"
 _FORMAT = "spared-sc model 1"
@@ -103,8 +101,6 @@ def data_hash(*arrays: np.ndarray) -> str:
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
-    import numpy as np
-
     return np.ascontiguousarray(array).reshape(np.shape(array))
 
 

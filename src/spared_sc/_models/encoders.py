@@ -175,13 +175,9 @@ def get_card(name: str) -> EncoderCard:
 
 
 def load_encoder(
-    name: str,
-    *,
-    weights: str | Path = "pretrained",
-    device: str | None = None,
-    random_state: int = 0,
+    name: str, *, weights: str | Path = "pretrained", device: str | None = None, random_state: int = 0
 ) -> Encoder:
-    """An encoder, ready to embed: one of `list_encoders()`, or any model of timm.
+    """An encoder, ready to embed: one with a card, or any model of timm.
 
     `weights="pretrained"` takes the weights from the hub's cache or the network; `"random"` leaves the network
     untrained, by the seed `random_state`; anything else is a file: .safetensors, or one of torch's that holds nothing

@@ -299,15 +299,15 @@ def search_learning_rate(
     return *best, {"learning_rate": LEARNING_RATES[: len(errors)], "validation_mse": errors}
 
 
+@dataclass(eq=False)
 class _State:
     """The state of a fit between two steps, to be written to and read from a checkpoint."""
 
-    def __init__(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator):
-        self.network = network
-        self.optimizer = optimizer
-        self.generator = generator
-        self.progress = Fit()
-        self.best: dict[str, torch.Tensor] = {}
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    progress: Fit = field(default_factory=Fit)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def keep_best(self, step: int, error: float) -> None:
         self.best = {name: value.clone() for name, value in self.network.state_dict().items()}

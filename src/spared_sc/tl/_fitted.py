@@ -18,7 +18,7 @@ from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.scale import check_scale
 from spared_sc._kernels.fingerprint import match_libraries
 from spared_sc._models import checkpoint
-from spared_sc._models.prediction.card import SEEN, TRAIN, VALIDATION, Card, known_libraries, read
+from spared_sc._models.prediction.card import Card, KnownLibrary, read
 from spared_sc._models.prediction.novelty import Novelty
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc.tl._task import get_spots, novelty_features
@@ -83,9 +83,10 @@ class FittedPredictor:
         return self.card.genes
 
     def __repr__(self) -> str:
+        n_train = sum(library.role == "train" for library in self.card.libraries.values())
         return (
-            f"{self.name}: {len(self.genes)} genes of layer {self.card.data.layer!r}, fitted on "
-            f"{len(self.card.names(TRAIN))} libraries ({self.card.n_spots:,} spots)"
+            f"{self.name}: {len(self.genes)} genes of layer {self.card.data.layer!r}, fitted on {n_train} libraries "
+            f"({self.card.n_spots:,} spots)"
         )
 
     @docs.fill()
@@ -273,15 +274,16 @@ def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:
             "predictions are not meaningful and are not scored.",
         )
     predictor.fit(spots, task.spots.take(validation) if validation.size else None, compute)
-    rest = SEEN if task.data.leak else ""
-    roles = np.where(fold.train, TRAIN, np.where(fold.validation, rest or VALIDATION, rest))
+    rest = "seen" if task.data.leak else ""
+    roles = np.where(fold.train, "train", np.where(fold.validation, rest or "val", rest)).tolist()
+    sketches = enumerate(task.sketches.items())
     means = replace(spots, known=task.detected[train]).gene_means()
     card = Card(
         model=task.model,
         params=task.params,
         genes=task.genes,
         data=task.data,
-        libraries=known_libraries(roles.tolist(), task.sketches),
+        libraries={name: KnownLibrary(roles[i], i, sketch) for i, (name, sketch) in sketches if roles[i]},
         n_spots=len(train),
         data_hash=checkpoint.data_hash(*spots.targets()),
     )

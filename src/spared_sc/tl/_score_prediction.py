@@ -172,7 +172,7 @@ def _anchors(
     adata: AnnData, libraries: Libraries, folds: list[Fold], truth: np.ndarray, known: np.ndarray, spatial_key: str
 ) -> dict[str, np.ndarray]:
     """Predictions of the anchors, fitted to the detected entries of the libraries that the models were fitted to."""
-    from spared_sc._models.prediction.anchors import predict_anchor
+    from spared_sc._models.prediction.linear import predict_anchor
     from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS
 
     result = {}

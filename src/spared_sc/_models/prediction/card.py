@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -10,8 +9,6 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from spared_sc._images.scale import PatchScale  # noqa: TC001 - a type that `read` needs
 
 T = TypeVar("T")
-
-TRAIN, VALIDATION, SEEN = "train", "val", "seen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +50,6 @@ class Card:
     def summary(self) -> dict[str, Any]:
         """Values for the record, without genes and fingerprints."""
         return {**asdict(self.data), "params": self.params, "n_spots": self.n_spots, "data_hash": self.data_hash}
-
-    def names(self, *roles: str) -> list[str]:
-        """Libraries that had one of these roles."""
-        return [name for name, library in self.libraries.items() if library.role in roles]
-
-
-def known_libraries(
-    roles: Sequence[str], sketches: Mapping[str, list[int]], used: Sequence[str] = (TRAIN, VALIDATION, SEEN)
-) -> dict[str, KnownLibrary]:
-    """Libraries by name that a fit has used, from the role and the fingerprint of all of them."""
-    return {
-        name: KnownLibrary(role, code, sketch)
-        for code, (role, (name, sketch)) in enumerate(zip(roles, sketches.items(), strict=True))
-        if role in used
-    }
 
 
 def read(cls: type[T], values: Any) -> T:

@@ -15,8 +15,11 @@ from spared_sc._models.prediction.components import mean_and_scale, principal_co
 from spared_sc._models.prediction.registry import PREDICTORS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from spared_sc._core.compute import Compute
     from spared_sc._core.registry import About
+    from spared_sc._kernels.folds import Fold
     from spared_sc._models.prediction.base import Spots
 
 _PENALTIES = np.logspace(-2, 4, 13)  # times the mean eigenvalue of the inputs' products
@@ -233,6 +236,17 @@ class Knn(OnEmbedding):
         """Float32 (n, g)."""
         nearest = _nearest(self._inputs(spots).astype(np.float32), self.reference, self.k)
         return _means(nearest, self.target, self.known, self.everywhere)
+
+
+def predict_anchor(name: str, spots: Spots, fits: Sequence[Fold], compute: Compute) -> np.ndarray:
+    """Predictions of all spots, each by its fit: float32 (n_spots, n_genes)."""
+    result = np.empty(spots.targets()[0].shape, dtype=np.float32)
+    for fold in fits:
+        predictor = PREDICTORS.make(name, {})
+        predictor.fit(spots.take(np.flatnonzero(fold.train[spots.library])), None, compute)
+        rows = np.flatnonzero(fold.predicted[spots.library])
+        result[rows] = predictor.predict(spots.take(rows), compute)
+    return result
 
 
 def folds(train: Spots) -> np.ndarray:

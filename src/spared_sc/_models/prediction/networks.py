@@ -45,14 +45,14 @@ class GeneNetwork(nn.Module):
 Net = TypeVar("Net", bound=GeneNetwork)
 
 
+@dataclass
 class Draws:
     """Random batches; the next one is read ahead, drawn from a copy of the generator, whose own state a checkpoint holds."""
 
-    def __init__(self, reading: Reading, batch_size: int, generator: torch.Generator) -> None:
-        self.reading = reading
-        self.batch_size = batch_size
-        self.generator = generator
-        self._ahead: Future[np.ndarray] | None = None
+    reading: Reading
+    batch_size: int
+    generator: torch.Generator
+    _ahead: Future[np.ndarray] | None = None
 
     def _draw(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         device = generator.device
@@ -381,7 +381,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
         batches: Iterable[tuple[np.ndarray, np.ndarray]],
         batch_size: int,
         own_library: np.ndarray | None,
-        on_done: Callable[[int], object],
+        on_done: Callable[[int], object] = lambda n: None,
     ) -> np.ndarray:
         """Expression of spots, from their patches in batches."""
         device = next(network.parameters()).device
@@ -436,7 +436,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
         own = spots.library if len(np.unique(train.library)) > 1 else None
 
         def error(network: Net) -> float:
-            estimate = self._apply(network, spots, iter(batches), BATCH, own, lambda _: None)
+            estimate = self._apply(network, spots, iter(batches), BATCH, own)
             return masked_mse(target, estimate, known)
 
         return error
