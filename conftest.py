@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,6 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-os.environ.setdefault("MPLBACKEND", "Agg")  # figures open no windows
 
 
 @pytest.fixture(autouse=True)

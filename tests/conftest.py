@@ -70,8 +70,10 @@ def _one_thread() -> None:
 @pytest.fixture
 def no_traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No plot may show itself, write a file or leave a figure of its own behind that the test did not get."""
+    import matplotlib as mpl
     import matplotlib.pyplot as plt
 
+    mpl.use("Agg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("plt.show() was called"))
     yield
