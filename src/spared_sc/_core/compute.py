@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spared_sc._core.report import progress_bar
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import check_number, n_threads
 
@@ -26,8 +27,6 @@ class Compute:
 
     def bar(self, total: int, desc: str, unit: str = "step") -> tqdm:
         """A progress bar."""
-        from spared_sc._core.report import progress_bar
-
         return progress_bar(total=total, desc=desc, show=self.show_progress_bar, unit=unit)
 
     def below(self, *folders: str) -> Compute:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from spared_sc._core.params import check_names, params_table
+from spared_sc._core.params import check_names, check_params, params_table
 from spared_sc._core.validate import listing
 
 if TYPE_CHECKING:
@@ -27,6 +28,25 @@ class About:
     paper: str = ""  # where it is described
     pretrained: str = ""  # weights that training starts from, with their licence
     by_default: bool = True  # whether it is evaluated where no method is named: false if it takes long or needs more
+
+
+@dataclass(kw_only=True, eq=False)
+class Method(ABC):
+    """One of a registry; its fields are its parameters."""
+
+    about: ClassVar[About]  # its entry in the registry
+
+    def __post_init__(self) -> None:
+        check_params(self)
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return self.about.name
+
+    def params(self) -> dict[str, Any]:
+        """Parameters by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
 
 
 class Registry(Generic[T]):

@@ -17,7 +17,7 @@ from spared_sc._core.record import record
 from spared_sc._core.report import logger
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
-from spared_sc.datasets._join import Section, check_library_key, join_sections
+from spared_sc.datasets._join import Section, check_library_key, join_sections, matches
 from spared_sc.datasets._st_files import read_places, read_section
 
 if TYPE_CHECKING:
@@ -202,8 +202,7 @@ def _get(needed: Iterable[str]) -> dict[str, Path]:
 
 def _local(relative: str) -> Path | None:
     for root in (*_data_roots(), _cache_root()):
-        # Files with a leading dot are what macOS leaves behind on other file systems.
-        paths = sorted(path for path in root.glob(relative) if path.is_file() and not path.name.startswith("."))
+        paths = [path for path in matches(root, relative) if path.is_file()]
         if len(paths) > 1:
             raise ValueError(
                 f"{paths[0].parent} holds several images ({listing(path.name for path in paths)}): keep one."

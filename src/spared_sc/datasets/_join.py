@@ -49,6 +49,11 @@ def check_library_name(name: Any) -> None:
         raise ValueError(f"{name!r} cannot be a library name: give a non-empty text without '/'.")
 
 
+def matches(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder, without those with a leading dot, which macOS leaves behind on other file systems."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def read_image(path: Path, longest: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
     """An image as uint8 RGB, no side longer than `longest`, and its (width, height) in the file."""
     with readable(path, "an image"), open_pillow(path) as image:

@@ -24,6 +24,7 @@ from spared_sc.datasets._join import (
     check_library_name,
     in_tissue,
     join_sections,
+    matches,
     read_image,
     readable,
 )
@@ -165,19 +166,14 @@ def _section_folder(path: str | Path) -> Path:
         )
     # "." and ".." have no name of their own; a link keeps its name, for that is what the user called the section.
     folder = folder.resolve() if folder.name in {"", ".."} else folder.absolute()
-    has_counts = any(_matches(folder, pattern) for pattern in _COUNTS)
+    has_counts = any(matches(folder, pattern) for pattern in _COUNTS)
     return folder / "outs" if not has_counts and (folder / "outs").is_dir() else folder
-
-
-def _matches(folder: Path, pattern: str) -> list[Path]:
-    # Files with a leading dot are what macOS leaves behind on other file systems.
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def _find(folder: Path, patterns: Sequence[str]) -> Path | None:
     """The file that fits the first pattern that any file fits."""
     for pattern in patterns:
-        paths = _matches(folder, pattern)
+        paths = matches(folder, pattern)
         if len(paths) > 1:
             raise ValueError(
                 f"{folder} holds several files that fit {pattern!r}: {listing(path.name for path in paths)}. "
@@ -243,7 +239,7 @@ def _counts_path(folder: Path, counts_file: str | None) -> Path:
     inside = [
         child
         for child in sorted({*folder.glob("*"), *folder.glob("*/*")})
-        if child.is_dir() and (child / "spatial").is_dir() and any(_matches(child, pattern) for pattern in _COUNTS)
+        if child.is_dir() and (child / "spatial").is_dir() and any(matches(child, pattern) for pattern in _COUNTS)
     ]
     remedy = (
         f"It has section folders inside: pass one or a list of {listing(str(child) for child in inside)}"

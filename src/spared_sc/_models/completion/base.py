@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from abc import abstractmethod
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -11,46 +11,32 @@ from threadpoolctl import threadpool_limits
 
 from spared_sc._core.compute import Compute
 from spared_sc._core.keys import Key
-from spared_sc._core.params import Allowed, allowed_of, check_params, parameter
-from spared_sc._core.registry import About
+from spared_sc._core.params import allowed_of, parameter
+from spared_sc._core.registry import About, Method
 from spared_sc._kernels.sections import Estimate, Sections
 
 __all__ = ["About", "Completer", "Compute", "Estimate", "FittedCompleter", "Sections", "SimpleCompleter", "parameter"]
 
 
 @dataclass(kw_only=True, eq=False)
-class Completer(ABC):
+class Completer(Method):
     """A completion method; its fields are its parameters.
 
     A parameter that is `None` and has a grid is tuned on detected entries that are hidden for the purpose.
     """
 
-    about: ClassVar[About]
     alone: ClassVar[bool] = False  # whether, once fitted, a library is completed without a look at the others
     uses_embedding: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_params(self)
-
-    @property
-    def name(self) -> str:
-        """Name in the registry."""
-        return self.about.name
 
     @property
     def scope(self) -> str:
         """What a completed value of one library may depend on: that `"library"`, or the whole `"collection"`."""
         return "library" if self.alone else "collection"
 
-    def params(self) -> dict[str, Any]:
-        """Parameters by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
-
     def grids(self) -> dict[str, tuple[Any, ...]]:
         """Values to try for each parameter that can be tuned: one value where it was given."""
-        tuned: dict[str, Allowed] = {name: allowed for name, allowed in allowed_of(type(self)).items() if allowed.grid}
-        given = {name: getattr(self, name) for name in tuned}
-        return {name: tuned[name].grid if value is None else (value,) for name, value in given.items()}
+        tuned = {name: allowed.grid for name, allowed in allowed_of(type(self)).items() if allowed.grid}
+        return {name: grid if getattr(self, name) is None else (getattr(self, name),) for name, grid in tuned.items()}
 
     def check(self, sections: Sections) -> None:
         """Refuse sections that lack raw counts or an embedding, where the method needs them."""

@@ -165,8 +165,11 @@ class _Model:
         self.smooth = [_Smooth.of(sections.lattice, band, device) for band in params.bands]
         rank = sum(params.ranks)
 
+        self.parameters: list[torch.Tensor] = []
+
         def parameter(values: torch.Tensor) -> torch.Tensor:
-            return values.to(device).requires_grad_()
+            self.parameters.append(values.to(device).requires_grad_())
+            return self.parameters[-1]
 
         self.gene = parameter(torch.log(share + 1e-4))
         self.library_gene = parameter(torch.zeros(sections.n_libraries, n_genes))
@@ -177,10 +180,6 @@ class _Model:
         self.log_relevance = parameter(torch.full((rank,), np.log(0.3)))
         self.log_size = parameter(torch.full((n_genes,), 2.0))
         self.logit_lost = parameter(torch.full((n_genes,), -2.0))
-        self.parameters = [
-            *(self.gene, self.library_gene, self.spot, self.mean, self.log_sd, self.loadings),
-            *(self.log_relevance, self.log_size, self.logit_lost),
-        ]
 
     def log_rate(self, factors: torch.Tensor) -> torch.Tensor:
         smoothed = [

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
-from spared_sc._core.params import check_params
+from spared_sc._core.registry import Method
 from spared_sc._kernels.lowrank import gene_means
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from spared_sc._core.compute import Compute
-    from spared_sc._core.registry import About
 
 T = TypeVar("T")
 
@@ -122,32 +121,19 @@ class PatchSubset:
 
 
 @dataclass(kw_only=True, eq=False)
-class Predictor(ABC):
+class Predictor(Method):
     """Predicts the expression of a spot without measuring it; its fields are its parameters.
 
     Targets are given on the scale on which predictions are wanted.
     """
 
-    about: ClassVar[About]  # its entry in the registry
     validates: ClassVar[bool] = False  # whether validation spots choose the best step; else they are not used
     least_train: ClassVar[int] = 1  # libraries to train on
-
-    def __post_init__(self) -> None:
-        check_params(self)
-
-    @property
-    def name(self) -> str:
-        """Name in the registry."""
-        return self.about.name
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Parts of `Spots` that it reads: of "patches", "embedding", "position", "log_depth"."""
         return self.about.needs
-
-    def params(self) -> dict[str, Any]:
-        """Parameters by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.init}
 
     @classmethod
     def place(cls, compute: Compute) -> Compute:
