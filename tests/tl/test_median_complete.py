@@ -64,3 +64,11 @@ def test_it_is_a_door_to_complete(ready):
     assert one["params"]["method_params"] == {"n_rings": 2}
     assert one["scope"] == "library"
     assert set(door.layers) - set(ready.layers) == {"median"}
+
+
+def test_it_says_nothing_of_counts_that_it_does_not_need(ready):
+    without = ready.copy()
+    without.X = without.layers["log2tpm"].copy()
+    sp.tl.median_complete(without, **KEY)  # a warning would be an error
+    sp.tl.median_complete(ready, **KEY)
+    np.testing.assert_array_equal(dense(without.layers["median"]), dense(ready.layers["median"]))

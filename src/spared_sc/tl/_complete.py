@@ -154,6 +154,7 @@ def complete(
         use_rep=use_rep,
         split_key=None if completer.scope == "library" else split_key,
         genes=None if saved is None else _genes_of(saved, adata, layer),
+        use_counts=completer.uses_counts,
     )
     resolved.sections.check_size()
     fitted_before = isinstance(completer, FittedCompleter) and completer.fitted

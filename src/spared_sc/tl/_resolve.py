@@ -54,6 +54,7 @@ def resolve(
     use_rep: str | None = None,
     split_key: str | None = None,
     genes: np.ndarray | None = None,
+    use_counts: bool = True,
 ) -> Resolved:
     """Find layer, genes, libraries, split, lattice, detected entries and raw counts.
 
@@ -75,7 +76,7 @@ def resolve(
         mask = validate.gene_mask(adata, mask_var, optional=Key.var.selected)
         genes = _seen(adata, np.flatnonzero(mask), detected if split is None else detected[split == "train"])
     known = block_of(detected, genes)[order]
-    counts = validate.find_counts(adata, without="expected counts are not estimated")
+    counts = validate.find_counts(adata, without="expected counts are not estimated") if use_counts else None
     block = np.where(known, block_of(values, genes)[order], np.float32(0))
     sections = Sections(
         values=block,

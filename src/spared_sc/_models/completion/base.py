@@ -27,6 +27,7 @@ class Completer(Method):
 
     alone: ClassVar[bool] = False  # whether, once fitted, a library is completed without a look at the others
     uses_embedding: ClassVar[bool] = False
+    uses_counts: ClassVar[bool] = True  # else nothing is lost where there are none
 
     @property
     def scope(self) -> str:

@@ -30,6 +30,7 @@ class Median(SimpleCompleter):
 
     about: ClassVar[About] = COMPLETERS["median"]
     alone: ClassVar[bool] = True
+    uses_counts: ClassVar[bool] = False
     n_rings: int = parameter(4, least=1, whole=True)
 
     def estimate(self, sections: Sections, compute: Compute) -> Estimate:
