@@ -14,7 +14,7 @@ from spared_sc._models.encoder_networks import NetworkEncoder
 from spared_sc._models.encoders import load_encoder
 
 if TYPE_CHECKING:
-    from spared_sc._models.encoders import Encoder
+    from spared_sc._models.encoder_base import Encoder
 
 CPU = torch.device("cpu")
 

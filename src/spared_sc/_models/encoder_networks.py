@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from spared_sc._core.report import logger
+from spared_sc._models.encoder_base import Encoder
 from spared_sc._models.encoder_weights import build, pretrained, with_weights
-from spared_sc._models.encoders import Encoder
 from spared_sc._models.training import local_seed, mixed_precision, resolve_device
 
 if TYPE_CHECKING:

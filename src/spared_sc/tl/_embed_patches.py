@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spared_sc._core.compute import Compute
     from spared_sc._core.validate import Libraries
     from spared_sc._images.patches import AnyPatches
-    from spared_sc._models.encoders import Encoder
+    from spared_sc._models.encoder_base import Encoder
 
 _KIND = "embedding"
 
