@@ -227,7 +227,7 @@ def _tell_score(report: _Report, score: dict[str, float]) -> None:
     report.tell("(mean squared error of log2(TPM + 1); lower is better)")
     for name, label in _SCORED.items():
         if name in score:
-            report.tell(f"  {label:<38} {score[name]:.3f}")
+            report.tell(f"  {label:<40} {score[name]:.3f}")
     if score["counts"] >= score["library_gene_mean"]:
         report.tell(
             "The model does not beat the plain mean of each gene here: do not read spatial detail into what it filled."
