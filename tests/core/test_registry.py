@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 
-from spared_sc._core.params import check_params, parameter
-from spared_sc._core.registry import About, Registry
+from spared_sc._core.params import parameter
+from spared_sc._core.registry import About, Method, Registry
 
 
 @dataclass(kw_only=True)
-class Tool:
+class Tool(Method):
     """A tool.
 
     Parameters
@@ -22,10 +23,11 @@ class Tool:
         How large.
     """
 
+    about: ClassVar[About] = About(
+        "hammer", "tools_of_a_test:Tool", "hits", needs=("nails", "wood"), paper="Stone et al."
+    )
     size: int = parameter(1, least=1, whole=True)
-
-    def __post_init__(self) -> None:
-        check_params(self)
+    worn: bool = field(default=False, init=False)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def registry(monkeypatch) -> Registry[Tool]:
     return Registry(
         "tool",
         "spared_sc._core",
-        About("hammer", "tools_of_a_test:Tool", "hits", needs=("nails", "wood"), paper="Stone et al."),
+        Tool.about,
         About("level", ".params:Allowed", "says how it is"),
     )
 
@@ -52,6 +54,14 @@ def test_classes_are_imported_from_here_and_from_elsewhere(registry):
 
     assert registry.load("hammer") is Tool
     assert registry.load("level") is Allowed
+
+
+def test_a_method_knows_its_name_and_its_parameters():
+    tool = Tool(size=3)
+    assert tool.name == "hammer"
+    assert tool.params() == {"size": 3}  # what changes with use is no parameter
+    with pytest.raises(ValueError, match="size=0"):
+        Tool(size=0)
 
 
 def test_instances_are_made_with_checked_parameters(registry):
