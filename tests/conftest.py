@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from anndata import AnnData
+
+    from helpers.server import Server
 
 pytest.register_assert_rewrite("helpers", "properties")
 collect_ignore = ["helpers"]  # no examples to run
@@ -65,6 +68,22 @@ def _one_thread() -> None:
         if "numba" in sys.modules:  # numba's first launch sets torch's number of threads, so let it be first
             sys.modules["numba"].get_num_threads()
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server on this machine that can be told to misbehave; downloads from it do not wait between attempts."""
+    from helpers.server import Server
+    from spared_sc._core import download
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(download, "_WAITS", (0.0, 0.0, 0.0))
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join(timeout=10)
 
 
 @pytest.fixture

@@ -21,23 +21,10 @@ from spared_sc._core import download
 from spared_sc._core.download import fetch, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and limits")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "_WAITS", (0.0, 0.0, 0.0))
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join(timeout=10)
 
 
 @pytest.fixture

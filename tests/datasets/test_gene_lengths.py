@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 
 import spared_sc as sp
-from helpers.server import Server
-from spared_sc._core import download, genes
+from spared_sc._core import genes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from helpers.server import Server
+    import pytest
     from pathlib import Path
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "_WAITS", (0.0, 0.0, 0.0))
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join(timeout=10)
 
 
 GTF = (

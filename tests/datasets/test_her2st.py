@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import threading
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -15,23 +14,10 @@ import pytest
 
 import spared_sc as sp
 from helpers.server import Server, sha256
-from spared_sc._core import download
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "_WAITS", (0.0, 0.0, 0.0))
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join(timeout=10)
 
 
 @pytest.fixture

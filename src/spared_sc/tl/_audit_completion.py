@@ -12,7 +12,8 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record
 from spared_sc._core.report import logger
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc.tl._resolve import check_device, resolve
+from spared_sc._models.device import check_device
+from spared_sc.tl._resolve import resolve
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -12,6 +12,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
+from spared_sc._models.device import check_device
 from spared_sc.tl._resolve import resolve, write
 
 if TYPE_CHECKING:
@@ -234,10 +235,7 @@ def _estimate(
     from spared_sc._models.completion.base import FittedCompleter
     from spared_sc._models.completion.files import save_completer
 
-    if isinstance(completer, FittedCompleter) or compute.device is not None:
-        from spared_sc._models.training import on_device
-
-        compute = on_device(compute)
+    compute = check_device(compute, networks=isinstance(completer, FittedCompleter))
     details: dict[str, Any] = {}
     if isinstance(completer, FittedCompleter):
         details["device"] = compute.device

@@ -16,7 +16,8 @@ from spared_sc._kernels.masking import REGIMES
 from spared_sc._kernels.metrics import FLOORS
 from spared_sc._models.completion.base import Completer
 from spared_sc._models.completion.registry import COMPLETERS
-from spared_sc.tl._resolve import check_device, resolve, warn_of_no_floor
+from spared_sc._models.device import check_device
+from spared_sc.tl._resolve import resolve, warn_of_no_floor
 from spared_sc.tl._visible import UserFunction, VisibleData, complete_by_user
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ from spared_sc._kernels.sections import Counts, Sections, rescaled
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spared_sc._core.compute import Compute
     from spared_sc._core.validate import Libraries
     from spared_sc._kernels.sections import Estimate
 
@@ -115,15 +114,6 @@ def _scaled_totals(values: np.ndarray | sps.csr_matrix) -> np.ndarray:
     values = values.copy()
     values.data = np.exp2(values.data) - 1
     return row_sums(values)
-
-
-def check_device(compute: Compute) -> Compute:
-    """The same, once the device that was asked for is known to exist; torch is loaded only then."""
-    if compute.device is None:
-        return compute
-    from spared_sc._models.training import on_device
-
-    return on_device(compute)
 
 
 def warn_of_no_floor(layer: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from spared_sc._core.registry import Method
 from spared_sc._kernels.lowrank import gene_means
+from spared_sc._models.device import check_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,10 +139,7 @@ class Predictor(Method):
     @classmethod
     def place(cls, compute: Compute) -> Compute:
         """The same, with the device that this predictor computes on."""
-        if compute.device is not None:  # one that is absent is an error, needed or not
-            from spared_sc._models.training import on_device
-
-            on_device(compute)
+        check_device(compute)
         return replace(compute, device="cpu")
 
     @property
