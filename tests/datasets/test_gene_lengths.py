@@ -11,9 +11,11 @@ import spared_sc as sp
 from spared_sc._core import genes
 
 if TYPE_CHECKING:
-    from helpers.server import Server
-    import pytest
     from pathlib import Path
+
+    import pytest
+
+    from helpers.server import Server
 
 
 GTF = (
