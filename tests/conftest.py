@@ -65,8 +65,6 @@ def collection() -> Callable[..., AnnData]:
 def _one_thread() -> None:
     """Networks as small as those of tests lose time to threads."""
     if "torch" in sys.modules:
-        if "numba" in sys.modules:  # numba's first launch sets torch's number of threads, so let it be first
-            sys.modules["numba"].get_num_threads()
         sys.modules["torch"].set_num_threads(1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 STEPS = {
@@ -10,9 +9,6 @@ STEPS = {
     "grid": [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)],
     "grid4": [(-1, 0), (0, -1), (0, 1), (1, 0)],
 }
-
-
-THREADS = min(2, numba.config.NUMBA_NUM_THREADS)  # a machine may have one core
 
 
 def places(kind: str, n_rows: int, n_cols: int) -> np.ndarray:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 
-import numba
 import numpy as np
 import pytest
 
 import spared_sc as sp
-from helpers.lattices import STEPS, THREADS, collection, neighbours_by_dictionary
+from helpers.lattices import STEPS, collection, neighbours_by_dictionary
 from spared_sc._kernels import lattice as lattices
 from spared_sc._kernels.median import adaptive_median
 
@@ -55,7 +54,7 @@ def test_adaptive_median_is_the_definition(kind, missing, dtype):
     position, library = collection(kind, missing)
     values, detected = expression(position, library, 9, dtype)
     before = values.copy(), detected.copy()
-    filled = adaptive_median(values, detected, lattices.from_array(position, library), library, n_threads=THREADS)
+    filled = adaptive_median(values, detected, lattices.from_array(position, library), library, n_threads=2)
     expected = adaptive_median_by_loops(
         values, detected, neighbours_by_dictionary(position, library, STEPS[kind]), library
     )
@@ -90,10 +89,8 @@ def test_adaptive_median_does_not_depend_on_threads():
     position, library = collection("hex", 0.1, sizes=((20, 20), (15, 25)))
     values, detected = expression(position, library, 20, np.float32)
     lattice = lattices.from_array(position, library)
-    threads = numba.get_num_threads()
-    filled = [adaptive_median(values, detected, lattice, library, n_threads=n) for n in (1, threads)]
+    filled = [adaptive_median(values, detected, lattice, library, n_threads=n) for n in (1, 2)]
     np.testing.assert_array_equal(*filled)
-    assert numba.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(
@@ -123,6 +120,6 @@ def test_adaptive_median_on_lung_organoids(data_dir):
     values = np.log1p(adata.X[:, genes].toarray())
     position = adata.obs[["array_row", "array_col"]].to_numpy()
     library = adata.obs["library_id"].cat.codes.to_numpy().astype(np.int64)
-    filled = adaptive_median(values, values > 0, lattices.from_array(position, library), library, n_threads=THREADS)
+    filled = adaptive_median(values, values > 0, lattices.from_array(position, library), library, n_threads=2)
     near = neighbours_by_dictionary(position, library, STEPS["hex"])
     np.testing.assert_array_equal(filled, adaptive_median_by_loops(values, values > 0, near, library))

@@ -126,8 +126,6 @@ import spared_sc as sp
 from spared_sc._models import training
 
 training._SAVE_EVERY = 0.0
-import numba
-numba.get_num_threads()
 torch.set_num_threads(1)
 adata = sp.datasets.synthetic(n_libraries=2, shape=(7, 7), n_genes=40, depth=500, image=False)
 sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)

@@ -16,18 +16,18 @@ def row_sums(matrix: np.ndarray | sps.csr_matrix, weights: np.ndarray | None = N
     return _weighted_row_sums(matrix.indptr, matrix.indices, matrix.data, weights)
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _weighted_row_sums(indptr, indices, data, weights):
     """Sum over the genes of count times weight, (n_spots,) float64."""
     n = indptr.size - 1
     total = np.zeros(n)
-    for row in numba.prange(n):
+    for row in range(n):
         for k in range(indptr[row], indptr[row + 1]):
             total[row] += data[k] * weights[indices[k]]
     return total
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def column_statistics(indptr, indices, data, group, n_groups, n_genes):
     """Total count (n_genes,) and number of spots with a count (n_groups, n_genes), over spots with a group >= 0."""
     total = np.zeros(n_genes)
@@ -55,17 +55,17 @@ def log2_scaled(
     return values
 
 
-@numba.njit(cache=True, parallel=True)
+@numba.njit(cache=True, nogil=True)
 def _log2_scaled(indptr, indices, data, row_scale, column_scale):
     """Of the stored counts."""
     result = np.empty(data.size, dtype=np.float32)
-    for row in numba.prange(indptr.size - 1):
+    for row in range(indptr.size - 1):
         for k in range(indptr[row], indptr[row + 1]):
             result[k] = np.log2(1 + data[k] * row_scale[row] * column_scale[indices[k]])
     return result
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def inspect(values):
     """Whether all values are finite, the smallest of them, and one that is no integer (NaN: there is none)."""
     finite, smallest, broken = True, np.inf, np.nan

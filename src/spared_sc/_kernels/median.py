@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numba
 import numpy as np
 
 from spared_sc._kernels.lattice import Lattice
+from spared_sc._kernels.threads import run_chunks
+
+_SPOTS, _GENES = 32, 16  # of a chunk
 
 
 def adaptive_median(
@@ -24,28 +29,23 @@ def adaptive_median(
     values = np.where(detected, values, values.dtype.type(0)).astype(dtype, copy=False)
     n_rings = min(n_rings, lattice.n_spots)  # no spot is farther away
     indptr, indices, hops = lattice.hops(n_rings)
-    before = numba.get_num_threads()
-    numba.set_num_threads(n_threads)
-    try:
-        most = int(np.diff(indptr).max(initial=0)) + 1
-        filled, found = _fill(values, detected, indptr, indices, hops, n_rings, most)
-        by_library = np.argsort(library, kind="stable")
-        starts = np.r_[0, np.cumsum(np.bincount(library))]
-        _fill_from_library(values, filled, found, by_library, starts)
-        return filled
-    finally:
-        numba.set_num_threads(before)
+    most = int(np.diff(indptr).max(initial=0)) + 1
+    filled, found = values.copy(), detected.copy()
+    from_rings = partial(_fill, values, detected, indptr, indices, hops, n_rings, most, filled, found)
+    run_chunks(from_rings, values.shape[0], _SPOTS, n_threads)
+    by_library = np.argsort(library, kind="stable")
+    starts = np.r_[0, np.cumsum(np.bincount(library))]
+    from_library = partial(_fill_from_library, values, filled, found, by_library, starts)
+    run_chunks(from_library, values.shape[1], _GENES, n_threads)
+    return filled
 
 
-@numba.njit(cache=True, parallel=True)
-def _fill(values, detected, indptr, indices, hops, n_rings, most):
-    """Values filled from the rings, and whether each entry has one (detected or filled)."""
-    n_spots, n_genes = values.shape
-    filled = values.copy()
-    found = detected.copy()
-    for spot in numba.prange(n_spots):
-        ordered = np.empty(most, dtype=np.float64)
-        for gene in range(n_genes):
+@numba.njit(cache=True, nogil=True)
+def _fill(values, detected, indptr, indices, hops, n_rings, most, filled, found, start, stop):
+    """Fill from the rings, and mark what was found there besides the detected entries."""
+    ordered = np.empty(most, dtype=np.float64)
+    for spot in range(start, stop):
+        for gene in range(values.shape[1]):
             if detected[spot, gene]:
                 continue
             n, n_zero, n_negative = 1, 1, 0  # the spot itself is a zero
@@ -72,15 +72,13 @@ def _fill(values, detected, indptr, indices, hops, n_rings, most):
                     filled[spot, gene] = median
                     found[spot, gene] = True
                     break
-    return filled, found
 
 
-@numba.njit(cache=True, parallel=True)
-def _fill_from_library(values, filled, found, by_library, starts):
+@numba.njit(cache=True, nogil=True)
+def _fill_from_library(values, filled, found, by_library, starts, start, stop):
     """Fill what the rings left open with the median of the gene's non-zero values in the library."""
-    n_spots, n_genes = values.shape
-    for gene in numba.prange(n_genes):
-        nonzero = np.empty(n_spots, dtype=np.float64)
+    nonzero = np.empty(values.shape[0], dtype=np.float64)
+    for gene in range(start, stop):
         for code in range(starts.size - 1):
             spots = by_library[starts[code] : starts[code + 1]]
             n, n_open = 0, 0

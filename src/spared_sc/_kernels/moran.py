@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numba
 import numpy as np
 import scipy.sparse as sps
 
 from spared_sc._kernels.lattice import Lattice
+from spared_sc._kernels.threads import run_chunks
 
 _BLOCK = 1 << 26  # values held as a dense array at once, so that memory does not grow with the number of genes
+_GENES = 16  # of a chunk
 
 
 def lattice_weights(lattice: Lattice) -> sps.csr_matrix:
@@ -63,24 +66,20 @@ def morans_i(weights: sps.csr_matrix, values: np.ndarray | sps.spmatrix, *, n_th
     incoming = sps.csc_matrix(weights)
     row_weight = np.asarray(weights.sum(axis=1)).ravel()
     col_weight = np.asarray(weights.sum(axis=0)).ravel()
-    before = numba.get_num_threads()
-    numba.set_num_threads(n_threads)
-    try:
-        by_gene = columns.indptr, columns.indices, columns.data
-        by_target = incoming.indptr, incoming.indices, incoming.data
-        return _morans_i(by_gene, by_target, row_weight, col_weight, values.shape[0])
-    finally:
-        numba.set_num_threads(before)
+    by_gene = columns.indptr, columns.indices, columns.data
+    by_target = incoming.indptr, incoming.indices, incoming.data
+    result = np.full(values.shape[1], np.nan)
+    run_chunks(partial(_morans_i, by_gene, by_target, row_weight, col_weight, result), result.size, _GENES, n_threads)
+    return result
 
 
-@numba.njit(cache=True, parallel=True)
-def _morans_i(by_gene, by_target, row_weight, col_weight, n):
+@numba.njit(cache=True, nogil=True)
+def _morans_i(by_gene, by_target, row_weight, col_weight, result, start, stop):
     x_ptr, x_idx, x_val = by_gene
     w_ptr, w_idx, w_val = by_target
-    n_genes = x_ptr.size - 1
+    n = row_weight.size
     total_weight = row_weight.sum()
-    result = np.full(n_genes, np.nan)
-    for gene in numba.prange(n_genes):
+    for gene in range(start, stop):
         stored = x_ptr[gene + 1] - x_ptr[gene]
         x = np.zeros(n)
         mean = 0.0
@@ -113,4 +112,3 @@ def _morans_i(by_gene, by_target, row_weight, col_weight, n):
         cross += mean * mean * total_weight - mean * (by_row + by_col)
         if total_weight > 0 and not constant:
             result[gene] = n / total_weight * cross / squares
-    return result

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numba
 import numpy as np
 
+from spared_sc._kernels.threads import run_chunks
+
+_ENTRIES = 4096  # of a chunk
 _MANY = 300.0  # expected counts, or a thousand times the size, from which counts are summed in blocks
 
 
-def truncated_moments(rate: np.ndarray, size: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def truncated_moments(
+    rate: np.ndarray, size: np.ndarray, scale: np.ndarray, *, n_threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of log2(1 + c k) for negative binomial counts c >= 1, (n_spots, n_genes) float32.
 
     `rate` (n_spots, n_genes) are the expected counts, zeros included, and `scale` the k, what one count adds to the
     scaled expression. `size` (n_genes,) gives the variance rate + rate^2 / size; it is infinite for Poisson counts.
     """
     mean, sd = np.empty(rate.shape, dtype=np.float32), np.empty(rate.shape, dtype=np.float32)
-    _moments(rate.astype(np.float64), np.minimum(size, 1e6).astype(np.float64), scale.astype(np.float64), mean, sd)
+    rate, size, scale = (block.astype(np.float64) for block in (rate, np.minimum(size, 1e6), scale))
+    chunk = 1 + _ENTRIES // (1 + rate.shape[1])
+    run_chunks(partial(_moments, rate, size, scale, mean, sd), len(rate), chunk, n_threads)
     return mean, sd
 
 
-@numba.njit(cache=True, parallel=True)
-def _moments(rate, size, scale, mean, sd):
-    n, n_genes = rate.shape
-    for s in numba.prange(n):
-        for g in range(n_genes):
+@numba.njit(cache=True, nogil=True)
+def _moments(rate, size, scale, mean, sd, start, stop):
+    for s in range(start, stop):
+        for g in range(rate.shape[1]):
             lam, theta, k = max(rate[s, g], 1e-6), size[g], scale[s, g]
             if lam > _MANY or lam > 1000 * theta:
                 first, second = _sum_of_blocks(lam, theta, k)

@@ -68,16 +68,6 @@ def mixed_precision(device: torch.device) -> torch.autocast:
 
 
 @contextmanager
-def kept_threads() -> Iterator[None]:
-    """Torch's number of threads after the block is that before it: numba's parallel kernels change it (OpenMP)."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def local_seed(seed: int, device: torch.device) -> Iterator[torch.Generator]:
     """Seed torch inside a block, for weights and dropout; the global random state is as before after it."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

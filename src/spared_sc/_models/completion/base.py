@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from spared_sc._core.compute import Compute
 from spared_sc._core.keys import Key
 from spared_sc._core.params import allowed_of, parameter
 from spared_sc._core.registry import About, Method
 from spared_sc._kernels.sections import Estimate, Sections
+from spared_sc._kernels.threads import limited_threads
 
 __all__ = ["About", "Completer", "Compute", "Estimate", "FittedCompleter", "Sections", "SimpleCompleter", "parameter"]
 
@@ -84,7 +84,7 @@ class SimpleCompleter(Completer):
         """Estimate of every entry, with the parameters as tuned."""
         self.check(sections)
         # The matrices are small: threads of the linear algebra gain little, and cost a lot on a busy machine.
-        with threadpool_limits(limits=1, user_api="blas"):
+        with limited_threads(1):
             return self.estimate(sections, compute)
 
     @abstractmethod

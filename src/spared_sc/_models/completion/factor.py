@@ -17,7 +17,7 @@ from spared_sc._core.report import warn
 from spared_sc._kernels.truncated import truncated_moments
 from spared_sc._models.completion.base import About, Completer, Compute, Estimate, Sections, parameter
 from spared_sc._models.completion.registry import COMPLETERS
-from spared_sc._models.training import kept_threads, local_seed, resolve_device
+from spared_sc._models.training import local_seed, resolve_device
 
 if TYPE_CHECKING:
     from spared_sc._kernels.lattice import Lattice
@@ -63,8 +63,7 @@ class FactorFit:
 
     def given_detection(self, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of log2(1 + count x scale), given a count above zero."""
-        with kept_threads():
-            return truncated_moments(np.exp(self.log_rate), self.size, scale)
+        return truncated_moments(np.exp(self.log_rate), self.size, scale)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from threadpoolctl import threadpool_limits
-
+from spared_sc._kernels.threads import limited_threads
 from spared_sc._models.completion.depth_only import DepthOnly, depth_values
 from spared_sc._models.completion.diffusion import Diffusion
 from spared_sc._models.completion.kernel import Kernel
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
     from spared_sc._kernels.sections import Sections
     from spared_sc._models.completion.trial import Tuned
 
-_one_blas_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 
-
-@_one_blas_thread
+@limited_threads(1)
 def tune_all(sections: Sections, seed: int) -> Tuned:
     """Parameters of all methods that `base_features` runs."""
     trial = Trial(sections, seed)
@@ -43,7 +40,7 @@ def tune_all(sections: Sections, seed: int) -> Tuned:
     return tuned
 
 
-@_one_blas_thread
+@limited_threads(1)
 def base_features(sections: Sections, tuned: Tuned, *, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
     """Estimates of the values by the methods that can be stacked, and their names.
 

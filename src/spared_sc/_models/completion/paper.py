@@ -21,7 +21,6 @@ from spared_sc._models.training import (
     Fit,
     Trainer,
     curve,
-    kept_threads,
     local_seed,
     mixed_precision,
     n_weights,
@@ -361,8 +360,7 @@ class _Choice:
 
 
 def _median(sections: Sections, known: np.ndarray, n_threads: int) -> np.ndarray:
-    with kept_threads():
-        return adaptive_median(sections.values, known, sections.lattice, sections.library, n_threads=n_threads)
+    return adaptive_median(sections.values, known, sections.lattice, sections.library, n_threads=n_threads)
 
 
 def _predict(network: SpackleNet, data: _Neighbourhoods, compute: Compute) -> np.ndarray:
