@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """How to compute. Only the seed changes a result."""
+    """How to compute. Only the seed changes a result; `network_threads` changes its rounding."""
 
     device: str | None = None  # name of a torch device; `None` lets the networks choose
     seed: int = 0
     batch_size: int | None = None  # spots per forward pass at inference; `None` leaves it to the model
     n_threads: int = 1
+    network_threads: int = 1  # of a network on the CPU
     show_progress_bar: bool | None = None
     checkpoint: Path | None = None  # folder in which an interrupted fit keeps its state
 
@@ -47,7 +48,11 @@ def make_compute(
     show_progress_bar: bool | None = None,
     checkpoint: str | Path | None = None,
 ) -> Compute:
-    """Check the arguments of a public function; what is `None` comes from the settings."""
+    """Check the arguments of a public function; what is `None` comes from the settings.
+
+    A network on the CPU has one thread, unless a number was asked for: its threads wait for one another thousands of times
+    a second, which takes longer than the work of one wherever another process uses a core.
+    """
     check_number("random_state", random_state, 0, whole=True)
     batch_size = settings.batch_size if batch_size is None else batch_size
     if batch_size is not None:
@@ -57,6 +62,7 @@ def make_compute(
         seed=int(random_state),
         batch_size=batch_size,
         n_threads=n_threads(n_jobs),
+        network_threads=1 if n_jobs is None and settings.n_jobs is None else n_threads(n_jobs),
         show_progress_bar=show_progress_bar,
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spared_sc._kernels.threads import limited_threads
+
 _LEAST = 1e-12  # variance of what does not vary, so that nothing is divided by zero
 _CONVERGED = 1e-4  # relative change of the posterior at which pycombat stops, too
 
@@ -23,6 +25,7 @@ class CombatFit:
     scale_prior: tuple[float, float]  # shape and rate of the inverse gamma, likewise
 
 
+@limited_threads(1)
 def fit_combat(values: np.ndarray, batch: np.ndarray) -> CombatFit:
     """Estimate location and scale of every batch, shrunk over the genes, in float64.
 

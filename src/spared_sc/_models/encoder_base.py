@@ -15,6 +15,7 @@ class Encoder(ABC):
     """A fixed map from patches to features."""
 
     batch_size = 32  # patches per forward pass, if the user asks for none
+    chunk: int | None = None  # patches of a pass that one thread embeds at a time; `None`: it is not divided
 
     def __init__(self, card: EncoderCard, *, dim: int, weights: str):
         self.card = card

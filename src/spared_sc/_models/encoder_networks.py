@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spared_sc._models.encoder_cards import EncoderCard
 
 _CUDA_BATCH = 256  # patches per forward pass
+_CPU_CHUNK = 4  # patches that a thread embeds at a time
 
 
 class NetworkEncoder(Encoder):
@@ -31,6 +32,8 @@ class NetworkEncoder(Encoder):
         if device.type == "cuda":
             self.network = network.to(memory_format=torch.channels_last)
             self.batch_size = _CUDA_BATCH
+        if device.type == "cpu":
+            self.chunk = _CPU_CHUNK
         self.device = device
         self._most = sys.maxsize  # patches that are known to fit into the device's memory
         self._hash = ""

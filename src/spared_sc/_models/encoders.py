@@ -9,6 +9,7 @@ import numpy as np
 from spared_sc._core.report import progress_bar, warn
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
+from spared_sc._kernels.threads import limited_threads, run_chunks
 from spared_sc._models.encoder_base import Encoder
 from spared_sc._models.encoder_cards import CARDS, EncoderCard
 from spared_sc._models.prediction.base import Reading
@@ -40,21 +41,33 @@ def embed_all(
     *,
     batch_size: int | None = None,
     show_progress_bar: bool | None = None,
+    n_threads: int = 1,
     desc: str = "embedding",
 ) -> np.ndarray:
     """Features of all patches, float32 (n, d); while one batch is computed, a thread reads the next.
 
-    An exception, or an interrupt, in either of them ends both.
+    An exception, or an interrupt, in either of them ends both. The result does not depend on the number of threads.
     """
     features = np.empty((len(patches), encoder.dim), dtype=np.float32)
     with (
+        limited_threads(1),
         Reading(patches) as reading,
         progress_bar(total=len(patches), desc=desc, show=show_progress_bar, unit="patch") as bar,
     ):
         for rows, batch in reading.batches(batch_size or settings.batch_size or encoder.batch_size):
-            features[rows] = encoder.embed(batch)
+            _embed(encoder, batch, features[rows[0] : rows[-1] + 1], n_threads)
             bar.update(len(rows))
     return features
+
+
+def _embed(encoder: Encoder, batch: np.ndarray, features: np.ndarray, n_threads: int) -> None:
+    """Features of a batch, into an array; on the CPU in several threads, each of which computes alone."""
+
+    @limited_threads(1)  # OpenMP's number is each thread's own
+    def part(start: int, stop: int) -> None:
+        features[start:stop] = encoder.embed(batch[start:stop])
+
+    run_chunks(part, len(batch), encoder.chunk or len(batch), n_threads)
 
 
 def check_resolution(

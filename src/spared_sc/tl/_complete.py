@@ -12,6 +12,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
+from spared_sc._kernels.threads import limited_threads
 from spared_sc._models.device import check_device
 from spared_sc.tl._resolve import resolve, write
 
@@ -242,7 +243,8 @@ def _estimate(
         if saved is not None:
             details |= {"data": saved.data, "model_version": saved.version}
         elif not completer.fitted:
-            completer.fit(resolved.sections, resolved.split, compute)
+            with limited_threads(compute.network_threads):
+                completer.fit(resolved.sections, resolved.split, compute)
             details |= completer.report()
             _log_score(completer.name, details["score"])
             if save_model is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._core.report import warn
 from spared_sc._kernels.folds import plan
+from spared_sc._kernels.threads import limited_threads
 from spared_sc.tl._fitted import Prediction, fit_fold
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def cross_fit(task: Task, subjects: Sequence[str], compute: Compute) -> Predicti
             )
         rows = np.flatnonzero(fold.predicted[task.spots.library])
         spots = task.spots.take(rows)
-        values[rows] = fitted.predictor.predict(spots, here, own_library=spots.library)
-        if flags is not None and task.novelty_features is not None and fitted.novelty is not None:
-            flags[rows] = fitted.novelty.out_of_distribution(task.novelty_features[rows])
+        with limited_threads(compute.network_threads):
+            values[rows] = fitted.predictor.predict(spots, here, own_library=spots.library)
+            if flags is not None and task.novelty_features is not None and fitted.novelty is not None:
+                flags[rows] = fitted.novelty.out_of_distribution(task.novelty_features[rows])
         reports[f"fit_{i}"] = fitted.predictor.report()
     return Prediction(
         values=values,

@@ -161,6 +161,7 @@ def _embed_libraries(model: Encoder, patches: AnyPatches, libraries: Libraries, 
                 PatchSubset(patches, rows),
                 batch_size=compute.batch_size,
                 show_progress_bar=compute.show_progress_bar,
+                n_threads=compute.n_threads,
                 desc=f"embedding {name}",
             )
             if folder is not None:

@@ -17,6 +17,7 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.scale import check_scale
 from spared_sc._kernels.fingerprint import match_libraries
+from spared_sc._kernels.threads import limited_threads
 from spared_sc._models import checkpoint
 from spared_sc._models.prediction.card import Card, KnownLibrary, read
 from spared_sc._models.prediction.novelty import Novelty
@@ -156,9 +157,11 @@ class FittedPredictor:
         elif "embedding" in needs:
             spots = replace(spots, embedding=self._embedding_of(adata, force=force))
         roles, own_library = self._match(adata, libraries, spatial_key)
-        values = self.predictor.predict(spots, self.predictor.place(compute), own_library=own_library[libraries.codes])
-        features = None if self.novelty is None else novelty_features(spots)
-        flags = None if self.novelty is None or features is None else self.novelty.out_of_distribution(features)
+        placed, own = self.predictor.place(compute), own_library[libraries.codes]
+        with limited_threads(compute.network_threads):
+            values = self.predictor.predict(spots, placed, own_library=own)
+            features = None if self.novelty is None else novelty_features(spots)
+            flags = None if self.novelty is None or features is None else self.novelty.out_of_distribution(features)
         logger.info("predicted on the scale of layer %r of the training data", data.layer)
         return Prediction(
             values=values,
@@ -243,7 +246,7 @@ class FittedPredictor:
             ) from error
         identity = from_record(encoder.identity())
         _check_encoder(self.card.data.encoder or {}, identity, "the encoder found here", "get the same weights")
-        return embed_all(encoder, patches, show_progress_bar=compute.show_progress_bar)
+        return embed_all(encoder, patches, show_progress_bar=compute.show_progress_bar, n_threads=compute.n_threads)
 
 
 def _check_encoder(trained: Mapping[str, Any], here: Mapping[str, Any] | None, where: str, remedy: str) -> None:
@@ -273,7 +276,9 @@ def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:
             f"{len(missing)} genes are undetected in every training library ({validate.listing(missing, 5)}): their "
             "predictions are not meaningful and are not scored.",
         )
-    predictor.fit(spots, task.spots.take(validation) if validation.size else None, compute)
+    with limited_threads(compute.network_threads):
+        predictor.fit(spots, task.spots.take(validation) if validation.size else None, compute)
+        novelty = None if task.novelty_features is None else Novelty.of(task.novelty_features[train])
     rest = "seen" if task.data.leak else ""
     roles = np.where(fold.train, "train", np.where(fold.validation, rest or "val", rest)).tolist()
     sketches = enumerate(task.sketches.items())
@@ -287,5 +292,4 @@ def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:
         n_spots=len(train),
         data_hash=checkpoint.data_hash(*spots.targets()),
     )
-    novelty = None if task.novelty_features is None else Novelty.of(task.novelty_features[train])
     return FittedPredictor(predictor, card, np.where(detected, means, np.float32(np.nan)), novelty)

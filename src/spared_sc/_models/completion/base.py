@@ -161,12 +161,14 @@ class FittedCompleter(Completer, Generic[L]):
                     f"the model was fitted to {self.n_genes} genes, and here are {n_genes}: choose the same with "
                     "`mask_var=`, or fit a model to these data."
                 )
-            return self.apply(sections, compute)
+            with limited_threads(compute.network_threads):
+                return self.apply(sections, compute)
         copy = type(self)(**self.params())
-        copy.fit(sections, None, compute)
-        if copy.result().interrupted:  # nobody wants the score of half a fit: stop the caller as well
-            raise KeyboardInterrupt
-        return copy.apply(sections, compute)
+        with limited_threads(compute.network_threads):
+            copy.fit(sections, None, compute)
+            if copy.result().interrupted:  # nobody wants the score of half a fit: stop the caller as well
+                raise KeyboardInterrupt
+            return copy.apply(sections, compute)
 
 
 def _empty_like(part: Estimate, shape: tuple[int, ...]) -> Estimate:

@@ -14,6 +14,7 @@ from torch import nn
 from spared_sc._kernels.masking import hide_spots
 from spared_sc._kernels.regression import poisson_regression
 from spared_sc._kernels.stack import cross_fit, ridge_stack
+from spared_sc._kernels.threads import limited_threads
 from spared_sc._models import checkpoint as files
 from spared_sc._models.completion.base import About, Compute, Estimate, FittedCompleter, Sections, parameter
 from spared_sc._models.completion.factor import FactorParams, fit_factor
@@ -136,6 +137,7 @@ class CountsModel(FittedCompleter[Fitted]):
         """Hyper-parameters of the count model."""
         return replace(FactorParams(), n_steps=min(self.n_steps, FactorParams.n_steps))
 
+    @limited_threads(1)
     def fit(self, sections: Sections, split: np.ndarray | None, compute: Compute) -> None:
         """Learn how to combine the estimates, on entries of the train libraries that were hidden from all of them.
 
@@ -216,6 +218,7 @@ class CountsModel(FittedCompleter[Fitted]):
         with torch.no_grad():
             return network, result, error**2 * _squared(network, inputs, target, score)
 
+    @limited_threads(1)
     def apply(self, sections: Sections, compute: Compute) -> Estimate:
         """Estimate of every entry, its standard deviation and, with counts, its expected count."""
         learned = self.result()

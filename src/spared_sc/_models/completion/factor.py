@@ -14,6 +14,7 @@ import torch
 from scipy.special import expit
 
 from spared_sc._core.report import warn
+from spared_sc._kernels.threads import limited_threads
 from spared_sc._kernels.truncated import truncated_moments
 from spared_sc._models.completion.base import About, Completer, Compute, Estimate, Sections, parameter
 from spared_sc._models.completion.registry import COMPLETERS
@@ -93,6 +94,7 @@ class Factor(Completer):
     n_steps: int = parameter(FactorParams.n_steps, least=1, whole=True)
     learning_rate: float = parameter(FactorParams.learning_rate, least=1e-8, most=1)
 
+    @limited_threads(1)
     def complete(self, sections: Sections, compute: Compute) -> Estimate:
         """Fit the count model, and complete."""
         self.check(sections)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from spared_sc._core.params import parameter
+from spared_sc._kernels.threads import limited_threads
 from spared_sc._models.prediction.base import Predictor, present
 from spared_sc._models.prediction.components import mean_and_scale, principal_components
 from spared_sc._models.prediction.registry import PREDICTORS
@@ -69,6 +70,7 @@ class Linear(PlainPredictor):
     offset: np.ndarray = learned()  # (g,)
     penalty: float = learned()
 
+    @limited_threads(1)
     def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
         """Learn from `train` alone: its folds replace validation spots."""
         inputs = self._prepare(train)
@@ -85,6 +87,7 @@ class Linear(PlainPredictor):
         self.offset = np.where(known.any(axis=0), self.offset, train.gene_means())
         self.penalty = float(_PENALTIES[best])
 
+    @limited_threads(1)
     def predict(self, spots: Spots, compute: Compute, *, own_library: np.ndarray | None = None) -> np.ndarray:
         """Float32 (n, g)."""
         return (self._inputs(spots) @ self.weights + self.offset).astype(np.float32)
@@ -215,6 +218,7 @@ class Knn(OnEmbedding):
     everywhere: np.ndarray = learned()  # (g,) means
     k: int = learned()
 
+    @limited_threads(1)
     def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
         """Keep the train spots; choose the number of neighbours among them."""
         self.reference = self._prepare(train).astype(np.float32)
@@ -232,6 +236,7 @@ class Knn(OnEmbedding):
                 errors[i] += (((estimate - self.target[outside]) ** 2) * self.known[outside]).sum()
         self.k = _COUNTS[int(errors.argmin())]
 
+    @limited_threads(1)
     def predict(self, spots: Spots, compute: Compute, *, own_library: np.ndarray | None = None) -> np.ndarray:
         """Float32 (n, g)."""
         nearest = _nearest(self._inputs(spots).astype(np.float32), self.reference, self.k)
