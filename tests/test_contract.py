@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import scipy.sparse as sps
+import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import spared_sc as sp
 from helpers import KEY, dense
@@ -18,6 +20,8 @@ from helpers.contract import check_completed, check_copy, check_files, check_mea
 from spared_sc._models.completion.registry import COMPLETERS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
 SHORT = {"show_progress_bar": False, "device": "cpu"}
@@ -183,7 +187,23 @@ def test_documented_slots_are_the_written_ones(name, ready):
     assert expected_slots(name) - {'var["gene_length"]'} == written - {'var["gene_length"]'}
 
 
+def threads() -> dict[str, int]:
+    return {library["filepath"]: library["num_threads"] for library in threadpool_info()}
+
+
+@pytest.fixture
+def threads_as_found() -> Iterator[None]:
+    """Numbers of threads that no function sets by itself, and that are the same in the end."""
+    with threadpool_limits(3):
+        torch.set_num_threads(3)
+        before = threads()
+        yield
+        assert torch.get_num_threads() == 3
+        assert before.items() <= threads().items()
+
+
 @pytest.mark.parametrize("name", RUNS)
+@pytest.mark.usefixtures("threads_as_found")
 def test_copy_leaves_the_input_alone(name, ready):
     check_copy(function(name), ready[name], RUNS[name][1])
 

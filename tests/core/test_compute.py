@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -29,6 +30,14 @@ def test_what_is_not_given_comes_from_the_settings():
     with sp.settings.override(device="cuda:1", batch_size=5, n_jobs=1):
         assert make_compute() == Compute(device="cuda:1", batch_size=5)
         assert make_compute(device="cpu", batch_size=2) == Compute(device="cpu", batch_size=2)
+
+
+def test_networks_have_more_than_one_thread_only_if_asked(monkeypatch):
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 8)
+    assert (make_compute().n_threads, make_compute().network_threads) == (8, 1)
+    assert (make_compute(n_jobs=3).n_threads, make_compute(n_jobs=3).network_threads) == (3, 3)
+    with sp.settings.override(n_jobs=5):
+        assert (make_compute().n_threads, make_compute().network_threads) == (5, 5)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from torchvision.models import ShuffleNet_V2_X0_5_Weights, shufflenet_v2_x0_5
 
 from helpers.encoders import TINY, small, smooth, tiny
 from spared_sc._core.settings import settings
+from spared_sc._models.encoder_base import Encoder
 from spared_sc._models.encoder_cards import CARDS
 from spared_sc._models.encoders import check_resolution, embed_all, load_encoder
 
@@ -232,6 +233,28 @@ def test_patches_are_streamed(patches, batch_size):
     assert threading.current_thread().name not in reader.threads
     assert len(reader.threads) == 1
     assert not reading()
+
+
+@pytest.mark.parametrize("make", [tiny, lambda: load_encoder("classical")], ids=["network", "classical"])
+def test_features_do_not_depend_on_threads(make, patches, monkeypatch):
+    encoder, many = make(), np.concatenate([patches, patches[::-1]])
+    one, two, three = (embed_all(encoder, Reader(many), n_threads=n) for n in (1, 2, 3))
+    assert np.array_equal(one, two)
+    assert np.array_equal(one, three)
+
+
+def test_threads_embed_side_by_side(patches):
+    both = threading.Barrier(2, timeout=60)
+
+    class Waiting(Encoder):
+        chunk = 1
+
+        def _embed(self, batch):
+            both.wait()
+            assert torch.get_num_threads() == 1
+            return np.zeros((len(batch), self.dim), np.float32)
+
+    embed_all(Waiting(tiny().card, dim=2, weights=""), Reader(patches[:2]), n_threads=2)
 
 
 def test_no_patches_no_features():

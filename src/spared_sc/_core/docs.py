@@ -33,7 +33,10 @@ PARAMETERS = {
     "use_rep": "Key in `obsm` of an embedding of the spots, such as of their images.",
     "device": 'Torch device, such as `"cpu"` or `"cuda:0"`. `None` asks `sp.settings`.',
     "batch_size": "Spots per forward pass at inference. It changes memory and speed, not the result.",
-    "n_jobs": "Number of threads. `None` asks `sp.settings`. The result does not depend on it.",
+    "n_jobs": (
+        "Number of threads. `None` asks `sp.settings`. The result does not depend on it, but for the rounding of networks "
+        "that are trained on the CPU."
+    ),
     "random_state": "Seed. The same seed gives the same result.",
     "show_progress_bar": "Whether to show progress. `None` asks `sp.settings`.",
     "checkpoint": (

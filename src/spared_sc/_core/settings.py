@@ -98,7 +98,8 @@ class Settings:
         Spots per forward pass at inference; it changes memory and speed, never results. `None` leaves the
         choice to each function.
     n_jobs
-        Threads of the compiled kernels. `None` takes all cores.
+        Number of threads. `None` takes all cores, but one thread to train networks on the CPU: there, several are
+        faster on an idle machine and much slower on a busy one.
     mixed_precision
         Whether networks compute in bfloat16 where that is safe; expression values stay in float32. `None` does so
         on CUDA devices that support it.

@@ -161,6 +161,16 @@ def test_batches_and_order_of_reading_do_not_matter(make, train, validation):
     assert predictor.predict(train.take(np.arange(0)), COMPUTE).shape == (0, N_GENES)
 
 
+@every_model
+def test_predictions_do_not_depend_on_threads(make, train, monkeypatch):
+    monkeypatch.setattr(networks, "_CPU_CHUNK", 3)
+    predictor = make()
+    predictor.fit(train, None, COMPUTE)
+    one, two, three = (predictor.predict(train, replace(COMPUTE, n_threads=n)) for n in (1, 2, 3))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one, three)
+
+
 def test_patches_are_read_batch_by_batch(train, validation):
     predictor = regression(n_steps=6)
     predictor.fit(train, None, COMPUTE)

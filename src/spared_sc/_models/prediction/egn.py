@@ -238,7 +238,10 @@ class Egn(NetworkPredictor[EgnNet]):
         size = compute.batch_size or BATCH
         with Reading(present(train.patches, "patches")) as reading, torch.no_grad():
             batches = reading.batches(size)
-            return torch.cat(list(self._in_pieces(lambda images, _: frozen(images), batches, size, device)))
+            pieces = self._in_pieces(
+                lambda images, _: frozen(images), batches, size, device, n_threads=compute.n_threads
+            )
+            return torch.cat(list(pieces))
 
     def _alike(self, feature: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         return nearest(feature, self.reference["feature"], self.n_exemplars, own, self.reference["library"])

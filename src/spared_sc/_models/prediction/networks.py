@@ -15,6 +15,7 @@ from torch.nn import functional
 from spared_sc._core.params import parameter
 from spared_sc._core.report import logger
 from spared_sc._kernels.metrics import masked_mse
+from spared_sc._kernels.threads import limited_threads, run_chunks
 from spared_sc._models import training
 from spared_sc._models.checkpoint import data_hash
 from spared_sc._models.prediction.augment import N_SYMMETRIES, transformed
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from spared_sc._models.training import Fit
 
 BATCH = 256  # spots per forward pass; of a validation always, so that its result does not depend on the user's choice
+_CPU_CHUNK = 16  # spots that a thread predicts at a time
 _VALIDATION_SPOTS = 1024  # enough for a stable error; their patches stay in memory
 _NETWORK, _MORE, _OFFSET = "network.", "learned.", "offset"  # of names of saved arrays
 _BOOL = (False, True)
@@ -314,7 +316,9 @@ class NetworkPredictor(Predictor, Generic[Net]):
             Reading(present(spots.patches, "patches")) as reading,
             compute.bar(len(spots), f"{self.name}, predicting", "spot") as bar,
         ):
-            output = self._apply(network, spots, reading.batches(size), size, own_library, bar.update)
+            output = self._apply(
+                network, spots, reading.batches(size), size, own_library, bar.update, n_threads=compute.n_threads
+            )
         return output + self.offset
 
     def report(self) -> dict[str, Any]:
@@ -382,6 +386,8 @@ class NetworkPredictor(Predictor, Generic[Net]):
         batch_size: int,
         own_library: np.ndarray | None,
         on_done: Callable[[int], object] = lambda n: None,
+        *,
+        n_threads: int,
     ) -> np.ndarray:
         """Expression of spots, from their patches in batches."""
         device = next(network.parameters()).device
@@ -394,7 +400,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
         with torch.no_grad():
             network.eval()
             self._before_output(network)
-            parts = list(self._in_pieces(output, batches, batch_size, device, on_done))
+            parts = list(self._in_pieces(output, batches, batch_size, device, on_done, n_threads=n_threads))
         return torch.cat(parts).numpy() if parts else np.empty((0, network.n_genes), np.float32)
 
     def _in_pieces(
@@ -404,6 +410,8 @@ class NetworkPredictor(Predictor, Generic[Net]):
         size: int,
         device: torch.device,
         on_done: Callable[[int], object] = lambda n: None,
+        *,
+        n_threads: int,
     ) -> Iterator[torch.Tensor]:
         """Some function of images and rows, piece by piece; pieces are halved where memory does not suffice."""
         for rows, patches in batches:
@@ -411,7 +419,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
             while done < len(rows):
                 some = rows[done : done + size]
                 try:
-                    part = compute(self._images(patches[done : done + size], device), some).float().cpu()
+                    part = self._outputs(compute, patches[done : done + size], some, device, n_threads)
                 except torch.OutOfMemoryError:
                     if len(some) == 1:
                         raise
@@ -425,6 +433,26 @@ class NetworkPredictor(Predictor, Generic[Net]):
                 done += len(some)
                 on_done(len(some))
 
+    def _outputs(
+        self,
+        compute: Callable[[torch.Tensor, np.ndarray], torch.Tensor],
+        patches: np.ndarray,
+        rows: np.ndarray,
+        device: torch.device,
+        n_threads: int,
+    ) -> torch.Tensor:
+        """Some function of images and rows, without gradients; on the CPU in chunks, which threads take in turn."""
+        parts: dict[int, torch.Tensor] = {}
+
+        @limited_threads(1)  # OpenMP's number is each thread's own, and so is whether there are gradients
+        @torch.no_grad()
+        def part(start: int, stop: int) -> None:
+            images = self._images(patches[start:stop], device)
+            parts[start] = compute(images, rows[start:stop]).float().cpu()
+
+        run_chunks(part, len(rows), _CPU_CHUNK if device.type == "cpu" else len(rows), n_threads)
+        return torch.cat([parts[start] for start in sorted(parts)])
+
     def _validation(self, train: Spots, validation: Spots, compute: Compute) -> Callable[[Net], float]:
         """Function of a network: its error on some validation spots, whose patches are read once."""
         some = np.random.default_rng(compute.seed).permutation(len(validation))[:_VALIDATION_SPOTS]
@@ -436,7 +464,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
         own = spots.library if len(np.unique(train.library)) > 1 else None
 
         def error(network: Net) -> float:
-            estimate = self._apply(network, spots, iter(batches), BATCH, own)
+            estimate = self._apply(network, spots, iter(batches), BATCH, own, n_threads=compute.n_threads)
             return masked_mse(target, estimate, known)
 
         return error
