@@ -6,6 +6,8 @@ import numpy as np
 import scipy.sparse as sps
 from scipy.special import ndtr, xlogy
 
+from spared_sc._kernels.threads import limited_threads
+
 FLOORS = ("floor_low", "floor_high")  # how the two ends of the noise floor are named in tables
 HIGHER_IS_BETTER = ("pcc", "pcc_pooled", "r2")  # of the others, less is, or there is an ideal
 WIDTH_90 = 1.6448536269514722  # standard deviations to either side that hold 90 % of a Gaussian
@@ -65,6 +67,7 @@ def detected_morans_i(weights: sps.csr_matrix, values: np.ndarray, detected: np.
     return np.divide(n * cross, total * squares, out=np.full(n.size, np.nan), where=defined)
 
 
+@limited_threads(1)
 def detected_correlations(values: np.ndarray, detected: np.ndarray) -> np.ndarray:
     """Correlation of every pair of genes over the spots that detected both, (n_genes, n_genes) float32.
 
