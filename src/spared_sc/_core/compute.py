@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from spared_sc._core.validate import check_number, n_threads
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+BLOCKS = ("completed", "rate", "sd")  # of an estimate of completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,7 @@ class Compute:
     network_threads: int = 1  # of a network on the CPU
     show_progress_bar: bool | None = None
     checkpoint: Path | None = None  # folder in which an interrupted fit keeps its state
+    write: frozenset[str] = frozenset(BLOCKS)  # blocks of an estimate that are wanted; a method may leave out the others
 
     def bar(self, total: int, desc: str, unit: str = "step") -> tqdm:
         """A progress bar."""
@@ -47,6 +52,7 @@ def make_compute(
     n_jobs: int | None = None,
     show_progress_bar: bool | None = None,
     checkpoint: str | Path | None = None,
+    write: Collection[str] | None = None,
 ) -> Compute:
     """Check the arguments of a public function; what is `None` comes from the settings.
 
@@ -57,6 +63,10 @@ def make_compute(
     batch_size = settings.batch_size if batch_size is None else batch_size
     if batch_size is not None:
         check_number("batch_size", batch_size, 1, whole=True)
+    write = BLOCKS if write is None else [write] if isinstance(write, str) else write
+    unknown = sorted(set(write) - set(BLOCKS))
+    if unknown or not write:
+        raise ValueError(f"write={write!r} cannot be used: give some of {', '.join(map(repr, BLOCKS))}.")
     return Compute(
         device=settings.device if device is None else str(device),
         seed=int(random_state),
@@ -65,4 +75,5 @@ def make_compute(
         network_threads=1 if n_jobs is None and settings.n_jobs is None else n_threads(n_jobs),
         show_progress_bar=show_progress_bar,
         checkpoint=None if checkpoint is None else Path(checkpoint),
+        write=frozenset(write),
     )

@@ -43,6 +43,10 @@ PARAMETERS = {
         "Folder in which the state of a fit is kept. The same call after an interrupt or a crash resumes there and "
         "ends with the same result."
     ),
+    "write": (
+        'Layers to write: any of `"completed"`, `"rate"` and `"sd"`. `None` writes all that the method gives. What is left '
+        "out takes no memory."
+    ),
     "key_added": "Name of the new layer or column.",
     "copy": "Return a changed copy instead of changing `adata`.",
     "n_bootstrap": "Number of bootstrap resamples.",

@@ -138,7 +138,8 @@ def _errors_on_hidden(
         visible, truth = sections.without(hidden), sections.renormalised(hidden)
         estimate = method(visible)
         simple = {name: references[name](visible) for name in REFERENCES}
-        filled = {"mse": estimate.values} | {f"mse_{name}": reference.values for name, reference in simple.items()}
+        filled = {f"mse_{name}": reference.need_values() for name, reference in simple.items()}
+        filled["mse"] = estimate.need_values()
         if follows_counts:
             filled["mse_counts"] = _values_at_depth(visible, simple)
         n += hidden.sum(axis=0)
@@ -146,7 +147,7 @@ def _errors_on_hidden(
             squares[name] += np.where(hidden, (values - truth) ** 2, 0)
         squares["floor"] += np.where(hidden, variance, 0)
         if estimate.sd is not None:
-            inside = np.abs(estimate.values - truth) <= WIDTH_90 * estimate.sd
+            inside = np.abs(filled["mse"] - truth) <= WIDTH_90 * estimate.sd
             coverage.append(inside[hidden].mean())
         on_fit()
     at_depth = squares.pop("mse_counts")

@@ -161,7 +161,7 @@ class Hidden:
 
     def check(self, estimate: Estimate) -> None:
         """Refuse values that cannot be scored."""
-        for name, block in (("values", estimate.values), ("standard deviations", estimate.sd)):
+        for name, block in (("values", estimate.need_values()), ("standard deviations", estimate.sd)):
             if block is None:
                 continue
             if block.shape != self.hidden.shape:
@@ -186,13 +186,13 @@ class Hidden:
         if self.truth.variances is None or self.values.size < _LEAST_FLAGGED:
             return False
         floor = min(variance[self.hidden].mean() for variance in self.truth.variances)
-        return bool(np.mean((estimate.values[self.hidden] - self.values) ** 2) < 0.5 * floor)
+        return bool(np.mean((estimate.need_values()[self.hidden] - self.values) ** 2) < 0.5 * floor)
 
     def scores(self, estimate: Estimate) -> Iterator[Score]:
         """All metrics of one method."""
         truth, members = self.truth, self.truth.members
         n = self.n @ members
-        filled = estimate.values[self.hidden].astype(np.float64)
+        filled = estimate.need_values()[self.hidden].astype(np.float64)
         error = filled - self.values
         squares = self._by_gene(error**2) @ members
         yield from truth.table("mse", metrics.ratio(squares, n), n)
@@ -214,7 +214,7 @@ class Hidden:
     def _structure(self, estimate: Estimate) -> Iterator[Score]:
         """Change of spatial structure and of correlations between genes by the filled values."""
         truth = self.truth
-        filled = np.where(self.hidden, estimate.values, self.renormalised)
+        filled = np.where(self.hidden, estimate.need_values(), self.renormalised)
         change = np.full(self.n.shape, np.nan)
         error, n_pairs = np.full((2, len(truth.rows), len(truth.groups)), np.nan)
         for code, (moran, correlation) in enumerate(self.structures):

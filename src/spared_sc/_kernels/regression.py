@@ -154,6 +154,42 @@ def poisson_regression(
     return np.r_[weights[0] - mean @ slopes, slopes]
 
 
+def variance_regression(features: np.ndarray, squares: np.ndarray, *, penalty: float = 1.0) -> np.ndarray:
+    """Weights of log(expected square) = intercept + features @ weights, the intercept first.
+
+    Maximum likelihood of normal errors with these variances, by Fisher's scoring; `penalty` / 4 times the squared weights
+    of the standardised features is added.
+    """
+    mean, spread = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    spread = np.where(spread > 1e-6, spread, 1)
+    inputs = np.column_stack([np.ones(len(features)), (features - mean) / spread])
+    penalties = np.r_[0.0, np.full(features.shape[1], penalty)]
+    curvature = inputs.T @ inputs + np.diag(penalties)
+    weights = np.zeros(inputs.shape[1])
+    weights[0] = np.log(max(squares.mean(dtype=np.float64), 1e-12))
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        log_variance = np.clip(inputs @ weights, -30, 30)
+        ratio = squares * np.exp(-log_variance)
+        return float((log_variance + ratio).sum() + (penalties * weights**2).sum() / 2), ratio
+
+    current, ratio = loss(weights)
+    for _ in range(50):
+        step = np.linalg.solve(curvature, inputs.T @ (ratio - 1) - penalties * weights)
+        for _ in range(30):
+            trial, trial_ratio = loss(weights + step)
+            if trial <= current:
+                break
+            step /= 2
+        else:
+            break
+        gained, weights, current, ratio = current - trial, weights + step, trial, trial_ratio
+        if gained <= 1e-9 * abs(current):
+            break
+    slopes = weights[1:] / spread
+    return np.r_[weights[0] - mean @ slopes, slopes]
+
+
 def line_by_gene(inputs: np.ndarray, values: np.ndarray, known: np.ndarray) -> np.ndarray:
     """For every gene, the least-squares line of its known values on its inputs, at all inputs; (n_spots, n_genes).
 

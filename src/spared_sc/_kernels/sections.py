@@ -197,10 +197,17 @@ def _log_scaled(values: np.ndarray) -> np.ndarray:
 class Estimate:
     """What a completer says of every entry, the known ones included; arrays are (n_spots, n_genes) float32."""
 
-    values: np.ndarray  # expression given detection, in the unit of the layer
+    values: np.ndarray | None  # expression given detection, in the unit of the layer; `None` where nobody asked for it
     rate: np.ndarray | None = None  # expected count at the spot's depth, true zeros included
     sd: np.ndarray | None = None  # standard deviation of `values`, given detection
     params: dict[str, Any] = field(default_factory=dict)  # as used; what was tuned, as chosen
+    interrupted: bool = False  # whether the method was, and this is what it had up to then
+
+    def need_values(self) -> np.ndarray:
+        """The values, or an error."""
+        if self.values is None:
+            raise ValueError("this estimate has no values given detection: ask the method for them.")
+        return self.values
 
 
 CompletionFunction = Callable[[Sections], Estimate]  # a method whose parameters are set

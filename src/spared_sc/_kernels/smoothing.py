@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 import scipy.sparse as sps
 
@@ -26,6 +27,32 @@ def hop_kernel(lattice: Lattice, bandwidth: float, *, itself: bool = False) -> s
     weights = np.exp(-(np.arange(n_rings + 1) ** 2) / (2 * bandwidth**2)).astype(np.float32)
     kernel = _square(weights[hops], indices, indptr)
     return kernel + sps.identity(lattice.n_spots, dtype=np.float32, format="csr") if itself else kernel
+
+
+def centre_kernel(lattice: Lattice, bandwidth: float, spacing: int) -> sps.csr_matrix:
+    """Gaussian weights of some spots, the centres, on all spots, (n_spots, n_centres); each row has the norm 1.
+
+    No two centres are fewer than `spacing` hops apart, and every spot has one within that distance: a smooth surface needs
+    no more. The weights are those of `hop_kernel`, the spot itself among them.
+    """
+    weights = hop_kernel(lattice, bandwidth, itself=True)[:, _centres(*lattice.hops(spacing - 1)[:2])]
+    norm = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)).ravel())
+    return sps.csr_matrix(sps.diags(1 / np.maximum(norm, 1e-12)) @ weights, dtype=np.float32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _centres(indptr, indices):
+    """Every spot that is not near an earlier one."""
+    n = indptr.size - 1
+    near = np.zeros(n, dtype=np.bool_)
+    centres = np.empty(n, dtype=np.int64)
+    n_centres = 0
+    for spot in range(n):
+        if not near[spot]:
+            centres[n_centres] = spot
+            n_centres += 1
+            near[indices[indptr[spot] : indptr[spot + 1]]] = True
+    return centres[:n_centres]
 
 
 def rings(lattice: Lattice, n_rings: int) -> sps.csr_matrix:

@@ -8,11 +8,15 @@ is held up leaves the other chunks to the rest.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Self, TypeVar
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController, threadpool_limits
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def run_chunks(kernel: Callable[[int, int], object], n: int, size: int, n_threads: int) -> None:
@@ -22,14 +26,40 @@ def run_chunks(kernel: Callable[[int, int], object], n: int, size: int, n_thread
     the result does not depend on the number of threads.
     """
     parts = [(start, min(start + size, n)) for start in range(0, n, size)]
-    n_threads = min(n_threads, len(parts))
-    if n_threads <= 1:
-        for start, stop in parts:
-            kernel(start, stop)
-        return
-    with ThreadPoolExecutor(n_threads) as pool:
-        for _ in pool.map(kernel, *zip(*parts, strict=True)):
-            pass  # raises what a kernel raised
+    with Workers(min(n_threads, len(parts))) as workers:
+        workers.map(lambda part: kernel(*part), parts)
+
+
+class Workers:
+    """Threads that share the parts of a task; with one thread, the calling one does it all."""
+
+    def __init__(self, n_threads: int):
+        self._pool = ThreadPoolExecutor(n_threads, initializer=_be_single) if n_threads > 1 else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+        """Results for all parts, in their order; what a thread raises is raised."""
+        if self._pool is None or len(parts) == 1:
+            return [function(part) for part in parts]
+        return list(self._pool.map(function, parts))
+
+
+def _be_single() -> None:
+    """OpenMP and torch start no threads of their own from this thread."""
+    _touch_torch()
+    threadpool_limits(1, user_api="openmp")
+
+
+def _touch_torch() -> None:
+    """Torch's first call in a thread sets OpenMP's number, so it comes before ours."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].get_num_threads()
 
 
 @contextmanager
@@ -39,10 +69,7 @@ def limited_threads(n: int) -> Iterator[None]:
     Blocks may be nested; the smallest number counts. It works as a decorator, too. OpenMP and torch are limited in the
     calling thread only.
     """
-    if "torch" in sys.modules:
-        sys.modules[
-            "torch"
-        ].get_num_threads()  # its first call in a thread sets OpenMP's number, so it comes before ours
+    _touch_torch()
     libraries = ThreadpoolController()
     limits = {library.prefix: n for library in libraries.lib_controllers if (library.num_threads or 1) > n}
     with libraries.limit(limits=limits):

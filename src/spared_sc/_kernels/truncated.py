@@ -29,17 +29,59 @@ def truncated_moments(
     return mean, sd
 
 
+def detected_moments(
+    log_rate: np.ndarray, log_rate_sd: np.ndarray, size: np.ndarray, scale: np.ndarray, *, n_threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for rates that are known with an uncertainty.
+
+    `log_rate` is the logarithm of their mean, and `log_rate_sd` the standard deviation of their logarithm, which is
+    normal. The moments are those of the posterior given that the count is above zero, by three points of Gauss-Hermite
+    quadrature. All arrays but `size` are (n_spots, n_genes).
+    """
+    mean, sd = np.empty(log_rate.shape, dtype=np.float32), np.empty(log_rate.shape, dtype=np.float32)
+    size = np.minimum(size, 1e6).astype(np.float64)
+    chunk = 1 + _ENTRIES // (1 + log_rate.shape[1])
+    kernel = partial(_uncertain_moments, log_rate, log_rate_sd, size, scale, mean, sd)
+    run_chunks(kernel, len(log_rate), chunk, n_threads)
+    return mean, sd
+
+
 @numba.njit(cache=True, nogil=True)
 def _moments(rate, size, scale, mean, sd, start, stop):
     for s in range(start, stop):
         for g in range(rate.shape[1]):
-            lam, theta, k = max(rate[s, g], 1e-6), size[g], scale[s, g]
-            if lam > _MANY or lam > 1000 * theta:
-                first, second = _sum_of_blocks(lam, theta, k)
-            else:
-                first, second = _sum_of_counts(lam, theta, k)
+            first, second = _sum(rate[s, g], size[g], scale[s, g])
             mean[s, g] = first
             sd[s, g] = math.sqrt(max(second - first * first, 0.0))
+
+
+@numba.njit(cache=True, nogil=True)
+def _uncertain_moments(log_rate, log_rate_sd, size, scale, mean, sd, start, stop):
+    for s in range(start, stop):
+        for g in range(log_rate.shape[1]):
+            width, theta = np.float64(log_rate_sd[s, g]), size[g]
+            middle = np.float64(log_rate[s, g]) - width * width / 2
+            total, first, second = 0.0, 0.0, 0.0
+            for point in range(-1, 2):
+                rate = math.exp(middle + point * math.sqrt(3.0) * width)
+                detected = -math.expm1(-theta * math.log1p(rate / theta))
+                weight = (2 / 3 if point == 0 else 1 / 6) * max(detected, 1e-12)
+                one, two = _sum(rate, theta, np.float64(scale[s, g]))
+                total += weight
+                first += weight * one
+                second += weight * two
+            first, second = first / total, second / total
+            mean[s, g] = first
+            sd[s, g] = math.sqrt(max(second - first * first, 0.0))
+
+
+@numba.njit(cache=True)
+def _sum(rate, size, scale):
+    """First and second moment of one entry."""
+    rate = max(rate, 1e-6)
+    if rate > _MANY or rate > 1000 * size:
+        return _sum_of_blocks(rate, size, scale)
+    return _sum_of_counts(rate, size, scale)
 
 
 @numba.njit(cache=True)

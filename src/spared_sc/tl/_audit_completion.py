@@ -148,7 +148,7 @@ def audit_completion(
 
     def completer(name: str) -> CompletionFunction:
         method = COMPLETERS.make(name, {})
-        return lambda visible: method.complete(visible, compute.without_bar())
+        return method.as_function(compute.without_bar())
 
     references = {name: completer(name) for name in REFERENCES}
     with compute.bar(n_masks + 1, "audit", "fit") as bar:

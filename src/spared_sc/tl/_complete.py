@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.threads import limited_threads
 from spared_sc._models.device import check_device
-from spared_sc.tl._resolve import resolve, write
+from spared_sc.tl._resolve import resolve, write_layers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +43,7 @@ def complete(
     split_key: str | None = Key.obs.split,
     use_rep: str | None = None,
     key_added: str | None = None,
+    write: Collection[str] | None = None,
     save_model: str | Path | None = None,
     checkpoint: str | Path | None = None,
     device: str | None = None,
@@ -140,6 +141,7 @@ def complete(
         n_jobs=n_jobs,
         show_progress_bar=show_progress_bar,
         checkpoint=checkpoint,
+        write=write,
     )
     completer, saved = _completer(method, dict(method_params or {}))
     if key_added is None:
@@ -162,11 +164,14 @@ def complete(
     fitted_before = isinstance(completer, FittedCompleter) and completer.fitted
     save = None if save_model is None else Path(save_model)
     estimate, details = _estimate(completer, saved, resolved, compute, save, adata, layer)
+    if write is not None:
+        _check_given(estimate, compute, completer.name)
     adata = adata.copy() if copy else adata
-    write(
+    write_layers(
         adata,
         resolved,
         estimate,
+        blocks=compute.write,
         key_added=key_added,
         params={
             "method": completer.name,
@@ -250,7 +255,21 @@ def _estimate(
             if save_model is not None:
                 genes = adata.var_names[resolved.genes].tolist()
                 save_completer(save_model, completer, genes=genes, layer=layer, data=details["data"])
-    return completer.complete_by_split(resolved.sections, resolved.split, compute), details
+    estimate = completer.complete_by_split(resolved.sections, resolved.split, compute)
+    if estimate.interrupted:
+        details["interrupted"] = True
+    return estimate, details
+
+
+def _check_given(estimate: Estimate, compute: Compute, method: str) -> None:
+    """Refuse to leave out a layer that was asked for."""
+    given = {"completed": estimate.values, "rate": estimate.rate, "sd": estimate.sd}
+    missing = sorted(name for name in compute.write if given[name] is None)
+    if missing:
+        raise ValueError(
+            f"method {method!r} gives no {validate.listing(missing)} for these data: leave that out of `write=`, or choose "
+            "another method. Rates need raw counts."
+        )
 
 
 def _log_score(method: str, score: Mapping[str, float]) -> None:

@@ -209,7 +209,7 @@ def _evaluate(
 
     def completion_function(method: Method) -> CompletionFunction:
         if isinstance(method, Completer):
-            return lambda visible: method.complete(visible, quiet)
+            return method.as_function(quiet)
         return lambda visible: complete_by_user(method, data, visible)
 
     functions = {name: completion_function(method) for name, method in methods.items()}

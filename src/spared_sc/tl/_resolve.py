@@ -58,7 +58,8 @@ def resolve(
     """Find layer, genes, libraries, split, lattice, detected entries and raw counts.
 
     `genes` are columns to use instead of those of the mask, -1 for one that the data lack. Of the mask, genes are used
-    that some spot detected, among those of the train libraries where there is a split.
+    that some spot detected, among those of the train libraries where there is a split; they are sorted by name, so that
+    no result depends on their order.
     """
     from spared_sc._kernels.counts import row_sums
     from spared_sc._kernels.floor import is_log2_of_counts
@@ -74,6 +75,7 @@ def resolve(
     if genes is None:
         mask = validate.gene_mask(adata, mask_var, optional=Key.var.selected)
         genes = _seen(adata, np.flatnonzero(mask), detected if split is None else detected[split == "train"])
+        genes = genes[np.argsort(adata.var_names[genes], kind="stable")]
     known = block_of(detected, genes)[order]
     counts = validate.find_counts(adata, without="expected counts are not estimated") if use_counts else None
     block = np.where(known, block_of(values, genes)[order], np.float32(0))
@@ -139,30 +141,33 @@ def block_of(matrix: np.ndarray | sps.csr_matrix, genes: np.ndarray) -> np.ndarr
     return block
 
 
-def write(
+def write_layers(
     adata: AnnData,
     resolved: Resolved,
     estimate: Estimate,
     *,
+    blocks: frozenset[str],
     key_added: str,
     params: Mapping[str, Any],
     details: Mapping[str, Any],
 ) -> None:
-    """Write the layers of an estimate: filled values, and rate and standard deviation where there are some.
+    """Write the layers of an estimate that are among the blocks: filled values, rates and standard deviations.
 
-    Rates and standard deviations of an earlier estimate under the same name do not stay behind.
+    Layers of an earlier estimate under the same name do not stay behind.
     """
     present = resolved.genes >= 0
     genes = resolved.genes[present]
     known = resolved.to_rows(resolved.sections.known)[:, present]
-    filled = resolved.to_rows(estimate.values)[:, present]
-    filled = np.where(known, validate.dense(resolved.values[:, genes]), filled)
-    dtype = np.result_type(resolved.values.dtype, np.float32)
-    layers = {key_added: write_columns(resolved.values, genes, filled.astype(dtype, copy=False))}
-    if estimate.rate is not None and resolved.counts is not None:
+    layers = {}
+    if "completed" in blocks:
+        filled = resolved.to_rows(estimate.need_values())[:, present]
+        filled = np.where(known, validate.dense(resolved.values[:, genes]), filled)
+        dtype = np.result_type(resolved.values.dtype, np.float32)
+        layers[key_added] = write_columns(resolved.values, genes, filled.astype(dtype, copy=False))
+    if "rate" in blocks and estimate.rate is not None and resolved.counts is not None:
         rate = resolved.to_rows(estimate.rate)[:, present]
         layers[Key.rate(key_added)] = write_columns(resolved.counts, genes, rate)
-    if estimate.sd is not None:
+    if "sd" in blocks and estimate.sd is not None:
         sd = np.where(known, np.float32(0), resolved.to_rows(estimate.sd)[:, present])
         shape = resolved.values.shape
         empty = sps.csr_matrix(shape, dtype=np.float32)
@@ -179,7 +184,7 @@ def write(
         split=validate.recorded_split(resolved.libraries, resolved.library_split),
         **details,
     )
-    for name in (Key.rate(key_added), Key.sd(key_added)):
+    for name in (key_added, Key.rate(key_added), Key.sd(key_added)):
         if name in adata.layers and name not in layers and f'layers["{name}"]' in before:
             del adata.layers[name]  # of the method that wrote here before
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spared_sc._core import docs
@@ -30,6 +30,7 @@ def spackle_complete(
     split_key: str | None = Key.obs.split,
     use_rep: str | None = None,
     key_added: str = Key.layers.spackle,
+    write: Collection[str] | None = None,
     save_model: str | Path | None = None,
     checkpoint: str | Path | None = None,
     device: str | None = None,
@@ -65,7 +66,7 @@ def spackle_complete(
     use_rep
         `"paper"` only: key in `obsm` of an embedding, such as of the image, that is put beside the expression of each
         spot. A saved model that was fitted with one needs one of the same kind.
-    layer, mask_var, library_key, spatial_key, key_added, save_model, checkpoint
+    layer, mask_var, library_key, spatial_key, key_added, write, save_model, checkpoint
         As in :func:`spared_sc.tl.complete`.
     device, batch_size, n_jobs, random_state, show_progress_bar, copy
         As in :func:`spared_sc.tl.complete`.
@@ -123,6 +124,7 @@ def spackle_complete(
         split_key=split_key,
         use_rep=use_rep,
         key_added=key_added,
+        write=write,
         save_model=save_model,
         checkpoint=checkpoint,
         device=device,

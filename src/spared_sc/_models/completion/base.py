@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from spared_sc._core.compute import Compute
 from spared_sc._core.keys import Key
 from spared_sc._core.params import allowed_of, parameter
 from spared_sc._core.registry import About, Method
-from spared_sc._kernels.sections import Estimate, Sections
+from spared_sc._kernels.sections import CompletionFunction, Estimate, Sections
 from spared_sc._kernels.threads import limited_threads
 
 __all__ = ["About", "Completer", "Compute", "Estimate", "FittedCompleter", "Sections", "SimpleCompleter", "parameter"]
@@ -53,6 +53,17 @@ class Completer(Method):
     def complete(self, sections: Sections, compute: Compute) -> Estimate:
         """Estimate of every entry."""
 
+    def as_function(self, compute: Compute) -> CompletionFunction:
+        """The method as a function of the sections, for evaluations; nobody wants the score of half a fit."""
+
+        def complete(sections: Sections) -> Estimate:
+            estimate = self.complete(sections, compute)
+            if estimate.interrupted:
+                raise KeyboardInterrupt
+            return estimate
+
+        return complete
+
     def complete_by_split(self, sections: Sections, split: np.ndarray | None, compute: Compute) -> Estimate:
         """Estimate in which no measurement of another split has a part in a train value.
 
@@ -68,6 +79,8 @@ class Completer(Method):
                 continue
             spots = np.flatnonzero(here | (split == "train"))
             part = self.complete(sections.of_spots(spots), compute)
+            if part.interrupted:  # the other splits are not there
+                raise KeyboardInterrupt
             whole = _empty_like(part, sections.values.shape) if whole is None else whole
             for block, values in ((whole.values, part.values), (whole.rate, part.rate), (whole.sd, part.sd)):
                 if block is not None and values is not None:
@@ -166,13 +179,12 @@ class FittedCompleter(Completer, Generic[L]):
         copy = type(self)(**self.params())
         with limited_threads(compute.network_threads):
             copy.fit(sections, None, compute)
-            if copy.result().interrupted:  # nobody wants the score of half a fit: stop the caller as well
-                raise KeyboardInterrupt
-            return copy.apply(sections, compute)
+            estimate = copy.apply(sections, compute)
+            return replace(estimate, interrupted=estimate.interrupted or copy.result().interrupted)
 
 
 def _empty_like(part: Estimate, shape: tuple[int, ...]) -> Estimate:
     def empty(block: np.ndarray | None) -> np.ndarray | None:
         return None if block is None else np.empty(shape, block.dtype)
 
-    return Estimate(np.empty(shape, part.values.dtype), empty(part.rate), empty(part.sd), params=part.params)
+    return Estimate(empty(part.values), empty(part.rate), empty(part.sd), params=part.params)

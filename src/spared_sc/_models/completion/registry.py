@@ -77,7 +77,7 @@ COMPLETERS: Registry[Completer] = Registry(
         "adaptive median of the surrounding spots, zeros counted",
         paper="Mejia et al. (2023), SEPAL",
     ),
-    About("counts", ".counts:CountsModel", "count model and simple estimates, combined by a stack and a small network"),
+    About("counts", ".counts:CountsModel", "count model and simple estimates, combined"),
     About(
         "factor",
         ".factor:Factor",

@@ -95,17 +95,24 @@ class AdditiveFit:
 
 
 class Trial:
-    """Sections with a tenth of the known entries hidden, to choose the parameters of methods on."""
+    """Sections with some of the known entries hidden, to choose the parameters of methods on.
 
-    def __init__(self, sections: Sections, seed: int):
+    A score is computed on `score_share` of them, which nothing is chosen on.
+    """
+
+    def __init__(self, sections: Sections, seed: int, *, hidden_share: float = _HIDDEN_SHARE, score_share: float = 0.0):
         self.seed = seed
-        self.hidden = hide_detected(sections.known, _HIDDEN_SHARE, generator(seed, 0))
+        rng = generator(seed, 0)
+        self.hidden = hide_detected(sections.known, hidden_share, rng)
+        self.tuning = self.hidden
+        if score_share:
+            self.tuning = self.hidden & ~hide_detected(self.hidden, score_share, rng)
         self.truth = sections.renormalised(self.hidden)
         self.train = sections.without(self.hidden)
 
     def pick(self, completer: Completer, estimate: Callable[..., np.ndarray]) -> dict[str, Any]:
         """Parameters of lowest error: tuned ones that were not given."""
-        return pick(lambda **params: masked_mse(self.truth, estimate(**params), self.hidden), completer.grids())
+        return pick(lambda **params: masked_mse(self.truth, estimate(**params), self.tuning), completer.grids())
 
     @cached_property
     def additive(self) -> dict[str, Any]:

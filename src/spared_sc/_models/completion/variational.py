@@ -1,0 +1,643 @@
+"""Variational fit of the count model: Newton steps for the spots and for the genes in turn."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spared_sc._core.report import warn
+from spared_sc._kernels.lowrank import random_svd
+from spared_sc._kernels.smoothing import centre_kernel
+from spared_sc._kernels.threads import Workers
+from spared_sc._models import checkpoint as files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import scipy.sparse as sps
+
+    from spared_sc._kernels.sections import Sections
+
+_LIMITS = -12.0, 12.0  # of the logarithm of an expected count
+_ENTRIES = {"cpu": 1 << 16}  # of the parts that are computed at once: on a CPU, as many as its cache holds
+_ENTRIES_ELSEWHERE = 1 << 24
+_MOST_VARIANCE = 4.0  # of a logarithm of a rate, in the mean of the rate
+_SOLVER_STEPS, _SOLVED = 5, 1e-2  # conjugate gradients of a Newton step, and the remainder at which they end
+_LEAST_POWER = 1e-4  # variance of a factor's part in the logarithms of the rates, below which it is dropped
+_CONVERGED = 1e-4  # gain of the lower bound by one iteration, in nats per entry
+_FALL = 1e-6  # of the lower bound, in nats per entry, that is rounding
+_LOG_SIZES, _LOGIT_LOST = (-3.0, 6.0), (-8.0, 3.0)
+_SAVE_EVERY = 2.0  # seconds, and ten times what saving takes
+
+
+@dataclass(frozen=True)
+class Band:
+    """Factors of one smoothness."""
+
+    width: float  # of their Gaussian kernel, in hops; 0: not smooth
+    spacing: int  # hops between the spots that the kernel is centred on
+    rank: int  # number of factors; those that do not pay vanish
+
+
+@dataclass(frozen=True)
+class FactorParams:
+    """Hyper-parameters; none depends on the data set."""
+
+    bands: tuple[Band, ...] = (Band(4.0, 4, 8), Band(1.5, 2, 8), Band(0.7, 1, 8), Band(0.0, 1, 8))
+    spot_precision: float = 100.0  # of the prior of a spot's departure from its depth
+    library_precision: float = 100.0  # of the prior of a gene's departure in a library
+    size_precision: float = 5.0  # of the prior of the logarithm of a gene's size
+    log_size: float = 2.0  # mean of that prior
+    lost_precision: float = 10.0  # of the prior of a gene's share of lost detections around that of all genes
+    relevance: float = 0.3  # standard deviation of a factor's loadings, as one gene more would have it
+    n_iterations: int = 30
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Where the fit is; tensors are on its device, those of double precision on the CPU."""
+
+    weights: tuple[torch.Tensor, ...] = ()  # of each band, (n_centres, rank): posterior means
+    weight_variances: tuple[torch.Tensor, ...] = ()
+    band: tuple[int, ...] = ()  # number of the band of each of these
+    spot: torch.Tensor = torch.empty(0)  # (n_spots,) departure from the depth
+    loadings: torch.Tensor = torch.empty(0)  # (n_genes, n_factors) posterior means
+    loading_variances: torch.Tensor = torch.empty(0)
+    relevance: torch.Tensor = torch.empty(0)  # (n_factors,) prior variance of the loadings
+    gene: torch.Tensor = torch.empty(0)  # (n_genes,)
+    library_gene: torch.Tensor = torch.empty(0)  # (n_libraries, n_genes)
+    log_size: torch.Tensor = torch.empty(0)  # (n_genes,) double
+    lost: torch.Tensor = torch.empty(0)  # (n_genes,) double
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the fit says of every entry, and of the genes; float32 and float64 arrays."""
+
+    log_rate: np.ndarray  # (n_spots, n_genes) logarithm of the expected count
+    log_rate_sd: np.ndarray  # (n_spots, n_genes) standard deviation of the logarithm of the rate
+    size: np.ndarray  # (n_genes,)
+    lost: np.ndarray  # (n_genes,)
+    interrupted: bool
+
+
+def fit_rates(
+    sections: Sections,
+    params: FactorParams,
+    *,
+    device: torch.device,
+    n_threads: int = 1,
+    checkpoint: Path | None = None,
+    identity: dict[str, Any] | None = None,
+    on_step: Callable[[], object] = lambda: None,
+) -> Rates:
+    """Fit the count model to sections with counts. Nothing is drawn: the same counts give the same result.
+
+    `on_step` is called `n_steps(params)` times. An interrupt is raised until all factors are there; later, the fit ends
+    where it is. A fit that finds its own state in the folder `checkpoint` goes on from it.
+    """
+    with Workers(n_threads) as workers:
+        model = _Model(sections, params, device, workers)
+        first, finished = 0, False
+        if checkpoint is not None and files.exists(checkpoint):
+            first, finished = _restore(model, checkpoint, identity)
+        last, interrupted = n_steps(params), False
+        bound, saved, cost = model.evaluate(), time.monotonic(), 0.0
+        for step in range(first, last):
+            if not finished:
+                try:
+                    before, bound = bound, model.step(step, bound)
+                    finished = step > len(params.bands) and bound - before < _CONVERGED * model.n_entries
+                    bound = model.without_vanished(bound)
+                except KeyboardInterrupt:
+                    if step <= len(params.bands):
+                        raise
+                    warn(f"the fit of the count model was interrupted: its state after step {step} of {last} is used.")
+                    interrupted = True
+                    break
+                if checkpoint is not None and (
+                    finished or step + 1 == last or time.monotonic() - saved > max(_SAVE_EVERY, 10 * cost)
+                ):
+                    saved = time.monotonic()
+                    _save(model, checkpoint, identity, step + 1, finished)
+                    cost = time.monotonic() - saved
+            on_step()
+        return model.result(interrupted=interrupted)
+
+
+def n_steps(params: FactorParams) -> int:
+    """Steps of a fit: one for the means, one for each band of factors, and the iterations."""
+    return 1 + len(params.bands) + params.n_iterations
+
+
+class _Model:
+    """The counts, the posterior, and first and second derivatives by the logarithms of the rates."""
+
+    def __init__(self, sections: Sections, params: FactorParams, device: torch.device, workers: Workers):
+        counts = sections.need_counts().values
+        depth = np.maximum(sections.whole_depth(), 1)
+        self.params, self.device, self.workers = params, device, workers
+        self.counts = self._tensor(counts)
+        self.log_depth = self._tensor(np.log(depth / np.median(depth)))
+        self.library = torch.as_tensor(sections.library, device=device)
+        self.members = torch.nn.functional.one_hot(self.library, sections.n_libraries).float()
+        # A spot without any count was not measured: it gets its factors from around it alone.
+        self.speaks = self._tensor(~sections.silent)[:, None] if sections.silent.any() else None
+        self.n_speaking = int((~sections.silent).sum())
+        self.n_entries = counts.size
+        self.tally = _Tally.of(counts)
+        n, n_genes = counts.shape
+        most = max(_ENTRIES.get(device.type, _ENTRIES_ELSEWHERE) // n_genes, 1)
+        self.parts = [slice(start, min(start + most, n)) for start in range(0, n, most)]
+        self.smoothers = [
+            None if band.width == 0 else _Smoother(centre_kernel(sections.lattice, band.width, band.spacing), self)
+            for band in params.bands
+        ]
+        share = self.counts.sum(dim=0) / self.log_depth.exp().sum()
+        none = torch.zeros(n_genes, 0, device=device)
+        self.posterior = Posterior(
+            spot=torch.zeros(n, device=device),
+            loadings=none,
+            loading_variances=none,
+            relevance=none[0],
+            gene=torch.log(share + 1e-4),
+            library_gene=torch.zeros(sections.n_libraries, n_genes, device=device),
+            log_size=torch.full((n_genes,), params.log_size, dtype=torch.float64),
+            lost=torch.full((n_genes,), 0.1, dtype=torch.float64),
+        )
+        self.slope, self.weight = torch.empty_like(self.counts), torch.empty_like(self.counts)
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=torch.float32).to(self.device)
+
+    # --- From centres to spots
+
+    def spread(self, blocks: Sequence[torch.Tensor], *, squared: bool = False) -> torch.Tensor:
+        """Values of the factors at the spots, (n_spots, n_factors), of weights of the bands."""
+        columns = [
+            block if (smoother := self.smoothers[band]) is None else smoother.spread(block, squared=squared)
+            for block, band in zip(blocks, self.posterior.band, strict=True)
+        ]
+        return torch.cat([self.counts.new_empty(len(self.counts), 0), *columns], dim=1)
+
+    def gather(self, values: torch.Tensor, *, squared: bool = False) -> list[torch.Tensor]:
+        """The transpose of `spread`."""
+        blocks = values.split([block.shape[1] for block in self.posterior.weights], dim=1) if values.shape[1] else ()
+        return [
+            block if (smoother := self.smoothers[band]) is None else smoother.gather(block, squared=squared)
+            for block, band in zip(blocks, self.posterior.band, strict=True)
+        ]
+
+    def _spread_all(self) -> None:
+        """The factors at the spots, and their variances."""
+        self.factors = self.spread(self.posterior.weights)
+        self.factor_variances = self.spread(self.posterior.weight_variances, squared=True)
+
+    # --- The lower bound and its derivatives
+
+    def evaluate(self) -> float:
+        """Lower bound of the log-likelihood of the counts, up to a constant; fills in all derivatives.
+
+        The mean of the log-likelihood over the posterior is taken to second order of the logarithm of the rate.
+        """
+        self._spread_all()
+        at = self.posterior
+        size, lost = (x.to(torch.float32).to(self.device) for x in (at.log_size.exp(), at.lost))
+        left, right = self._variance_parts()
+        loadings = at.loadings.T.contiguous()
+        level, base = at.gene + at.library_gene, (self.log_depth + at.spot)[:, None]
+
+        def part(rows: slice) -> tuple[float, torch.Tensor]:
+            half_variance = (left[rows] @ right).clamp_(max=_MOST_VARIANCE / 2)
+            log_rate = self.factors[rows] @ loadings
+            log_rate += base[rows]
+            log_rate += level[self.library[rows]]
+            log_rate += half_variance
+            log_rate.clamp_(*_LIMITS)
+            counts = self.counts[rows]
+            speaks = None if self.speaks is None else self.speaks[rows]
+            bound, slope, weight, sums = _likelihood(log_rate, counts, size, lost, half_variance, speaks)
+            self.slope[rows], self.weight[rows] = slope, weight
+            return bound.item(), sums.cpu().double()
+
+        parts = self.workers.map(part, self.parts)
+        self.sums = torch.stack([sums for _, sums in parts]).sum(dim=0)
+        bound = sum(bound for bound, _ in parts) + self.tally.log_likelihood(at.log_size.exp(), at.lost)
+        return bound - self._divergence()
+
+    def _variance_parts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two matrices whose product is half the posterior variance of the factors' part in the log rates."""
+        at = self.posterior
+        left = torch.cat([self.factor_variances, self.factors**2], dim=1)
+        right = torch.cat([at.loadings**2 + at.loading_variances, at.loading_variances], dim=1)
+        return left, (right / 2).T.contiguous()
+
+    def _divergence(self) -> float:
+        """Kullback-Leibler divergence of the posterior from the prior, and minus the logarithms of other priors."""
+        at, params = self.posterior, self.params
+        total = torch.zeros((), dtype=torch.float64)
+        for mean, variance in zip(at.weights, at.weight_variances, strict=True):
+            total += (mean**2 + variance - 1 - torch.log(variance)).sum().cpu()
+        ratio = at.loading_variances / at.relevance
+        total += (at.loadings**2 / at.relevance + ratio - 1 - torch.log(ratio)).sum().cpu()
+        total += (params.relevance**2 / at.relevance + torch.log(at.relevance)).sum().cpu()
+        total += params.spot_precision * (at.spot**2).sum().cpu()
+        total += params.library_precision * (at.library_gene**2).sum().cpu()
+        total += params.size_precision * ((at.log_size - params.log_size) ** 2).sum()
+        logit = torch.logit(at.lost)
+        total += params.lost_precision * ((logit - logit.mean()) ** 2).sum()
+        return float(total) / 2
+
+    # --- Steps
+
+    def step(self, number: int, bound: float) -> float:
+        """One step of `fit_rates`; the lower bound after it."""
+        if number == 0:
+            bound = self._sweep(bound)
+        elif number <= len(self.params.bands):
+            self._add_factors(number - 1)
+            bound = self.evaluate()
+        return self._sweep(bound)
+
+    def _sweep(self, bound: float) -> float:
+        """Genes, then size and lost detections, then spots."""
+        bound = self._move(self._gene_direction, bound)
+        self.posterior = self._with_dispersion()
+        return self._move(self._spot_direction, self.evaluate())
+
+    def _move(self, direction: Callable[[], tuple[Posterior, Posterior]], bound: float) -> float:
+        """Take a Newton step, halved until the lower bound does not fall; the bound after it.
+
+        The direction has new variances and the difference of the means.
+        """
+        before = self.posterior
+        after, difference = direction()
+        for size in (1.0, 0.5, 0.25, 0.125, 0.0625):
+            self.posterior = _moved(after, difference, size)
+            new = self.evaluate()
+            if new >= bound - _FALL * self.n_entries:
+                return new
+        self.posterior = before
+        new = self.evaluate()
+        if not np.isfinite(new):
+            raise FloatingPointError("the count model diverged: check that the counts hold no extreme values.")
+        return new
+
+    def _spot_direction(self) -> tuple[Posterior, Posterior]:
+        at, precision = self.posterior, self.params.spot_precision
+        spread_weight = self.weight @ at.loading_variances
+        slope = self.slope @ at.loadings - spread_weight * self.factors
+        of_weights = [x - weights for x, weights in zip(self.gather(slope), at.weights, strict=True)]
+        of_spots = self.slope.sum(dim=1) - precision * at.spot
+        curvature = self.weight @ (at.loadings**2 + at.loading_variances)
+        diagonal = [x + 1 for x in self.gather(curvature, squared=True)]
+        loadings = torch.cat([at.loadings, torch.ones_like(at.gene)[:, None]], dim=1)
+        transposed = loadings.T.contiguous()
+
+        def product(blocks: list[torch.Tensor]) -> list[torch.Tensor]:
+            values = torch.cat([self.spread(blocks[:-1]), blocks[-1][:, None]], dim=1)
+            result = torch.empty_like(values)
+
+            def part(rows: slice) -> None:
+                change = values[rows] @ transposed
+                change *= self.weight[rows]
+                torch.mm(change, loadings, out=result[rows])
+
+            self.workers.map(part, self.parts)
+            result[:, :-1] += spread_weight * values[:, :-1]
+            gathered = self.gather(result[:, :-1])
+            return [
+                *(x + block for x, block in zip(gathered, blocks[:-1], strict=True)),
+                result[:, -1] + precision * blocks[-1],
+            ]
+
+        right, scale = [*of_weights, of_spots], [*diagonal, self.weight.sum(dim=1) + precision]
+        *weights, spot = _solve(product, right, scale)
+        after = replace(at, weight_variances=tuple(1 / x for x in diagonal))
+        return after, Posterior(weights=tuple(weights), spot=spot)
+
+    def _gene_direction(self) -> tuple[Posterior, Posterior]:
+        at, precision = self.posterior, self.params.library_precision
+        n_factors = at.loadings.shape[1]
+        left = torch.cat([self.factors, self.members], dim=1)
+        squares = torch.cat([self.factors**2 + self.factor_variances, self.members], dim=1)
+        slope = self._over_spots(self.slope, left)
+        curvature = self._over_spots(self.weight, squares)
+        spread_weight = self._over_spots(self.weight, self.factor_variances)
+        of_loadings = slope[:, :n_factors] - spread_weight * at.loadings - at.loadings / at.relevance
+        by_library = slope[:, n_factors:].T
+        diagonal = curvature[:, :n_factors] + 1 / at.relevance
+        weight_by_library = curvature[:, n_factors:].T
+
+        def product(blocks: list[torch.Tensor]) -> list[torch.Tensor]:
+            loadings, library_gene, gene = blocks
+            right = torch.cat([loadings, (library_gene + gene).T], dim=1).T.contiguous()
+
+            def part(rows: slice) -> torch.Tensor:
+                change = left[rows] @ right
+                change *= self.weight[rows]
+                return change.T @ left[rows]
+
+            result = _sum(self.workers.map(part, self.parts))
+            of_library = result[:, n_factors:].T
+            return [
+                result[:, :n_factors] + spread_weight * loadings + loadings / at.relevance,
+                of_library + precision * library_gene,
+                of_library.sum(dim=0) + 1e-3 * gene,
+            ]
+
+        loadings, library_gene, gene = _solve(
+            product,
+            [of_loadings, by_library - precision * at.library_gene, by_library.sum(dim=0)],
+            [diagonal, weight_by_library + precision, weight_by_library.sum(dim=0) + 1e-3],
+        )
+        variances = 1 / diagonal
+        after = replace(at, loading_variances=variances)
+        return after, Posterior(loadings=loadings, library_gene=library_gene, gene=gene)
+
+    def _over_spots(self, entries: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """entries.T @ columns, (n_genes, k)."""
+        return _sum(self.workers.map(lambda rows: entries[rows].T @ columns[rows], self.parts))
+
+    def _with_dispersion(self) -> Posterior:
+        """The posterior with the best relevance, and with Newton steps for size and lost detections."""
+        at, params = self.posterior, self.params
+        squares = (at.loadings**2 + at.loading_variances).sum(dim=0)
+        relevance = (squares + params.relevance**2) / (len(at.loadings) + 1)
+        size = at.log_size.exp()
+        first, second = (x + y for x, y in zip(self.sums[:2], self.tally.by_size(size), strict=True))
+        slope = size * first - params.size_precision * (at.log_size - params.log_size)
+        curvature = (size * first + size**2 * second - params.size_precision).abs().clamp(min=1e-3)
+        log_size = (at.log_size + (slope / curvature).clamp(-1, 1)).clamp(*_LOG_SIZES)
+        logit = torch.logit(at.lost)
+        slope = self.sums[2] - self.n_speaking * at.lost - params.lost_precision * (logit - logit.mean())
+        # The chance that a zero was lost changes with the share, which makes the curvature smaller than that of a count.
+        curvature = (self.n_speaking * at.lost * (1 - at.lost) / 2).clamp(min=1) + params.lost_precision
+        lost = torch.sigmoid((logit + (slope / curvature).clamp(-1, 1)).clamp(*_LOGIT_LOST))
+        return replace(at, relevance=relevance, log_size=log_size, lost=lost)
+
+    def _add_factors(self, band: int) -> None:
+        """Factors of another band, from the leading singular vectors of what the rates do not explain yet."""
+        at = self.posterior
+        smoother, rank = self.smoothers[band], min(self.params.bands[band].rank, max(self.counts.shape[1] - 1, 1))
+        by_spot = self.weight.sum(dim=1, keepdim=True)
+        if smoother is None:
+            left, by_centre = self.slope, by_spot
+        else:
+            left, by_centre = smoother.gather(self.slope), smoother.gather(by_spot, squared=True)
+        by_gene = self.weight.sum(dim=0) / self.weight.sum().clamp(min=1e-12)
+        left = left / torch.sqrt(by_centre * by_gene + 1e-3)
+        vectors, values, _ = random_svd(left.cpu().numpy(), rank, seed=0)
+        weights = self._tensor(vectors * values)
+        at_spots = weights if smoother is None else smoother.spread(weights)
+        weights = weights / (at_spots**2).mean(dim=0).sqrt().clamp(min=1e-12) * 0.7  # near the scale of the prior
+        new = torch.zeros(len(at.loadings), weights.shape[1], device=self.device)
+        self.posterior = replace(
+            at,
+            weights=(*at.weights, weights),
+            weight_variances=(*at.weight_variances, torch.full_like(weights, 0.25)),
+            band=(*at.band, band),
+            loadings=torch.cat([at.loadings, new], dim=1),
+            loading_variances=torch.cat([at.loading_variances, new + 0.01], dim=1),
+            relevance=torch.cat([at.relevance, new[0] + self.params.relevance**2]),
+        )
+
+    def without_vanished(self, bound: float) -> float:
+        """Drop factors that have vanished; the lower bound after it."""
+        at = self.posterior
+        kept = (at.loadings**2).mean(dim=0) * (self.factors**2).mean(dim=0) > _LEAST_POWER
+        if kept.all():
+            return bound
+        of_block = kept.split([block.shape[1] for block in at.weights])
+        blocks = [
+            (mean[:, here].contiguous(), variance[:, here].contiguous(), band)
+            for mean, variance, band, here in zip(at.weights, at.weight_variances, at.band, of_block, strict=True)
+            if here.any()
+        ]
+        self.posterior = replace(
+            at,
+            weights=tuple(mean for mean, _, _ in blocks),
+            weight_variances=tuple(variance for _, variance, _ in blocks),
+            band=tuple(band for _, _, band in blocks),
+            loadings=at.loadings[:, kept].contiguous(),
+            loading_variances=at.loading_variances[:, kept].contiguous(),
+            relevance=at.relevance[kept],
+        )
+        return self.evaluate()
+
+    def result(self, *, interrupted: bool) -> Rates:
+        """Rates of the posterior as it is."""
+        self._spread_all()
+        at = self.posterior
+        left, right = self._variance_parts()
+        log_rate, sd = (np.empty(self.counts.shape, dtype=np.float32) for _ in range(2))
+
+        def part(rows: slice) -> None:
+            half_variance = left[rows] @ right
+            mean = self.factors[rows] @ at.loadings.T
+            mean += (self.log_depth + at.spot)[rows, None] + (at.gene + at.library_gene)[self.library[rows]]
+            log_rate[rows] = (mean + half_variance.clamp(max=_MOST_VARIANCE / 2)).clamp_(*_LIMITS).cpu().numpy()
+            sd[rows] = (2 * half_variance).sqrt().cpu().numpy()
+
+        self.workers.map(part, self.parts)
+        return Rates(log_rate, sd, at.log_size.exp().numpy(), at.lost.numpy(), interrupted)
+
+
+class _Smoother:
+    """A kernel from centres to spots."""
+
+    def __init__(self, kernel: sps.csr_matrix, model: _Model):
+        self.map = model.workers.map
+        squares = kernel.multiply(kernel).tocsr()
+        self._spread, self._spread_squares, self._gather, self._gather_squares = (
+            self._in_parts(matrix, model) for matrix in (kernel, squares, kernel.T.tocsr(), squares.T.tocsr())
+        )
+
+    @staticmethod
+    def _in_parts(matrix: sps.csr_matrix, model: _Model) -> list[torch.Tensor]:
+        size = model.parts[0].stop
+        return [_sparse(matrix[start : start + size], model.device) for start in range(0, matrix.shape[0], size)]
+
+    def spread(self, values: torch.Tensor, *, squared: bool = False) -> torch.Tensor:
+        """Values (n_centres, k) at the spots."""
+        return self._times(self._spread_squares if squared else self._spread, values)
+
+    def gather(self, values: torch.Tensor, *, squared: bool = False) -> torch.Tensor:
+        """The transpose of `spread`."""
+        return self._times(self._gather_squares if squared else self._gather, values)
+
+    def _times(self, parts: list[torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+        values = values.contiguous()
+        return torch.cat(self.map(lambda part: torch.sparse.mm(part, values), parts))
+
+
+def _sparse(matrix: sps.csr_matrix, device: torch.device) -> torch.Tensor:
+    indptr, indices = (torch.as_tensor(x.astype(np.int64)) for x in (matrix.indptr, matrix.indices))
+    values = torch.as_tensor(matrix.data.astype(np.float32))
+    with warnings.catch_warnings():
+        # Torch calls its compressed rows a beta; their product with a dense matrix is six times faster than the other.
+        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+        return torch.sparse_csr_tensor(indptr, indices, values, size=matrix.shape, device=device)
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """How often each gene has each count above zero: what the likelihood says of the size depends on that alone."""
+
+    gene: torch.Tensor
+    count: torch.Tensor
+    times: torch.Tensor
+    n_detected: torch.Tensor  # (n_genes,)
+
+    @classmethod
+    def of(cls, counts: np.ndarray) -> _Tally:
+        # Spots with the same count of the same gene, counted.
+        genes, spots = np.nonzero(counts.T)
+        found = counts[spots, genes].astype(np.float64)
+        order = np.lexsort((found, genes))
+        genes, found = genes[order], found[order]
+        first = np.flatnonzero(np.r_[True, (np.diff(genes) != 0) | (np.diff(found) != 0)][: genes.size])
+        times = np.diff(np.r_[first, genes.size]).astype(np.float64)
+        n_detected = (counts > 0).sum(axis=0).astype(np.float64)
+        return cls(*(torch.from_numpy(x) for x in (genes[first], found[first], times, n_detected)))
+
+    def log_likelihood(self, size: torch.Tensor, lost: torch.Tensor) -> float:
+        """The part that depends on size and lost detections, but on no rate."""
+        of_size = torch.lgamma(self.count + size[self.gene]) - torch.lgamma(size[self.gene])
+        return float((self.times * of_size).sum() + (self.n_detected * torch.log1p(-lost)).sum())
+
+    def by_size(self, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """First and second derivative of that by the size, (n_genes,)."""
+        whole, part = self.count + size[self.gene], size[self.gene]
+        first = self.times * (torch.digamma(whole) - torch.digamma(part))
+        second = self.times * (torch.polygamma(1, whole) - torch.polygamma(1, part))
+        zero = torch.zeros_like(size)
+        return zero.index_add(0, self.gene, first), zero.index_add(0, self.gene, second)
+
+
+def _likelihood(
+    log_rate: torch.Tensor,
+    counts: torch.Tensor,
+    size: torch.Tensor,
+    lost: torch.Tensor,
+    half_variance: torch.Tensor,
+    speaks: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Zero-inflated negative binomial counts: what of their log-likelihood depends on the rate, and its derivatives.
+
+    Returns the sum over entries of the mean log-likelihood, given that `log_rate` contains half of its variance; slope
+    and negative curvature by the logarithm of the rate; and (3, n_genes) sums over spots: first and second derivative
+    by the size, and the number of zeros that were lost.
+    """
+    none = counts == 0
+    rate = log_rate.exp()
+    inverse = 1 / (rate + size)
+    ratio = size * inverse
+    log_ratio = ratio.log()
+    honest = (size * log_ratio).exp_().mul_(1 - lost)
+    zero = honest + lost
+    value = torch.where(none, zero.log(), log_ratio * size + counts * (log_rate + inverse.log()))
+    honest = torch.where(none, honest / zero, 1.0)  # chance that a zero is none that was lost
+    if speaks is not None:
+        honest, value = honest * speaks, value * speaks
+    weight = honest * ratio
+    value -= half_variance * weight * counts
+    excess = (counts + size) * inverse
+    sums = torch.stack(
+        [
+            (honest * (log_ratio + 1 - excess)).sum(dim=0),
+            (honest * ((excess - 2) * inverse + 1 / size)).sum(dim=0),
+            (none * (1 - honest) if speaks is None else none * (1 - honest) * speaks).sum(dim=0),
+        ]
+    )
+    return value.sum(), weight * (counts - rate), weight * rate, sums
+
+
+def _solve(
+    product: Callable[[list[torch.Tensor]], list[torch.Tensor]], right: list[torch.Tensor], diagonal: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Some conjugate gradients for a symmetric matrix, given by its product with a vector, and its diagonal."""
+    solution = [torch.zeros_like(x) for x in right]
+    left = list(right)
+    scaled = [x / d for x, d in zip(left, diagonal, strict=True)]
+    direction, old = scaled, _dot(left, scaled)
+    first = old
+    for _ in range(_SOLVER_STEPS):
+        if not old > _SOLVED * first:
+            break
+        image = product(direction)
+        size = old / _dot(direction, image)
+        solution = [x + size * d for x, d in zip(solution, direction, strict=True)]
+        left = [x - size * d for x, d in zip(left, image, strict=True)]
+        scaled = [x / d for x, d in zip(left, diagonal, strict=True)]
+        new = _dot(left, scaled)
+        direction = [x + new / old * d for x, d in zip(scaled, direction, strict=True)]
+        old = new
+    return solution
+
+
+def _dot(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    return sum(float((x * y).sum()) for x, y in zip(one, other, strict=True))
+
+
+def _sum(parts: list[torch.Tensor]) -> torch.Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _moved(posterior: Posterior, difference: Posterior, size: float) -> Posterior:
+    """The posterior with its means moved along the differences that are there."""
+    if difference.weights or difference.spot.numel():
+        pairs = zip(posterior.weights, difference.weights, strict=True)
+        return replace(
+            posterior,
+            weights=tuple(mean + size * change for mean, change in pairs),
+            spot=posterior.spot + size * difference.spot,
+        )
+    return replace(
+        posterior,
+        loadings=posterior.loadings + size * difference.loadings,
+        library_gene=posterior.library_gene + size * difference.library_gene,
+        gene=posterior.gene + size * difference.gene,
+    )
+
+
+def _save(model: _Model, folder: Path, identity: dict[str, Any] | None, step: int, finished: bool) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in vars(model.posterior).items():
+        blocks = dict(enumerate(value)) if isinstance(value, tuple) else {"": value}
+        arrays |= {f"{name}.{i}": x.cpu().numpy() for i, x in blocks.items() if isinstance(x, torch.Tensor)}
+    card = {"identity": _identity(model, identity), "band": model.posterior.band, "step": step, "finished": finished}
+    files.save(folder, "count model", arrays, card)
+
+
+def _restore(model: _Model, folder: Path, identity: dict[str, Any] | None) -> tuple[int, bool]:
+    """Take the state in the folder; the next step, and whether the fit had converged."""
+    arrays, card = files.load(folder, "count model")
+    if card["identity"] != _identity(model, identity):
+        raise ValueError(
+            f"the checkpoint in {folder} belongs to another fit: remove that folder, or choose another one with "
+            "`checkpoint=`."
+        )
+    values: dict[str, Any] = {"band": tuple(card["band"])}
+    for name in ("weights", "weight_variances"):
+        values[name] = tuple(torch.from_numpy(arrays[f"{name}.{i}"]).to(model.device) for i in range(len(card["band"])))
+    for name, value in vars(model.posterior).items():
+        if isinstance(value, torch.Tensor):
+            values[name] = torch.from_numpy(arrays[f"{name}."].copy()).to(value.device)
+    model.posterior = Posterior(**values)
+    return card["step"], card["finished"]
+
+
+def _identity(model: _Model, identity: dict[str, Any] | None) -> dict[str, Any]:
+    """What a state belongs to, as a JSON card gives it back."""
+    return json.loads(json.dumps({"params": asdict(model.params), **(identity or {})}))
