@@ -29,7 +29,9 @@ class Compute:
     network_threads: int = 1  # of a network on the CPU
     show_progress_bar: bool | None = None
     checkpoint: Path | None = None  # folder in which an interrupted fit keeps its state
-    write: frozenset[str] = frozenset(BLOCKS)  # blocks of an estimate that are wanted; a method may leave out the others
+    write: frozenset[str] = frozenset(
+        BLOCKS
+    )  # blocks of an estimate that are wanted; a method may leave out the others
 
     def bar(self, total: int, desc: str, unit: str = "step") -> tqdm:
         """A progress bar."""
