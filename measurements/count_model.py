@@ -1,0 +1,179 @@
+"""The default completion beside an earlier version of it: accuracy and cost in one run, one thread each.
+
+    git worktree add ../before COMMIT
+    python measurements/count_model.py --before ../before           nine sets: error on hidden entries, deviance, CPU seconds
+    python measurements/count_model.py --before ../before --costs   CPU seconds and memory at 2,000 and 44,000 spots
+    python measurements/count_model.py --seeds                      agreement of five seeds, and of shuffled data
+    python measurements/count_model.py --busy                       seconds beside a busy process, with and without limits
+
+Each version runs in a process of its own, the two in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import _results
+import numpy as np
+from sections import SETS, TITLES, read
+
+import spared_sc as sp
+
+NINE = tuple(name for name in SETS if name != "embryo")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+HERE = Path(__file__).parent
+
+
+def score(name: str, seed: int) -> dict[str, Any]:
+    """Accuracy of the default on one mask of each kind, and the CPU seconds of one completion, in this process."""
+    adata = read(name)
+    options = {"library_key": "library_id", "random_state": seed, "show_progress_bar": False}
+    scores = sp.tl.evaluate_completion(
+        adata, methods=["counts"], regimes=["paper", "thinning"], n_masks=1, n_jobs=1, **options
+    )
+    scores = scores[(scores["genes"] == "all") & (scores["library"] != "all")]
+    means = scores.groupby("metric")["value"].mean()
+    start = time.process_time()
+    sp.tl.complete(adata, method="counts", n_jobs=1, **options)
+    cpu = time.process_time() - start
+    return {"cpu": cpu, **{metric: float(means[metric]) for metric in ("mse", "crps", "coverage_90", "deviance")}}
+
+
+def run(source: Path, *arguments: str, limits: bool = True, script: str = "count_model.py") -> dict[str, Any]:
+    """A part of this script, or of another, with the package of a checkout."""
+    environment = {key: value for key, value in os.environ.items() if key not in THREADS}
+    environment |= dict.fromkeys(THREADS, "1") if limits else {}
+    environment["PYTHONPATH"] = str(source / "src")
+    command = [sys.executable, str(HERE / script), *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(before: Path, names: list[str]) -> None:
+    """Both versions on every set; the new one with three seeds."""
+    rows = []
+    for name in names:
+        old, *new = (run(source, "--score", name, str(seed)) for source, seed in (
+            (before, 0), (HERE.parent, 0), (HERE.parent, 1), (HERE.parent, 2)
+        ))  # fmt: skip
+        row = {"set": name, "title": TITLES[name]}
+        row |= {f"{key}_before": value for key, value in old.items()} | new[0]
+        row |= {f"{key}_ratio": new[0][key] / old[key] for key in ("mse", "crps", "deviance")}
+        row |= {f"{key}_spread": float(np.std([one[key] for one in new]) / old[key]) for key in ("mse", "deviance")}
+        row["speed"] = old["cpu"] / new[0]["cpu"]
+        print(row, flush=True)
+        rows.append(row)
+    _results.write("count_model.sets", rows)
+    means = {key: float(np.exp(np.mean(np.log([row[key] for row in rows])))) for key in (
+        "mse_ratio", "crps_ratio", "deviance_ratio", "speed"
+    )}  # fmt: skip
+    _results.write("count_model.mean", [means])
+
+
+def costs(before: Path) -> None:
+    """Both versions on made-up sections."""
+    rows = []
+    for n_spots, n_genes in ((2_000, 128), (44_000, 128)):
+        arguments = "--one", "counts", str(n_spots), str(n_genes)
+        new, old = (run(source, *arguments, script="completion.py") for source in (HERE.parent, before))
+        row = {"spots": new["spots"], "genes": n_genes, "cpu": new["cpu"], "cpu_before": old["cpu"]}
+        rows.append(row | {"speed": old["cpu"] / new["cpu"], "peak_gib": new["peak_gib"]})
+        print(rows[-1], flush=True)
+    _results.write("count_model.costs", rows)
+
+
+def seeds(names: list[str]) -> None:
+    """Correlation within genes of the logarithms of expected counts over depth, between seeds and after shuffling."""
+    rows = []
+    for name in names:
+        adata = read(name)
+        first, *others = (_log_share(adata, seed) for seed in range(5))
+        rng = np.random.default_rng(0)
+        shuffled = adata[rng.permutation(adata.n_obs), rng.permutation(adata.n_vars)].copy()
+        names_first = adata.var_names[adata.var["spared_selected"]]
+        order = shuffled.var_names[shuffled.var["spared_selected"]].get_indexer(names_first)
+        back = _log_share(shuffled, 0)[shuffled.obs_names.get_indexer(adata.obs_names)][:, order]
+        between = np.min([_within_genes(first, other) for other in others], axis=0)
+        moved = _within_genes(first, back)
+        row = {"set": name, "seeds_median": np.median(between), "seeds_worst": between.min()}
+        rows.append(row | {"shuffled_median": np.median(moved), "shuffled_worst": moved.min()})
+        print(rows[-1], flush=True)
+    _results.write("count_model.seeds", rows)
+
+
+def _log_share(adata: Any, seed: int) -> np.ndarray:
+    result = sp.tl.complete(
+        adata,
+        method="counts",
+        library_key="library_id",
+        random_state=seed,
+        n_jobs=1,
+        show_progress_bar=False,
+        copy=True,
+    )
+    rate = result.layers["spackle_rate"][:, result.var["spared_selected"].to_numpy()].toarray()
+    return np.log(rate / np.asarray(result.X.sum(axis=1)).reshape(-1, 1))
+
+
+def _within_genes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    one, other = one - one.mean(axis=0), other - other.mean(axis=0)
+    return (one * other).sum(axis=0) / np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
+
+
+def busy(names: list[str]) -> None:
+    """Wall seconds of a completion with default settings beside one busy process."""
+    rows = []
+    loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        for name in names:
+            times = {
+                column: run(HERE.parent, "--time", name, limits=limits)["seconds"]
+                for column, limits in (("unset", False), ("one", True))
+            }
+            rows.append({"set": name, **times})
+            print(rows[-1], flush=True)
+    finally:
+        loop.kill()
+    _results.write("count_model.busy", rows)
+
+
+def main() -> None:
+    """Run what is asked for."""
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, help="checkout of an earlier version")
+    parser.add_argument("--sets", nargs="+", default=list(NINE))
+    for flag in ("costs", "seeds", "busy"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument("--score", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--time", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.score:
+        print(json.dumps(score(options.score[0], int(options.score[1]))))
+    elif options.time:
+        adata = read(options.time)
+        start = time.perf_counter()
+        sp.tl.complete(adata, method="counts", library_key="library_id", show_progress_bar=False)
+        print(json.dumps({"seconds": time.perf_counter() - start}))
+    elif options.seeds:
+        seeds(options.sets)
+    elif options.busy:
+        busy(options.sets)
+    elif options.before is None:
+        parser.error("--before is needed: a checkout of the version to compare with")
+    elif options.costs:
+        costs(options.before.resolve())
+    else:
+        compare(options.before.resolve(), options.sets)
+
+
+if __name__ == "__main__":
+    main()
