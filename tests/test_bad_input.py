@@ -80,7 +80,7 @@ SPATIAL = {
     "complete": lambda a, **k: sp.tl.complete(a, **{"method": "kernel", **k}),
     "median_complete": lambda a, **k: sp.tl.median_complete(a, **k),
     "spackle_complete": lambda a, **k: sp.tl.spackle_complete(
-        a, **{"model_params": {"n_steps": 2}, "device": "cpu", **k}
+        a, **{"model_params": {"n_iterations": 1}, "device": "cpu", **k}
     ),
     "spackle_complete, paper": lambda a, **k: sp.tl.spackle_complete(
         a, **{"model": "paper", "model_params": {"n_steps": 2}, "device": "cpu", **k}
@@ -351,7 +351,7 @@ def test_kinds_of_library_columns(kind):
         sp.pp.recipe_spared(one, library_key="library_id", n_genes=8)
         sp.pp.lattice_neighbors(one, library_key="library_id")
         sp.tl.median_complete(one, library_key="library_id")
-        sp.tl.spackle_complete(one, library_key="library_id", model_params={"n_steps": 3}, device="cpu")
+        sp.tl.spackle_complete(one, library_key="library_id", model_params={"n_iterations": 1}, device="cpu")
     pd.testing.assert_frame_equal(adata.var, expected.var)
     assert frozen(adata.layers) == frozen(expected.layers)
     assert frozen(adata.obsp) == frozen(expected.obsp)
@@ -697,8 +697,8 @@ def test_too_few_train_spots(adata):
             "mask_share=30 cannot be used",
         ),
         (
-            lambda a: sp.tl.spackle_complete(a, library_key="library_id", model_params={"n_steps": 0}),
-            "n_steps=0 cannot be used",
+            lambda a: sp.tl.spackle_complete(a, library_key="library_id", model_params={"n_iterations": 0}),
+            "n_iterations=0 cannot be used",
         ),
     ],
 )

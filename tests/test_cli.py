@@ -74,6 +74,20 @@ def test_command_line_says_the_unit_of_a_completed_layer_and_names_a_damaged_fil
     assert "slide.tif cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("counts", "warned"), [(0.5, False), (0.8, True)])
+def test_the_demo_says_where_the_model_is_no_better_than_additive_effects(capsys, counts, warned):
+    report = cli._Report()
+    score = {"counts": counts, "additive": 0.7, "kernel": 0.6, "n_entries": 1000, "unknown": 3.0}
+    cli._tell_score(report, score)
+    said = capsys.readouterr().out
+    assert said == "\n".join(report.lines) + "\n"
+    assert "1,000 detected entries" in said
+    order = ["the default model", "neighbours", "additive effects of gene, spot, section"]
+    assert [line.rsplit(maxsplit=1)[0].strip() for line in report.lines[2:5]] == order
+    assert ("does not beat additive effects" in said) == warned
+    assert "unknown" not in said
+
+
 def test_command_line_says_what_is_wrong(tmp_path, capsys):
     image = tmp_path / "slide.png"
     assert cli.main(["predict", str(image), "--model", "nowhere", "-o", str(tmp_path / "out.csv")]) == 2

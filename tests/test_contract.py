@@ -40,13 +40,13 @@ RUNS = {
     "pp.uncenter": (["pp.recipe_spared", "pp.center"], {}),
     "tl.audit_completion": (["pp.recipe_spared"], {**KEY, "method": "soft_impute_kernel", "n_masks": 1}),
     "tl.median_complete": (["pp.recipe_spared"], KEY),
-    "tl.spackle_complete": (["pp.recipe_spared"], {**KEY, **SHORT, "model_params": {"n_steps": 4}}),
+    "tl.spackle_complete": (["pp.recipe_spared"], {**KEY, **SHORT, "model_params": {"n_iterations": 1}}),
 }
 OPTIONS = {  # of completion methods, where the defaults take long or do not do
     "stack": {"method_params": {"n_folds": 2}},
     "sme": {"use_rep": "programs"},
-    "counts": {**SHORT, "method_params": {"n_steps": 4}},
-    "factor": {**SHORT, "method_params": {"n_steps": 4}},
+    "counts": {**SHORT, "method_params": {"n_iterations": 1}},
+    "factor": {**SHORT, "method_params": {"n_iterations": 1}},
     "paper": {**SHORT, "method_params": {"n_steps": 4, "width": 16, "feedforward": 16, "learning_rate": "search"}},
 }
 # a name after the colon tells runs of one function apart

@@ -35,7 +35,7 @@ def plotted(adata: AnnData) -> AnnData:
     sp.pp.combat(adata, **KEY)
     sp.tl.median_complete(adata, **KEY)
     options = {"device": "cpu", "show_progress_bar": False}
-    sp.tl.spackle_complete(adata, model_params={"n_steps": 4}, **options, **KEY)
+    sp.tl.spackle_complete(adata, model="paper", model_params={"n_steps": 4}, **options, **KEY)
     sp.tl.audit_completion(adata, method="additive", n_masks=1, show_progress_bar=False, **KEY)
     sp.tl.predict_expression(adata, model="position_only", **KEY)
     return adata

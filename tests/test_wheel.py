@@ -51,6 +51,6 @@ def test_the_installed_wheel_runs_the_demo(wheel, tmp_path):
     where = run([python, "-c", "import spared_sc; print(spared_sc.__file__)"], tmp_path)
     assert environment in Path(where.strip()).parents
     assert "spared-sc" in run([scripts / "spared-sc", "info"], tmp_path)
-    said = run([scripts / "spared-sc", "demo", "--steps", "3", "--output", "demo"], tmp_path)
+    said = run([scripts / "spared-sc", "demo", "--output", "demo"], tmp_path)
     assert "made-up collection" in said
     assert {"completed.h5ad", "summary.txt", "missing.png"} <= {path.name for path in (tmp_path / "demo").iterdir()}

@@ -30,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="complete missing expression, on real sections if they are found")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write (demo_output)")
-    demo.add_argument("--steps", type=int, default=None, help="most training steps (the package's default)")
     predict = commands.add_parser("predict", help="expression of a slide from its image, with a saved predictor")
     predict.add_argument("image", type=Path, help="image file of the slide")
     predict.add_argument("--model", type=Path, required=True, help="folder that FittedPredictor.save wrote")
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.command == "predict":
         return _predict(options)
-    return _demo(options.output, options.steps) if options.command == "demo" else _info()
+    return _demo(options.output) if options.command == "demo" else _info()
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -109,7 +108,7 @@ class _Report:
         print(text, flush=True)
 
 
-def _demo(output: Path, steps: int | None) -> int:
+def _demo(output: Path) -> int:
     import matplotlib as mpl
 
     mpl.use("agg")  # figures are written, not shown
@@ -121,21 +120,22 @@ def _demo(output: Path, steps: int | None) -> int:
     report.tell(f"spared-sc {__version__} on {origin}")
     report.tell()
     _select(adata, report)
-    _complete(adata, report, steps)
+    _complete(adata, report)
     missing = sp.get.missing_share(adata, library_key=_LIBRARY_KEY)
     gene = _telling_gene(adata, missing.mean(axis=1))
     figures = {
         f"completion_{gene}.png": sp.pl.spatial_compare(adata, gene, library_key=_LIBRARY_KEY),
         "missing.png": sp.pl.missing(adata, library_key=_LIBRARY_KEY),
-        "training.png": sp.pl.training_curve(adata),
+        "genes.png": sp.pl.moran_ranking(adata),
     }
     for name, drawn in figures.items():
         _save(drawn, output / name)
     adata.write_h5ad(output / "completed.h5ad", compression="gzip")
     report.tell()
     report.tell(f"written to {output}/ in {time.perf_counter() - start:.0f} s altogether:")
-    report.tell("  completed.h5ad   open it with scanpy.read_h5ad; completed values are in")
-    report.tell('                   layers["median"] and layers["spackle"], detections in layers["detected"]')
+    report.tell('  completed.h5ad   open it with scanpy.read_h5ad; completed values are in layers["median"] and')
+    report.tell('                   layers["spackle"], expected counts in layers["spackle_rate"], detections in')
+    report.tell('                   layers["detected"]')
     for name in figures:
         report.tell(f"  {name}")
     (output / "summary.txt").write_text("\n".join(report.lines) + "\n")
@@ -162,13 +162,13 @@ def _select(adata: AnnData, report: _Report) -> None:
         report.tell(f"note       {note.message}")
 
 
-def _complete(adata: AnnData, report: _Report, steps: int | None) -> None:
+def _complete(adata: AnnData, report: _Report) -> None:
     """Complete the selected genes, and show the error on hidden entries."""
     import spared_sc as sp
 
     sp.tl.median_complete(adata, library_key=_LIBRARY_KEY)
     began = time.perf_counter()
-    sp.tl.spackle_complete(adata, library_key=_LIBRARY_KEY, model_params={} if steps is None else {"n_steps": steps})
+    sp.tl.spackle_complete(adata, library_key=_LIBRARY_KEY)
     record = adata.uns["spared_sc"]["spackle"]
     detected = adata[:, adata.var["spared_selected"]].layers["detected"]
     n_filled = int(detected.shape[0] * detected.shape[1] - detected.sum())
@@ -188,12 +188,12 @@ def _save(drawn: Any, path: Path) -> None:
 
 
 _SCORED = {
-    "counts": "the count model",
-    "stack": "linear stack of its estimates",
-    "factor": "without the simple estimates",
+    "counts": "the default model",
+    "factor": "count model alone",
     "soft_impute_kernel": "low rank and neighbours",
+    "kernel": "neighbours",
     "additive": "additive effects of gene, spot, section",
-    "library_gene_mean": "mean of the gene in the section",
+    "depth_only": "depth of the spot",
 }
 
 
@@ -228,7 +228,5 @@ def _tell_score(report: _Report, score: dict[str, float]) -> None:
     for name, label in _SCORED.items():
         if name in score:
             report.tell(f"  {label:<40} {score[name]:.3f}")
-    if score["counts"] >= score["library_gene_mean"]:
-        report.tell(
-            "The model does not beat the plain mean of each gene here: do not read spatial detail into what it filled."
-        )
+    if score["counts"] >= score["additive"]:
+        report.tell("The model does not beat additive effects here: do not read spatial detail into what it filled.")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PAGES = [page for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if blocks(page)]
 NAMES = ("A1", "B1", "C1")
-FEW = {CountsModel: {"n_steps": 5, "n_folds": 2, "n_fits": 1}, SpaCKLE: {"train_batch_size": 16}}
+FEW = {CountsModel: {"n_iterations": 1}, SpaCKLE: {"train_batch_size": 16}}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 PARAMS: dict[str, dict[str, Any]] = {
-    "counts": {"n_steps": 4},
+    "counts": {"n_iterations": 1},
     "paper": {"n_steps": 25, "train_batch_size": 32, "feedforward": 64, "n_layers": 1},
     "median": {},
 }

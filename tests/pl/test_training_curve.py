@@ -41,19 +41,14 @@ def test_training_curve_draws_the_record():
     ax.figure.canvas.draw()
 
 
-def test_training_curve_of_the_default_model():
+def test_the_default_model_has_no_training_curve():
     adata = trained(collection(("A",)))
-    score = {"counts": 2.0, "stack": 2.25, "factor": 2.5, "additive": 3.0, "library_gene_mean": 3.5, "n_entries": 9}
-    adata.uns["spared_sc"]["spackle"]["score"] = score
-    drawn = lines(sp.pl.training_curve(adata))
-    assert set(drawn) == {
-        "training",
-        "validation",
-        "best step (60)",
-        "stack of simple estimates (2.25)",
-        "mean of the gene in the section (3.5)",
-    }
-    assert set(drawn["stack of simple estimates (2.25)"].get_ydata()) == {2.25}
+    record = adata.uns["spared_sc"]["spackle"]
+    del record["training"]
+    record["score"] = {"counts": 2.0, "factor": 2.5, "additive": 3.0, "n_entries": 9}
+    with pytest.raises(KeyError, match="no training curve.*spackle_complete.*model='paper'"):
+        sp.pl.training_curve(adata)
+    assert not plt.get_fignums()
 
 
 def test_training_curve_with_a_wide_range_is_logarithmic():

@@ -24,7 +24,9 @@ def test_counts_model(case: Case, data):
     adata = case.adata
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     params = data.draw(
-        st.fixed_dictionaries({"n_steps": st.integers(1, 2)}, optional={"dropout": st.sampled_from([0, 0.5, 1.0])})
+        st.fixed_dictionaries(
+            {"n_iterations": st.integers(1, 2)}, optional={"hidden_share": st.sampled_from([0.1, 0.5, 0.9])}
+        )
     )
     options = data.draw(
         st.fixed_dictionaries(
@@ -35,11 +37,11 @@ def test_counts_model(case: Case, data):
 
     def expected():
         need(case, "layer", "library", "places", *(["split"] if options.get("split_key", "split") else []))
-        if params.get("dropout") == 1.0 or options.get("random_state") == -1:
+        if params.get("hidden_share") == 0.9 or options.get("random_state") == -1:
             raise Refused("parameters")
         mask = mask_of(adata, options.get("mask_var", "spared_selected"), "spared_selected")
         n_detected = (detected_of(case, adata) & mask)[train_rows(case, adata, options)].sum()
-        if n_detected < 50:  # ten for each of five folds
+        if n_detected < 50:
             raise Refused("too few detected entries")
         return {}
 

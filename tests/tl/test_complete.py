@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -228,7 +229,7 @@ def test_the_median_completes_every_library_alone(three):
 
 def test_the_default_is_the_counts_model_under_a_name_that_is_free(ready):
     adata = ready.copy()
-    params = {"n_steps": 4}
+    params = {"n_iterations": 1}
     sp.tl.complete(adata, method_params=params, device="cpu", show_progress_bar=False, **KEY)
     assert set(adata.layers) - set(ready.layers) == {"spackle", "spackle_rate", "spackle_sd"}
     assert params_of(adata, "spackle")["method"] == "counts"
@@ -255,9 +256,9 @@ def test_spackle_complete_is_a_door_to_complete(ready, model):
 
 
 def test_the_factor_model_has_rates_and_standard_deviations(ready):
-    result = complete(ready, "factor", method_params={"n_steps": 5}, device="cpu", show_progress_bar=False)
+    result = complete(ready, "factor", method_params={"n_iterations": 1}, device="cpu", show_progress_bar=False)
     assert set(result.layers) - set(ready.layers) == {"factor", "factor_rate", "factor_sd"}
-    assert params_of(result, "factor")["method_params"] == {"n_steps": 5, "learning_rate": 0.08}
+    assert params_of(result, "factor")["method_params"] == {"n_iterations": 1}
 
 
 def test_layers_of_the_method_before_do_not_stay_behind(ready):
@@ -267,14 +268,93 @@ def test_layers_of_the_method_before_do_not_stay_behind(ready):
     for method, written in {"factor": {"mine_rate", "mine_sd"}, "kernel": {"mine_rate"}, "alra": set()}.items():
         for _ in range(2):
             sp.tl.complete(
-                adata, method=method, method_params={"n_steps": 5} if method == "factor" else None, **options
+                adata, method=method, method_params={"n_iterations": 1} if method == "factor" else None, **options
             )
             assert set(adata.layers) - set(ready.layers) == {"mine", "mine_other"} | written
-    sp.tl.complete(adata, method="factor", method_params={"n_steps": 5}, **options)
+    sp.tl.complete(adata, method="factor", method_params={"n_iterations": 1}, **options)
     assert {"mine_rate", "mine_sd"} < set(adata.layers)
     del adata.uns["spared_sc"]["mine"]  # nobody knows whose they are
     with pytest.raises(ValueError, match=r'layers\["mine"\] exists'):
         sp.tl.complete(adata, method="alra", **options)
+
+
+BLOCKS = {"completed": "mine", "rate": "mine_rate", "sd": "mine_sd"}
+QUICK = {"device": "cpu", "show_progress_bar": False, "key_added": "mine"}
+
+
+@pytest.mark.parametrize("method", ["counts", "factor"])
+def test_only_the_layers_asked_for_are_written(ready, method):
+    options = {**QUICK, "method_params": {"n_iterations": 1}}
+    everything = complete(ready, method, **options)
+    assert set(everything.layers) - set(ready.layers) == set(BLOCKS.values())
+    for write in (*combinations(BLOCKS, 1), *combinations(BLOCKS, 2), "rate"):
+        result = complete(ready, method, write=write, **options)
+        written = {BLOCKS[block] for block in ([write] if isinstance(write, str) else write)}
+        assert set(result.layers) - set(ready.layers) == written
+        for layer in written:
+            np.testing.assert_array_equal(dense(result.layers[layer]), dense(everything.layers[layer]))
+        assert set(result.uns["spared_sc"]["mine"]["slots"]) == {f'layers["{layer}"]' for layer in written}
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_simple_methods_write_what_is_asked_for(ready, name):
+    everything = complete(ready, name, key_added="mine")
+    for block in ("completed", "rate") if name in WITH_RATE else ("completed",):
+        result = complete(ready, name, key_added="mine", write={block})
+        layer = BLOCKS[block]
+        assert set(result.layers) - set(ready.layers) == {layer}
+        np.testing.assert_array_equal(dense(result.layers[layer]), dense(everything.layers[layer]))
+
+
+def test_fewer_layers_the_next_time_leave_none_behind(ready):
+    adata = ready.copy()
+    options = {**QUICK, **KEY, "method": "factor", "method_params": {"n_iterations": 1}}
+    for write in (None, ("rate", "sd"), ["sd"], {"completed"}):
+        sp.tl.complete(adata, write=write, **options)
+        assert set(adata.layers) - set(ready.layers) == {BLOCKS[block] for block in write or BLOCKS}
+
+
+@pytest.mark.parametrize(
+    ("method", "write", "message"),
+    [
+        ("kernel", ["completed", "sd"], "'kernel' gives no 'sd'.*leave that out of `write=`"),
+        ("alra", ["rate", "sd"], "'alra' gives no 'rate', 'sd'"),
+        ("kernel", ["completed", "rates"], r"write=\['completed', 'rates'\] cannot be used: .*'rate'"),
+        ("kernel", "values", r"write=\['values'\] cannot be used"),
+        ("kernel", [], r"write=\[\] cannot be used"),
+    ],
+)
+def test_layers_that_cannot_be_written_are_refused(ready, method, write, message):
+    adata = complete(ready, "kernel", key_added="mine")
+    layers = {name: dense(layer).copy() for name, layer in adata.layers.items()}
+    records = from_record(adata.uns["spared_sc"])
+    with pytest.raises(ValueError, match=message):
+        sp.tl.complete(adata, method=method, write=write, key_added="mine", **KEY)
+    assert set(adata.layers) == set(layers)
+    for name, layer in layers.items():
+        np.testing.assert_array_equal(dense(adata.layers[name]), layer)
+    np.testing.assert_equal(from_record(adata.uns["spared_sc"]), records)
+
+
+@pytest.mark.filterwarnings("ignore:expected counts are not estimated:UserWarning")
+def test_rates_without_raw_counts_are_refused(ready):
+    adata = ready.copy()
+    adata.X = adata.layers["log2tpm"].copy()
+    with pytest.raises(ValueError, match="'counts' gives no 'rate' for these data.*Rates need raw counts"):
+        sp.tl.complete(adata, method_params={"n_iterations": 1}, write=["rate"], **QUICK, **KEY)
+    assert set(adata.layers) == set(ready.layers)
+
+
+@pytest.mark.parametrize("name", [*SIMPLE, "median", "factor", "counts", "paper"])
+def test_the_order_of_genes_does_not_matter(ready, name):
+    options = {**QUICK, "method_params": spackle.PARAMS.get(name, {"n_iterations": 1} if name == "factor" else None)}
+    first = complete(ready, name, **options)
+    order = np.random.default_rng(1).permutation(ready.n_vars)
+    second = complete(ready[:, order].copy(), name, **options)
+    for layer in set(first.layers) - set(ready.layers):
+        np.testing.assert_array_equal(dense(second.layers[layer]), dense(first.layers[layer])[:, order])
+    one, other = (adata.uns["spared_sc"]["mine"].get("score") for adata in (first, second))
+    assert one == other
 
 
 @pytest.mark.parametrize("method", ["kernel", "counts"])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sps
+import torch
 from scipy import stats
 
 import spared_sc as sp
@@ -15,6 +16,7 @@ from helpers.spackle import PARAMS
 from spared_sc._kernels import metrics
 from spared_sc._kernels.moran import lattice_weights, morans_i
 from spared_sc._kernels.sections import Estimate
+from spared_sc._models.completion.variational import _Model
 
 HIDING = ("paper", "released", "spots", "blocks")
 
@@ -509,22 +511,27 @@ def test_an_interrupted_evaluation_keeps_finished_masks(ready, fake):
         sp.tl.evaluate_completion(ready, **options)
 
 
-@pytest.mark.filterwarnings("ignore:training interrupted:UserWarning")
-def test_a_model_interrupted_in_training_is_not_scored(ready, monkeypatch):
-    import torch
+@pytest.mark.filterwarnings("ignore:.*interrupted:UserWarning")
+@pytest.mark.parametrize(
+    ("method", "owner", "name", "number"),
+    [
+        ("paper", torch, "randint", 60),  # a batch in training; the first validation is at step 50
+        ("factor", _Model, "step", 8),  # an iteration after all factors are there
+    ],
+)
+def test_a_model_interrupted_in_its_fit_is_not_scored(ready, monkeypatch, method, owner, name, number):
+    whole, calls = getattr(owner, name), []
 
-    draw, calls = torch.randint, []
-
-    def randint(*args, **kwargs):  # a batch of a network in training; the first validation is at step 50
+    def interrupted(*args, **kwargs):
         calls.append(1)
-        if len(calls) == 60:
+        if len(calls) == number:
             raise KeyboardInterrupt
-        return draw(*args, **kwargs)
+        return whole(*args, **kwargs)
 
-    monkeypatch.setattr(torch, "randint", randint)
+    monkeypatch.setattr(owner, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        sp.tl.evaluate_completion(ready, methods=["gene_mean", "counts"], regimes="paper", **QUICK)
-    assert len(calls) == 60
+        sp.tl.evaluate_completion(ready, methods=["gene_mean", method], regimes="paper", **QUICK)
+    assert len(calls) == number
 
 
 def test_layers_that_are_no_logarithm_of_counts_have_no_floor(ready):

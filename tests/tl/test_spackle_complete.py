@@ -246,11 +246,12 @@ def test_the_default_is_the_counts_model(ready):
 
 @pytest.mark.parametrize("model", ["counts", "paper"])
 def test_parameters_of_the_model_travel_by_name(ready, model):
-    given = {"counts": {"n_folds": 2, "width": 8}, "paper": {"n_rings": 1, "width": 16, "loss": "hidden"}}[model]
+    given = {"counts": {"hidden_share": 0.3}, "paper": {"n_rings": 1, "width": 16, "loss": "hidden"}}[model]
     recorded = complete(ready, model, params=given).uns["spared_sc"]["spackle"]["params"]["method_params"]
     assert {name: recorded[name] for name in given} == given
     assert {name: recorded[name] for name in PARAMS[model]} == PARAMS[model]
-    with pytest.raises(TypeError, match=f"'{model}' has no parameter 'n_step'; .*'n_steps'"):
+    close = {"counts": "n_iterations", "paper": "n_steps"}[model]
+    with pytest.raises(TypeError, match=f"'{model}' has no parameter 'n_step'; .*'{close}'"):
         complete(ready, model, params={"n_step": 3})
     with pytest.raises(TypeError, match="n_steps"):
         sp.tl.spackle_complete(ready, n_steps=3, **KEY)

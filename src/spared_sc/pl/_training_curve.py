@@ -19,8 +19,6 @@ _WIDE = 10  # largest over smallest value from which a linear axis hides the end
 _SIMPLER = {  # method in the record's score -> label, line, colour
     "median": ("adaptive median", "--", GREEN),
     "gene_mean": ("mean of the gene", ":", PURPLE),
-    "stack": ("stack of simple estimates", "--", GREEN),
-    "library_gene_mean": ("mean of the gene in the section", ":", PURPLE),
 }
 
 
@@ -34,7 +32,9 @@ def training_curve(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Axes:
-    """Plot training and validation error of a completion model against the training step.
+    """Plot training and validation error of a completion network against the training step.
+
+    `sp.tl.spackle_complete(adata, model="paper")` writes a curve. The default model is not trained in steps and has none.
 
     The best step, whose weights were kept, is marked. Horizontal lines are the errors of simpler methods on hidden
     entries, where the record holds them: a model is worth using if its validation error ends below them.
@@ -60,7 +60,7 @@ def training_curve(
 
     Examples
     --------
-    `sp.tl.spackle_complete` writes the record; here it is written by hand, to be quick.
+    `sp.tl.spackle_complete(adata, model="paper")` writes the record; here it is written by hand, to be quick.
 
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_genes=20)
@@ -70,7 +70,9 @@ def training_curve(
     """
     records = check_adata(adata).uns.get(Key.uns.records, {})
     trained = [name for name, record in records.items() if "training" in record]
-    key = choose_key(key, trained, "training curve", "call `sp.tl.spackle_complete(adata)`, which writes one")
+    key = choose_key(
+        key, trained, "training curve", "call `sp.tl.spackle_complete(adata, model='paper')`, which writes one"
+    )
     record = records[key]
     ax = make_axes(ax, figsize or (6, 4))
     _draw_curves(ax, record["training"])

@@ -80,14 +80,19 @@ def complete(
         `"spackle"` for `"counts"`, whose name is that of raw counts.
     save_model
         Folder to save a fitted model to (`"counts"`, `"paper"`).
+    checkpoint
+        Folder in which the state of a fit is kept (`"counts"`, `"paper"`). The same call after an interrupt or a crash
+        resumes there and ends with the same result.
     random_state
-        Seed. The same seed, machine and number of torch threads give the same result.
+        Seed of what is drawn: the hidden entries, and the weights and batches of networks. The same seed on the same
+        machine gives the same result, whatever the order of spots, libraries and genes. The fit of the count model draws
+        nothing.
     {others}
 
     Returns
     -------
     `None`, or the changed copy with `copy=True`. A second completion of the same name replaces the first with all of its
-    layers. Slots written, here for `method="kernel"`:
+    layers. Slots written, here for `method="kernel"`, as far as `write` asks for them:
 
     `layers["kernel"]`
         Expression given detection, in the unit and container of the input layer. Equal to the input where detected, and
@@ -98,8 +103,9 @@ def complete(
     `layers["kernel_sd"]`
         Standard deviation of the filled entries, given detection; zero elsewhere. Only from `"counts"` and `"factor"`.
     `uns["spared_sc"]["kernel"]`
-        Method, parameters as tuned, device and genes. A fitted method adds the training curve (`training`) and the score
-        on hidden entries beside simple estimates (`score`).
+        Method, parameters as tuned, device and genes. A fitted method adds the score on hidden entries beside simple
+        estimates (`score`), `"paper"` also its training curve (`training`). `interrupted` is true where a fit of the
+        count model was stopped early.
 
     Raises
     ------
@@ -108,19 +114,21 @@ def complete(
     TypeError
         If the method does not have one of the parameters.
     ValueError
-        If several libraries come without `library_key`, a parameter is out of range, the device is absent, raw counts or
+        If several libraries come without `library_key`, a parameter is out of range, `write` asks for a layer that the
+        method does not give, the device is absent, raw counts or
         an embedding are missing, no gene is detected, there are too few detected entries to hold any out, a saved model
         is damaged or made for other genes or another layer, or a checkpoint belongs to another fit.
     OSError
         If a model or a checkpoint cannot be written.
     FloatingPointError
-        If values are too large to be squared, or training diverges from the start.
+        If values are too large to be squared, or a fit diverges from the start.
 
     Warns
     -----
     UserWarning
-        If genes are detected in no training spot (they stay as they are), if there are no raw counts, or if training was
-        interrupted: the best model so far is used then.
+        If genes are detected in no training spot (they stay as they are), if there are no raw counts, or if a fit was
+        interrupted: its state so far is used then, of `"paper"` the best so far. An interrupt before the count model has
+        all of its factors, or before the first validation of `"paper"`, ends the call, and nothing is written.
 
     Examples
     --------

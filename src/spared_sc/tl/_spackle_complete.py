@@ -47,10 +47,10 @@ def spackle_complete(
     detected entries that were hidden from all of them. `model="paper"` is SpaCKLE as published, a transformer over the
     neighbourhood of each spot.
 
-    Both hide some detected entries before anything is filled in or trained: one part chooses the best step, the other
-    gives the score that is logged and recorded beside those of simple estimates. Look at it, or better run
-    :func:`spared_sc.tl.audit_completion`, before you use the layer. The same as :func:`spared_sc.tl.complete`, which has
-    all other methods, too.
+    Both hide some detected entries before anything is filled in or trained. On one part of them they learn or choose
+    (weights of the estimates, or the best step); the other part gives the score that is logged and recorded beside those
+    of simple estimates. Look at it, or better run :func:`spared_sc.tl.audit_completion`, before you use the layer. The
+    same as :func:`spared_sc.tl.complete`, which has all other methods, too.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def spackle_complete(
     model
         `"counts"` or `"paper"`: fit that model to these data. Or the folder of a saved model, which is applied as it is.
     model_params
-        Parameters of the model by name, such as `{"n_steps": 500}`. `sp.tl.completers("counts")` and
+        Parameters of the model by name, such as `{"n_iterations": 10}`. `sp.tl.completers("counts")` and
         `sp.tl.completers("paper")` list them.
     split_key
         As in :func:`spared_sc.tl.complete`. `"paper"` then chooses its best step on the validation libraries and takes its
@@ -82,8 +82,9 @@ def spackle_complete(
     `layers["spackle_sd"]`
         Standard deviation of the filled entries, given detection (`"counts"` only).
     `uns["spared_sc"]["spackle"]`
-        Method, parameters, device and genes; of a model fitted here also the training curve (`training`), the learning
-        rates tried (`search`) and the score on hidden entries (`score`).
+        Method, parameters, device and genes. A model fitted here adds the score on hidden entries (`score`); `"counts"`
+        the tuned parameters of the simple estimates (`tuned`) and their weights (`weights`); `"paper"` the training
+        curve (`training`) and the learning rates tried (`search`).
 
     Raises
     ------
@@ -109,7 +110,7 @@ def spackle_complete(
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=32)
-    >>> sp.tl.spackle_complete(adata, model_params={"n_steps": 20}, library_key="library_id")
+    >>> sp.tl.spackle_complete(adata, library_key="library_id")
     >>> sorted(layer for layer in adata.layers if layer.startswith("spackle"))
     ['spackle', 'spackle_rate', 'spackle_sd']
     """
