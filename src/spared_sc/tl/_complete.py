@@ -104,8 +104,8 @@ def complete(
         Standard deviation of the filled entries, given detection; zero elsewhere. Only from `"counts"` and `"factor"`.
     `uns["spared_sc"]["kernel"]`
         Method, parameters as tuned, device and genes. A fitted method adds the score on hidden entries beside simple
-        estimates (`score`), `"paper"` also its training curve (`training`). `interrupted` is true where a fit of the
-        count model was stopped early.
+        estimates (`score`), `"paper"` also its training curve (`training`). `interrupted` is true where the last fit of
+        the count model was stopped early.
 
     Raises
     ------
