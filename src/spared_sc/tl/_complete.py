@@ -115,9 +115,9 @@ def complete(
         If the method does not have one of the parameters.
     ValueError
         If several libraries come without `library_key`, a parameter is out of range, `write` asks for a layer that the
-        method does not give, the device is absent, raw counts or
-        an embedding are missing, no gene is detected, there are too few detected entries to hold any out, a saved model
-        is damaged or made for other genes or another layer, or a checkpoint belongs to another fit.
+        method does not give, the device is absent, raw counts or an embedding are missing, no gene is detected, there
+        are too few detected entries to hold any out, a saved model is damaged or made for other genes or another layer,
+        or a checkpoint belongs to another fit.
     OSError
         If a model or a checkpoint cannot be written.
     FloatingPointError
