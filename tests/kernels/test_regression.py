@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import scipy.optimize
+from scipy.optimize import minimize
 from sklearn.linear_model import PoissonRegressor, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -152,3 +153,23 @@ def test_poisson_regression_is_that_of_sklearn():
     model = make_pipeline(StandardScaler(), PoissonRegressor(alpha=5.0 / exposure.sum(), tol=1e-9, max_iter=1000))
     model.fit(features, counts / exposure, poissonregressor__sample_weight=exposure)
     np.testing.assert_allclose(np.exp(found[0] + features @ found[1:]), model.predict(features), rtol=1e-3)
+
+
+def test_variance_regression_maximises_the_likelihood():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(3000, 2)) * [1.0, 3.0] + 1
+    squares = np.exp(features @ [0.8, -0.3] - 1) * rng.normal(size=3000) ** 2
+    found = regression.variance_regression(features, squares, penalty=0.0)
+
+    def loss(weights):
+        log_variance = weights[0] + features @ weights[1:]
+        return np.sum(log_variance + squares * np.exp(-log_variance))
+
+    expected = minimize(loss, np.zeros(3), method="BFGS", options={"gtol": 1e-6}).x
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found, [-1, 0.8, -0.3], atol=0.1)
+
+
+def test_variance_regression_on_a_constant_is_the_mean_square():
+    squares = np.array([1.0, 2.0, 6.0])
+    assert np.exp(regression.variance_regression(np.ones((3, 1)), squares)) == pytest.approx([3.0, 1.0])

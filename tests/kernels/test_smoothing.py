@@ -140,3 +140,19 @@ def test_sme_is_the_mean_over_the_most_similar_spots(sections, hops):
         else:
             assert not estimate.values[spot].any()
     assert n_with > 0.9 * n_spots
+
+
+@pytest.mark.parametrize(("bandwidth", "spacing"), [(0.7, 1), (1.5, 2), (4.0, 4)])
+def test_centres_cover_the_spots_and_keep_apart(sections, hops, bandwidth, spacing):
+    kernel = smoothing.centre_kernel(sections.lattice, bandwidth, spacing).toarray()
+    full = np.where(
+        hops <= min(np.ceil(3 * bandwidth), 8), np.exp(-(np.minimum(hops, 99) ** 2) / (2 * bandwidth**2)), 0
+    )
+    centres: list[int] = []
+    for spot in range(len(hops)):
+        if all(hops[spot, centre] >= spacing for centre in centres):
+            centres.append(spot)
+    assert kernel.shape == (len(hops), len(centres))
+    expected = full[:, centres] / np.linalg.norm(full[:, centres], axis=1, keepdims=True)
+    np.testing.assert_allclose(kernel, expected, atol=1e-6)
+    assert hops[:, centres].min(axis=1).max() < spacing

@@ -94,7 +94,7 @@ class CountsModel(FittedCompleter[Fitted]):
         n, n_genes = sections.values.shape
         logger.info("count model: %d spots x %d genes, about %.0f seconds", n, n_genes, 1 + _SECONDS * n * n_genes)
         trial = Trial(sections, compute.seed, hidden_share=self.hidden_share, score_share=_SCORE_SHARE)
-        fitted = self._count_model(trial.train, compute.below("hidden entries"), "1 of 2")
+        fitted = self._if_counted(trial.train, compute.below("hidden entries"), "1 of 2")
         tuned = _tune(trial)
         names, estimates, hint = self._estimates(trial.train, trial.fit, tuned, fitted)
         learned_from, scored = _sample(trial.tuning, compute.seed), trial.hidden & ~trial.tuning
@@ -119,7 +119,7 @@ class CountsModel(FittedCompleter[Fitted]):
                 f"the model was fitted {'with' if learned.with_counts else 'without'} raw counts, and these data have "
                 f"{'none' if learned.with_counts else 'some'}: fit a model to these data."
             )
-        fitted = self._count_model(sections, compute.below("all entries"), "2 of 2")
+        fitted = self._if_counted(sections, compute.below("all entries"), "2 of 2")
         simple = AdditiveFit(sections, learned.tuned["additive"], seed=compute.seed)
         _, estimates, hint = self._estimates(sections, simple, learned.tuned, fitted)
         values = combine(learned.stack, estimates)
@@ -135,10 +135,11 @@ class CountsModel(FittedCompleter[Fitted]):
             sd[silent] = np.exp(hint[silent]) * self._widening(sections, compute)
         return Estimate(values, rate, sd, interrupted=fitted.rates.interrupted)
 
-    def _count_model(self, sections: Sections, compute: Compute, part: str) -> FactorFit | None:
-        """The count model of sections with counts."""
-        if sections.counts is None:
-            return None
+    def _if_counted(self, sections: Sections, compute: Compute, part: str) -> FactorFit | None:
+        """The count model, where there are counts."""
+        return None if sections.counts is None else self._count_model(sections, compute, part)
+
+    def _count_model(self, sections: Sections, compute: Compute, part: str) -> FactorFit:
         params = FactorParams(n_iterations=self.n_iterations)
         # As a JSON card gives it back.
         identity = json.loads(json.dumps({"params": self.params(), "data": data_hash(sections)}))
@@ -168,7 +169,6 @@ class CountsModel(FittedCompleter[Fitted]):
         hidden = hide_spots(sections.known, sections.library, _SILENCED, rng)
         visible = sections.without(hidden)
         fitted = self._count_model(visible, compute.below("hidden spots"), "silent spots")
-        assert fitted is not None
         mean, width = fitted.given_detection(visible.count_scale())
         error = sections.renormalised(hidden)[hidden] - mean[hidden]
         return float(np.sqrt(np.mean(error**2) / np.mean(width[hidden] ** 2)))

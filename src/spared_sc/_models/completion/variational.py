@@ -30,6 +30,8 @@ _ENTRIES = {"cpu": 1 << 16}  # of the parts that are computed at once: on a CPU,
 _ENTRIES_ELSEWHERE = 1 << 24
 _MOST_VARIANCE = 4.0  # of a logarithm of a rate, in the mean of the rate
 _SOLVER_STEPS, _SOLVED = 5, 1e-2  # conjugate gradients of a Newton step, and the remainder at which they end
+_FIRST_SWEEPS = 4  # without factors
+_GENES_PER_FACTOR = 16  # at least, of those that are not smooth
 _LEAST_POWER = 1e-4  # variance of a factor's part in the logarithms of the rates, below which it is dropped
 _CONVERGED = 1e-4  # gain of the lower bound by one iteration, in nats per entry
 _FALL = 1e-6  # of the lower bound, in nats per entry, that is rounding
@@ -110,13 +112,18 @@ def fit_rates(
             first, finished = _restore(model, checkpoint, identity)
         last, interrupted = n_steps(params), False
         bound, saved, cost = model.evaluate(), time.monotonic(), 0.0
+        settled = model.posterior
         for step in range(first, last):
             if not finished:
                 try:
                     before, bound = bound, model.step(step, bound)
                     finished = step > len(params.bands) and bound - before < _CONVERGED * model.n_entries
                     bound = model.without_vanished(bound)
+                    settled = model.posterior
                 except KeyboardInterrupt:
+                    model.posterior = settled
+                    if checkpoint is not None:
+                        _save(model, checkpoint, identity, step, finished=False)
                     if step <= len(params.bands):
                         raise
                     warn(f"the fit of the count model was interrupted: its state after step {step} of {last} is used.")
@@ -126,7 +133,7 @@ def fit_rates(
                     finished or step + 1 == last or time.monotonic() - saved > max(_SAVE_EVERY, 10 * cost)
                 ):
                     saved = time.monotonic()
-                    _save(model, checkpoint, identity, step + 1, finished)
+                    _save(model, checkpoint, identity, step + 1, finished=finished)
                     cost = time.monotonic() - saved
             on_step()
         return model.result(interrupted=interrupted)
@@ -260,7 +267,9 @@ class _Model:
     def step(self, number: int, bound: float) -> float:
         """One step of `fit_rates`; the lower bound after it."""
         if number == 0:
-            bound = self._sweep(bound)
+            # The dispersion comes first, or else factors take over what is noise.
+            for _ in range(_FIRST_SWEEPS - 1):
+                bound = self._sweep(bound)
         elif number <= len(self.params.bands):
             self._add_factors(number - 1)
             bound = self.evaluate()
@@ -386,7 +395,9 @@ class _Model:
     def _add_factors(self, band: int) -> None:
         """Factors of another band, from the leading singular vectors of what the rates do not explain yet."""
         at = self.posterior
-        smoother, rank = self.smoothers[band], min(self.params.bands[band].rank, max(self.counts.shape[1] - 1, 1))
+        smoother, rank = self.smoothers[band], self.params.bands[band].rank
+        if smoother is None:  # without neighbours, only genes tell a factor from noise
+            rank = min(rank, self.counts.shape[1] // _GENES_PER_FACTOR)
         by_spot = self.weight.sum(dim=1, keepdim=True)
         if smoother is None:
             left, by_centre = self.slope, by_spot
@@ -503,7 +514,8 @@ class _Tally:
         found = counts[spots, genes].astype(np.float64)
         order = np.lexsort((found, genes))
         genes, found = genes[order], found[order]
-        first = np.flatnonzero(np.r_[True, (np.diff(genes) != 0) | (np.diff(found) != 0)][: genes.size])
+        other = (genes[1:] != genes[:-1]) | (found[1:] != found[:-1])
+        first = np.flatnonzero(np.r_[True, other][: genes.size])
         times = np.diff(np.r_[first, genes.size]).astype(np.float64)
         n_detected = (counts > 0).sum(axis=0).astype(np.float64)
         return cls(*(torch.from_numpy(x) for x in (genes[first], found[first], times, n_detected)))
@@ -611,7 +623,7 @@ def _moved(posterior: Posterior, difference: Posterior, size: float) -> Posterio
     )
 
 
-def _save(model: _Model, folder: Path, identity: dict[str, Any] | None, step: int, finished: bool) -> None:
+def _save(model: _Model, folder: Path, identity: dict[str, Any] | None, step: int, *, finished: bool) -> None:
     arrays: dict[str, np.ndarray] = {}
     for name, value in vars(model.posterior).items():
         blocks = dict(enumerate(value)) if isinstance(value, tuple) else {"": value}
