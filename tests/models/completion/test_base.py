@@ -168,9 +168,11 @@ def test_a_fitted_completer_is_applied(sections):
     assert learned.scope == "collection"
 
 
-def test_half_a_fit_is_not_applied(sections):
+def test_half_a_fit_is_not_evaluated(sections):
+    assert Learned(stop=True).complete(sections, COMPUTE).interrupted
     with pytest.raises(KeyboardInterrupt):
-        Learned(stop=True).complete(sections, COMPUTE)
+        Learned(stop=True).as_function(COMPUTE)(sections)
+    assert not Learned().as_function(COMPUTE)(sections).interrupted
 
 
 def test_a_completer_may_be_for_some_number_of_genes(sections):

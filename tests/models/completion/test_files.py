@@ -229,7 +229,6 @@ DAMAGE = {
     "no values": (lambda folder: edit(folder, values=None), "weights and card do not fit"),
     "no parameters": (lambda folder: edit_values(folder, params=None), "weights and card do not fit"),
     "foreign parameters": (lambda folder: edit_values(folder, params={"depth": 3}), "weights and card do not fit"),
-    "parameters out of range": (lambda f: edit_values(f, params={"dropout": 3}), "do not fit .*dropout=3"),
     "no score": (lambda folder: edit_values(folder, score=None), "weights and card do not fit"),
     "no method": (lambda folder: edit(folder, method=None), "weights and card do not fit"),
     "unknown method": (lambda folder: edit(folder, method="oracle"), "do not fit .*'oracle'"),
@@ -245,10 +244,16 @@ DAMAGE_OF_MODEL = {
     "counts": {
         "nothing tuned": (lambda folder: edit_values(folder, tuned=None), "weights and card do not fit"),
         "no stack": (lambda f: put_arrays(f, lambda a: {n: v for n, v in a.items() if n != "stack"}), "do not fit"),
-        "another network": (lambda f: put_arrays(f, lambda a: a | {"center": a["center"][:-1]}), "do not fit"),
+        "another stack": (lambda f: put_arrays(f, lambda a: a | {"stack": a["stack"][:-1]}), "do not fit"),
+        "another width": (lambda f: put_arrays(f, lambda a: a | {"width": a["width"][:1]}), "do not fit"),
+        "parameters out of range": (
+            lambda f: edit_values(f, params={"hidden_share": 3}),
+            "do not fit .*hidden_share=3",
+        ),
     },
     "paper": {
         "other genes": (lambda folder: edit(folder, genes=["a", "b"]), "weights and card do not fit .*20.*2"),
+        "parameters out of range": (lambda f: edit_values(f, params={"dropout": 3}), "do not fit .*dropout=3"),
         "another network": (lambda folder: edit_values(folder, n_genes=7), "weights and card do not fit"),
     },
 }

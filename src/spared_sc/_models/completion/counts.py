@@ -190,6 +190,8 @@ class CountsModel(FittedCompleter[Fitted]):
         """The completer with that state."""
         completer = cls(**values["params"])
         learned = {name: values[name] for name in _VALUES}
+        if arrays["stack"].shape != (1 + len(learned["names"]),) or arrays["width"].shape != (2,):
+            raise ValueError("there is not one weight for each estimate.")
         completer.learned = Fitted(stack=arrays["stack"], width=arrays["width"], **learned)
         return completer
 
