@@ -146,7 +146,9 @@ def test_the_score_is_a_mean_squared_error(small, trial_of):
     scored = trial.hidden & ~trial.tuning
     error = (trial.fit.base - trial.truth)[scored].astype(float)
     assert learned.score["additive"] == pytest.approx(np.mean(error**2), rel=1e-5)
-    assert learned.score.keys() == {"counts", *learned.names, "n_entries"}
+    mean = np.sum(trial.train.values, axis=0, where=trial.train.known) / trial.train.known.sum(axis=0)
+    assert learned.score["gene_mean"] == pytest.approx(np.mean((trial.truth - mean)[scored] ** 2), rel=1e-4)
+    assert learned.score.keys() == {"counts", "gene_mean", *learned.names, "n_entries"}
 
 
 @pytest.fixture(scope="module")
@@ -456,10 +458,36 @@ def test_an_interrupt_before_the_last_fit_changes_nothing_and_goes_on_from_the_c
     for data, change in ((before, {"random_state": 1}), (before, {"model_params": {"n_iterations": 2}}), (other, {})):
         with pytest.raises(ValueError, match="belongs to another fit: remove"):
             sp.tl.spackle_complete(data, **(options | change))
-    weights = next((tmp_path / "state" / "all entries").glob("weights-*"))
+    weights = next((tmp_path / "state").glob("all entries */weights-*"))
     weights.write_bytes(weights.read_bytes()[:-50])
     with pytest.raises(ValueError, match="damaged or cut short"):
         sp.tl.spackle_complete(before, **options)
+
+
+def test_an_interrupt_in_the_first_fit_is_raised(adata, monkeypatch):
+    sweep, sweeps = variational._Model._sweep, []
+
+    def interrupted(model, bound):
+        sweeps.append(1)
+        if len(sweeps) == variational._FIRST_SWEEPS + 4 + 2:
+            raise KeyboardInterrupt
+        return sweep(model, bound)
+
+    monkeypatch.setattr(variational, "_CONVERGED", -np.inf)
+    monkeypatch.setattr(variational._Model, "_sweep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        complete(adata, params={"n_iterations": 3})
+
+
+def test_a_checkpoint_holds_the_fits_of_all_splits(tmp_path):
+    adata = synthetic(n_libraries=3, n_genes=16, shape=(6, 6))
+    names = dict(zip(adata.obs["library_id"].cat.categories, ["train", "val", "test"], strict=True))
+    adata.obs["split"] = adata.obs["library_id"].map(names).astype(str)
+    expected = complete(adata)
+    for _ in range(2):
+        result = complete(adata, checkpoint=tmp_path / "state")
+        for name in LAYERS:
+            np.testing.assert_array_equal(dense(result.layers[name]), dense(expected.layers[name]))
 
 
 def test_an_interrupt_in_the_last_fit_keeps_what_is_there(adata, monkeypatch):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from spared_sc._core.report import logger
+from spared_sc._kernels.lowrank import gene_means
 from spared_sc._kernels.masking import hide_spots
 from spared_sc._kernels.regression import variance_regression
 from spared_sc._kernels.stack import combine, ridge_stack
@@ -56,9 +57,9 @@ class CountsModel(FittedCompleter[Fitted]):
     """Count model of the sections, combined with simple estimates.
 
     Genes load on factors that vary smoothly over the tissue, or not; counts are zero-inflated negative binomial. The
-    simple estimates are additive effects, neighbours, diffusion, low rank and depth alone. Their linear combination and the width of its error
-    are learned on detected entries that were hidden from all of them. Without raw counts, the simple estimates are
-    combined alone.
+    simple estimates are additive effects, neighbours, diffusion, low rank and depth alone. Their linear combination and
+    the width of its error are learned on detected entries that were hidden from all of them. Without raw counts, the
+    simple estimates are combined alone.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ class CountsModel(FittedCompleter[Fitted]):
         n, n_genes = sections.values.shape
         logger.info("count model: %d spots x %d genes, about %.0f seconds", n, n_genes, 1 + _SECONDS * n * n_genes)
         trial = Trial(sections, compute.seed, hidden_share=self.hidden_share, score_share=_SCORE_SHARE)
-        fitted = self._if_counted(trial.train, compute.below("hidden entries"), "1 of 2")
+        fitted = self._if_counted(trial.train, compute.below("hidden entries"), "1 of 2", keep_interrupted=False)
         tuned = _tune(trial)
         names, estimates, hint = self._estimates(trial.train, trial.fit, tuned, fitted)
         learned_from, scored = _sample(trial.tuning, compute.seed), trial.hidden & ~trial.tuning
@@ -104,6 +105,8 @@ class CountsModel(FittedCompleter[Fitted]):
         hint = stacked if hint is None else hint
         width = variance_regression(hint[learned_from][:, None], error[learned_from])
         score = {"counts": float(error[scored].mean())}
+        mean = gene_means(trial.train.values, trial.train.known)
+        score["gene_mean"] = float(np.mean((trial.truth - mean)[scored] ** 2))
         for name, estimate in zip(names, estimates, strict=True):
             score[name] = float(np.mean((trial.truth - estimate)[scored] ** 2))
         score["n_entries"] = int(scored.sum())
@@ -119,7 +122,9 @@ class CountsModel(FittedCompleter[Fitted]):
                 f"the model was fitted {'with' if learned.with_counts else 'without'} raw counts, and these data have "
                 f"{'none' if learned.with_counts else 'some'}: fit a model to these data."
             )
-        fitted = self._if_counted(sections, compute.below("all entries"), "2 of 2")
+        # One fit for each split, whose data differ.
+        folder = compute.below(f"all entries {data_hash(sections)}")
+        fitted = self._if_counted(sections, folder, "2 of 2")
         simple = AdditiveFit(sections, learned.tuned["additive"], seed=compute.seed)
         _, estimates, hint = self._estimates(sections, simple, learned.tuned, fitted)
         values = combine(learned.stack, estimates)
@@ -135,16 +140,27 @@ class CountsModel(FittedCompleter[Fitted]):
             sd[silent] = np.exp(hint[silent]) * self._widening(sections, compute)
         return Estimate(values, rate, sd, interrupted=fitted.rates.interrupted)
 
-    def _if_counted(self, sections: Sections, compute: Compute, part: str) -> FactorFit | None:
+    def _if_counted(
+        self, sections: Sections, compute: Compute, part: str, *, keep_interrupted: bool = True
+    ) -> FactorFit | None:
         """The count model, where there are counts."""
-        return None if sections.counts is None else self._count_model(sections, compute, part)
+        if sections.counts is None:
+            return None
+        return self._count_model(sections, compute, part, keep_interrupted=keep_interrupted)
 
-    def _count_model(self, sections: Sections, compute: Compute, part: str) -> FactorFit:
+    def _count_model(self, sections: Sections, compute: Compute, part: str, *, keep_interrupted: bool) -> FactorFit:
         params = FactorParams(n_iterations=self.n_iterations)
         # As a JSON card gives it back.
         identity = json.loads(json.dumps({"params": self.params(), "data": data_hash(sections)}))
         with compute.bar(n_steps(params), f"count model, {part}") as bar:
-            return fit_factor(sections, params, compute, identity=identity, on_step=bar.update)
+            return fit_factor(
+                sections,
+                params,
+                compute,
+                identity=identity,
+                keep_interrupted=keep_interrupted,
+                on_step=bar.update,
+            )
 
     def _estimates(
         self, sections: Sections, simple: AdditiveFit, tuned: Tuned, fitted: FactorFit | None
@@ -168,7 +184,8 @@ class CountsModel(FittedCompleter[Fitted]):
         rng = np.random.default_rng([compute.seed, 5])
         hidden = hide_spots(sections.known, sections.library, _SILENCED, rng)
         visible = sections.without(hidden)
-        fitted = self._count_model(visible, compute.below("hidden spots"), "silent spots")
+        folder = compute.below(f"hidden spots {data_hash(visible)}")
+        fitted = self._count_model(visible, folder, "silent spots", keep_interrupted=False)
         mean, width = fitted.given_detection(visible.count_scale())
         error = sections.renormalised(hidden)[hidden] - mean[hidden]
         return float(np.sqrt(np.mean(error**2) / np.mean(width[hidden] ** 2)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 
 from spared_sc._kernels.threads import limited_threads
 from spared_sc._kernels.truncated import detected_moments
@@ -91,16 +92,19 @@ def fit_factor(
     compute: Compute,
     *,
     identity: dict[str, Any] | None = None,
+    keep_interrupted: bool = True,
     on_step: Callable[[], object] = lambda: None,
 ) -> FactorFit:
     """Fit the count model to sections with counts; the arguments are those of `fit_rates`."""
+    device = resolve_device(compute.device)
     rates = fit_rates(
         sections,
         params,
-        device=resolve_device(compute.device),
+        device=torch.device("cpu") if device.type == "mps" else device,  # which has no sparse matrices
         n_threads=compute.n_threads,
         checkpoint=compute.checkpoint,
         identity=identity,
+        keep_interrupted=keep_interrupted,
         on_step=on_step,
     )
     return FactorFit(rates, sections.need_counts().values)

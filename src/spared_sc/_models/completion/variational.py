@@ -98,12 +98,14 @@ def fit_rates(
     n_threads: int = 1,
     checkpoint: Path | None = None,
     identity: dict[str, Any] | None = None,
+    keep_interrupted: bool = True,
     on_step: Callable[[], object] = lambda: None,
 ) -> Rates:
     """Fit the count model to sections with counts. Nothing is drawn: the same counts give the same result.
 
-    `on_step` is called `n_steps(params)` times. An interrupt is raised until all factors are there; later, the fit ends
-    where it is. A fit that finds its own state in the folder `checkpoint` goes on from it.
+    `on_step` is called `n_steps(params)` times. An interrupt is raised until all factors are there, and always without
+    `keep_interrupted`; else the fit ends where it is. A fit that finds its own state in the folder `checkpoint` goes on
+    from it.
     """
     with Workers(n_threads) as workers:
         model = _Model(sections, params, device, workers)
@@ -124,7 +126,7 @@ def fit_rates(
                     model.posterior = settled
                     if checkpoint is not None:
                         _save(model, checkpoint, identity, step, finished=False)
-                    if step <= len(params.bands):
+                    if step <= len(params.bands) or not keep_interrupted:
                         raise
                     warn(f"the fit of the count model was interrupted: its state after step {step} of {last} is used.")
                     interrupted = True
