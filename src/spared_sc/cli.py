@@ -194,6 +194,7 @@ _SCORED = {
     "kernel": "neighbours",
     "additive": "additive effects of gene, spot, section",
     "depth_only": "depth of the spot",
+    "gene_mean": "mean of the gene",
 }
 
 

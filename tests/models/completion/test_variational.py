@@ -132,7 +132,7 @@ def small() -> Sections:
 
 
 def a_model(sections, params=FEW, n_steps=6) -> variational._Model:
-    model = variational._Model(sections, params, CPU, Workers(1))
+    model = variational._Model(sections, params, CPU, Workers(1), np.arange(sections.known.shape[1]))
     bound = model.evaluate()
     for step in range(n_steps):
         bound = model.without_vanished(model.step(step, bound))
@@ -191,9 +191,9 @@ def test_the_lower_bound_is_that_of_draws_from_the_posterior(small):
 
 
 def test_the_lower_bound_rises(small):
-    model = variational._Model(small, FactorParams(), CPU, Workers(1))
+    model = variational._Model(small, FactorParams(), CPU, Workers(1), np.arange(small.known.shape[1]))
     bounds = [model.evaluate()]
-    for step in range(n_steps(FactorParams())):
+    for step in range(n_steps(FactorParams(), 20)):
         bounds.append(model.without_vanished(model.step(step, bounds[-1])))
     # a new factor costs what its prior says, before it pays
     assert (np.diff(bounds[1 + len(FactorParams().bands) :]) > -1e-4 * model.n_entries).all()
@@ -275,9 +275,9 @@ def test_factors_without_structure_vanish():
     adata = synthetic(n_genes=30, shape=(10, 10), depth=200)
     rate = adata.X.toarray().sum(axis=1, keepdims=True) * adata.layers["rate"].mean(axis=0) / 200
     sections, _ = drawn(adata, lambda rng, _: rng.poisson(rate))
-    model = a_model(sections, FactorParams(), n_steps=n_steps(FactorParams()))
+    model = a_model(sections, FactorParams(), n_steps=n_steps(FactorParams(), 20))
     assert model.posterior.loadings.shape[1] <= 4
-    assert np.median(model.result(interrupted=False).log_rate_sd) < 0.1
+    assert np.median(model.result().log_rate_sd) < 0.1
 
 
 def test_nothing_is_drawn_and_nothing_depends_on_threads_or_parts(small, monkeypatch):
@@ -341,7 +341,7 @@ def test_a_fit_that_broke_off_resumes_to_the_same_result(small, tmp_path, monkey
 
     monkeypatch.setattr(variational._Model, "step", counted)
     resumed = fit(small, checkpoint=tmp_path / "state")
-    assert numbers == list(range(numbers[0], n_steps(FEW)))
+    assert numbers == list(range(numbers[0], n_steps(FEW, 20)))
     assert 1 <= numbers[0] <= step
     for name in ("log_rate", "log_rate_sd", "size", "lost"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(expected, name))
@@ -386,4 +386,26 @@ def test_an_interrupt_keeps_the_fit_once_all_factors_are_there(small, tmp_path, 
 def test_every_step_is_told(small):
     steps = []
     fit(small, on_step=lambda: steps.append(1))
-    assert len(steps) == n_steps(FEW)
+    assert len(steps) == n_steps(FEW, 20)
+
+
+def test_genes_in_blocks_take_the_factors_of_the_others(known_rates, monkeypatch):
+    sections, true = drawn(known_rates, lambda rng, rate: rng.poisson(rate))
+    whole = fit(sections, FactorParams())
+    monkeypatch.setattr(variational, "_SHARED_GENES", 12)
+    steps = []
+    blocks = fit(sections, FactorParams(), on_step=lambda: steps.append(1))
+    assert len(steps) == n_steps(FactorParams(), 30) == n_steps(FactorParams(), 12) + 2
+    main = np.sort(np.argsort(-sections.counts.values.sum(axis=0), kind="stable")[:12])
+    counts = replace(sections.counts, values=sections.counts.values[:, main])
+    few = replace(sections, values=sections.values[:, main], known=sections.known[:, main], counts=counts)
+    alone = fit(few, FactorParams())
+    for name in ("log_rate", "log_rate_sd", "size", "lost"):
+        np.testing.assert_array_equal(getattr(blocks, name)[..., main], getattr(alone, name))
+    others = np.setdiff1d(np.arange(30), main)
+    found, best = (
+        correlation_within_genes(rates.log_rate[:, others], true[:, others], sections.library)
+        for rates in (blocks, whole)
+    )
+    assert found > best - 0.1
+    assert np.exp(blocks.log_rate)[:, others].sum() == pytest.approx(true[:, others].sum(), rel=0.05)

@@ -152,7 +152,7 @@ class CountsModel(FittedCompleter[Fitted]):
         params = FactorParams(n_iterations=self.n_iterations)
         # As a JSON card gives it back.
         identity = json.loads(json.dumps({"params": self.params(), "data": data_hash(sections)}))
-        with compute.bar(n_steps(params), f"count model, {part}") as bar:
+        with compute.bar(n_steps(params, sections.values.shape[1]), f"count model, {part}") as bar:
             return fit_factor(
                 sections,
                 params,

@@ -77,7 +77,7 @@ class Factor(Completer):
         """Fit the count model, and complete."""
         self.check(sections)
         params = FactorParams(n_iterations=self.n_iterations)
-        with compute.bar(n_steps(params), "factor") as bar:
+        with compute.bar(n_steps(params, sections.values.shape[1]), "factor") as bar:
             fitted = fit_factor(sections, params, compute, on_step=bar.update)
         values = sd = None
         if compute.write & {"completed", "sd"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ _ENTRIES = {"cpu": 1 << 16}  # of the parts that are computed at once: on a CPU,
 _ENTRIES_ELSEWHERE = 1 << 24
 _MOST_VARIANCE = 4.0  # of a logarithm of a rate, in the mean of the rate
 _SOLVER_STEPS, _SOLVED = 5, 1e-2  # conjugate gradients of a Newton step, and the remainder at which they end
+_SHARED_GENES = 2_000  # at most, that the factors are learned from
+_GENE_SWEEPS = 8  # at most, of other genes
 _FIRST_SWEEPS = 4  # without factors
 _GENES_PER_FACTOR = 16  # at least, of those that are not smooth
 _LEAST_POWER = 1e-4  # variance of a factor's part in the logarithms of the rates, below which it is dropped
@@ -87,7 +90,7 @@ class Rates:
     log_rate_sd: np.ndarray  # (n_spots, n_genes) standard deviation of the logarithm of the rate
     size: np.ndarray  # (n_genes,)
     lost: np.ndarray  # (n_genes,)
-    interrupted: bool
+    interrupted: bool = False
 
 
 def fit_rates(
@@ -103,54 +106,98 @@ def fit_rates(
 ) -> Rates:
     """Fit the count model to sections with counts. Nothing is drawn: the same counts give the same result.
 
-    `on_step` is called `n_steps(params)` times. An interrupt is raised until all factors are there, and always without
+    The factors are learned from the genes with the most counts; others take them as they are, in blocks. `on_step` is
+    called `n_steps(params, n_genes)` times. An interrupt is raised until all factors are there, and always without
     `keep_interrupted`; else the fit ends where it is. A fit that finds its own state in the folder `checkpoint` goes on
     from it.
     """
+    genes = _blocks_of_genes(sections.need_counts().values)
     with Workers(n_threads) as workers:
-        model = _Model(sections, params, device, workers)
-        first, finished = 0, False
-        if checkpoint is not None and files.exists(checkpoint):
-            first, finished = _restore(model, checkpoint, identity)
-        last, interrupted = n_steps(params), False
-        bound, saved, cost = model.evaluate(), time.monotonic(), 0.0
-        settled = model.posterior
-        for step in range(first, last):
-            if not finished:
-                try:
-                    before, bound = bound, model.step(step, bound)
-                    finished = step > len(params.bands) and bound - before < _CONVERGED * model.n_entries
-                    bound = model.without_vanished(bound)
-                    settled = model.posterior
-                except KeyboardInterrupt:
-                    model.posterior = settled
-                    if checkpoint is not None:
-                        _save(model, checkpoint, identity, step, finished=False)
-                    if step <= len(params.bands) or not keep_interrupted:
-                        raise
-                    warn(f"the fit of the count model was interrupted: its state after step {step} of {last} is used.")
-                    interrupted = True
-                    break
-                if checkpoint is not None and (
-                    finished or step + 1 == last or time.monotonic() - saved > max(_SAVE_EVERY, 10 * cost)
-                ):
-                    saved = time.monotonic()
-                    _save(model, checkpoint, identity, step + 1, finished=finished)
-                    cost = time.monotonic() - saved
+        model = _Model(sections, params, device, workers, genes[0])
+        interrupted = _fit_factors(
+            model, checkpoint=checkpoint, identity=identity, keep_interrupted=keep_interrupted, on_step=on_step
+        )
+        parts = [model.result()]
+        for block in genes[1:]:
+            other = _Model(sections, params, device, workers, block)
+            other.fit_genes(model.posterior)
+            parts.append(other.result())
             on_step()
-        return model.result(interrupted=interrupted)
+    return replace(_joined(parts, np.concatenate(genes)), interrupted=interrupted)
 
 
-def n_steps(params: FactorParams) -> int:
-    """Steps of a fit: one for the means, one for each band of factors, and the iterations."""
-    return 1 + len(params.bands) + params.n_iterations
+def _joined(parts: list[Rates], genes: np.ndarray) -> Rates:
+    """Rates of blocks of genes side by side, in the order of the genes."""
+    if len(parts) == 1:
+        return parts[0]
+    place = np.argsort(genes)
+    names = ("log_rate", "log_rate_sd", "size", "lost")
+    return Rates(*(np.concatenate([getattr(part, name) for part in parts], axis=-1)[..., place] for name in names))
+
+
+def n_steps(params: FactorParams, n_genes: int) -> int:
+    """Steps of a fit: one for the means, one for each band of factors, the iterations, and one for each block of genes."""
+    return 1 + len(params.bands) + params.n_iterations + max(math.ceil(n_genes / _SHARED_GENES) - 1, 0)
+
+
+def _blocks_of_genes(counts: np.ndarray) -> list[np.ndarray]:
+    """The genes with the most counts, from which the factors are learned, then the others."""
+    n_genes = counts.shape[1]
+    if n_genes <= _SHARED_GENES:
+        return [np.arange(n_genes)]
+    order = np.argsort(-counts.sum(axis=0, dtype=np.float64), kind="stable")
+    return [np.sort(order[start : start + _SHARED_GENES]) for start in range(0, n_genes, _SHARED_GENES)]
+
+
+def _fit_factors(
+    model: _Model,
+    *,
+    checkpoint: Path | None,
+    identity: dict[str, Any] | None,
+    keep_interrupted: bool,
+    on_step: Callable[[], object],
+) -> bool:
+    """All steps of a fit; whether it was interrupted."""
+    n_bands = len(model.params.bands)
+    first, last, finished = 0, 1 + n_bands + model.params.n_iterations, False
+    if checkpoint is not None and files.exists(checkpoint):
+        first, finished = _restore(model, checkpoint, identity)
+    bound, saved, cost = model.evaluate(), time.monotonic(), 0.0
+    settled = model.posterior
+    for _ in range(first):
+        on_step()
+    for step in range(first, last):
+        if not finished:
+            try:
+                before, bound = bound, model.step(step, bound)
+                finished = step > n_bands and bound - before < _CONVERGED * model.n_entries
+                bound = model.without_vanished(bound)
+                settled = model.posterior
+            except KeyboardInterrupt:
+                model.posterior = settled
+                if checkpoint is not None:
+                    _save(model, checkpoint, identity, step, finished=False)
+                if step <= n_bands or not keep_interrupted:
+                    raise
+                warn(f"the fit of the count model was interrupted: its state after step {step} of {last} is used.")
+                return True
+            due = finished or step + 1 == last or time.monotonic() - saved > max(_SAVE_EVERY, 10 * cost)
+            if checkpoint is not None and due:
+                saved = time.monotonic()
+                _save(model, checkpoint, identity, step + 1, finished=finished)
+                cost = time.monotonic() - saved
+        on_step()
+    return False
 
 
 class _Model:
     """The counts, the posterior, and first and second derivatives by the logarithms of the rates."""
 
-    def __init__(self, sections: Sections, params: FactorParams, device: torch.device, workers: Workers):
+    def __init__(
+        self, sections: Sections, params: FactorParams, device: torch.device, workers: Workers, genes: np.ndarray
+    ):
         counts = sections.need_counts().values
+        counts = counts if genes.size == counts.shape[1] else counts[:, genes]
         depth = np.maximum(sections.whole_depth(), 1)
         self.params, self.device, self.workers = params, device, workers
         self.counts = self._tensor(counts)
@@ -181,6 +228,7 @@ class _Model:
             log_size=torch.full((n_genes,), params.log_size, dtype=torch.float64),
             lost=torch.full((n_genes,), 0.1, dtype=torch.float64),
         )
+        self.shared: Posterior | None = None  # of other genes, whose factors and priors these take
         self.slope, self.weight = torch.empty_like(self.counts), torch.empty_like(self.counts)
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
@@ -261,7 +309,7 @@ class _Model:
         total += params.library_precision * (at.library_gene**2).sum().cpu()
         total += params.size_precision * ((at.log_size - params.log_size) ** 2).sum()
         logit = torch.logit(at.lost)
-        total += params.lost_precision * ((logit - logit.mean()) ** 2).sum()
+        total += params.lost_precision * ((logit - self._typical(logit)) ** 2).sum()
         return float(total) / 2
 
     # --- Steps
@@ -276,6 +324,28 @@ class _Model:
             self._add_factors(number - 1)
             bound = self.evaluate()
         return self._sweep(bound)
+
+    def fit_genes(self, shared: Posterior) -> None:
+        """Fit what belongs to the genes, given the posterior of all else from a fit to other genes."""
+        none = torch.zeros(self.counts.shape[1], shared.loadings.shape[1], device=self.device)
+        self.shared = shared
+        self.posterior = replace(
+            self.posterior,
+            weights=shared.weights,
+            weight_variances=shared.weight_variances,
+            band=shared.band,
+            spot=shared.spot,
+            loadings=none,
+            loading_variances=none + 0.01,
+            relevance=shared.relevance,
+        )
+        bound = self.evaluate()
+        for _ in range(_GENE_SWEEPS):
+            before, bound = bound, self._move(self._gene_direction, bound)
+            self.posterior = self._with_dispersion()
+            bound = self.evaluate()
+            if bound - before < _CONVERGED * self.n_entries:
+                break
 
     def _sweep(self, bound: float) -> float:
         """Genes, then size and lost detections, then spots."""
@@ -381,18 +451,22 @@ class _Model:
         """The posterior with the best relevance, and with Newton steps for size and lost detections."""
         at, params = self.posterior, self.params
         squares = (at.loadings**2 + at.loading_variances).sum(dim=0)
-        relevance = (squares + params.relevance**2) / (len(at.loadings) + 1)
+        relevance = (squares + params.relevance**2) / (len(at.loadings) + 1) if self.shared is None else at.relevance
         size = at.log_size.exp()
         first, second = (x + y for x, y in zip(self.sums[:2], self.tally.by_size(size), strict=True))
         slope = size * first - params.size_precision * (at.log_size - params.log_size)
         curvature = (size * first + size**2 * second - params.size_precision).abs().clamp(min=1e-3)
         log_size = (at.log_size + (slope / curvature).clamp(-1, 1)).clamp(*_LOG_SIZES)
         logit = torch.logit(at.lost)
-        slope = self.sums[2] - self.n_speaking * at.lost - params.lost_precision * (logit - logit.mean())
+        slope = self.sums[2] - self.n_speaking * at.lost - params.lost_precision * (logit - self._typical(logit))
         # The chance that a zero was lost changes with the share, which makes the curvature smaller than that of a count.
         curvature = (self.n_speaking * at.lost * (1 - at.lost) / 2).clamp(min=1) + params.lost_precision
         lost = torch.sigmoid((logit + (slope / curvature).clamp(-1, 1)).clamp(*_LOGIT_LOST))
         return replace(at, relevance=relevance, log_size=log_size, lost=lost)
+
+    def _typical(self, logit: torch.Tensor) -> torch.Tensor:
+        """Mean of the logits of the lost shares, over the genes that the factors are from."""
+        return (logit if self.shared is None else torch.logit(self.shared.lost)).mean()
 
     def _add_factors(self, band: int) -> None:
         """Factors of another band, from the leading singular vectors of what the rates do not explain yet."""
@@ -445,7 +519,7 @@ class _Model:
         )
         return self.evaluate()
 
-    def result(self, *, interrupted: bool) -> Rates:
+    def result(self) -> Rates:
         """Rates of the posterior as it is."""
         self._spread_all()
         at = self.posterior
@@ -460,7 +534,7 @@ class _Model:
             sd[rows] = (2 * half_variance).sqrt().cpu().numpy()
 
         self.workers.map(part, self.parts)
-        return Rates(log_rate, sd, at.log_size.exp().numpy(), at.lost.numpy(), interrupted)
+        return Rates(log_rate, sd, at.log_size.exp().numpy(), at.lost.numpy())
 
 
 class _Smoother:
