@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,7 +90,7 @@ class Rates:
     log_rate_sd: np.ndarray  # (n_spots, n_genes) standard deviation of the logarithm of the rate
     size: np.ndarray  # (n_genes,)
     lost: np.ndarray  # (n_genes,)
-    interrupted: bool = False
+    interrupted: bool = field(default=False, kw_only=True)
 
 
 def fit_rates(
