@@ -70,3 +70,17 @@ def with_silent_spots() -> tuple[Sections, np.ndarray, Sections]:
     hidden = np.zeros_like(sections.known)
     hidden[spots] = sections.known[spots]
     return sections, hidden, sections.without(hidden)
+
+
+def log_likelihood_in_plain_words(log_rate, counts, size, lost):
+    """Zero-inflated negative binomial, of every entry."""
+    rate = torch.exp(log_rate)
+    log_chance = (
+        torch.lgamma(counts + size)
+        - torch.lgamma(size)
+        - torch.lgamma(counts + 1)
+        + size * torch.log(size / (size + rate))
+        + torch.xlogy(counts, rate / (size + rate))
+    )
+    zero = torch.log(lost + (1 - lost) * torch.exp(log_chance))
+    return torch.where(counts > 0, torch.log(1 - lost) + log_chance, zero)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_ENTRIES = 1 << 20  # that are computed at once
+
+
 @dataclass(frozen=True)
 class FactorFit:
     """What the counts say."""
@@ -31,9 +34,16 @@ class FactorFit:
 
         A spot without any count was not measured, rather than measured as empty.
         """
-        at, counts = self.rates, self.counts
-        rate = np.exp(at.log_rate)
-        size, lost = at.size.astype(np.float32), at.lost.astype(np.float32)
+        result = np.empty_like(self.rates.log_rate)
+        rows = 1 + _ENTRIES // (1 + result.shape[1])
+        for start in range(0, len(result), rows):
+            spots = slice(start, start + rows)
+            result[spots] = self._posterior_rate(self.rates.log_rate[spots], self.counts[spots])
+        return result
+
+    def _posterior_rate(self, log_rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        rate = np.exp(log_rate)
+        size, lost = self.rates.size.astype(np.float32), self.rates.lost.astype(np.float32)
         informed = rate * (size + counts) / (size + rate)
         zero = np.exp(size * -np.log1p(rate / size))
         said_nothing = lost / (lost + (1 - lost) * zero)  # a zero may be a lost detection

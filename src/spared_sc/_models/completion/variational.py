@@ -18,6 +18,7 @@ from spared_sc._kernels.lowrank import random_svd
 from spared_sc._kernels.smoothing import centre_kernel
 from spared_sc._kernels.threads import Workers
 from spared_sc._models import checkpoint as files
+from spared_sc._models.completion.likelihood import Tally, likelihood
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,11 +118,11 @@ def fit_rates(
         interrupted = _fit_factors(
             model, checkpoint=checkpoint, identity=identity, keep_interrupted=keep_interrupted, on_step=on_step
         )
-        parts = [model.result()]
+        parts = [model.finish()]
         for block in genes[1:]:
             other = _Model(sections, params, device, workers, block)
             other.fit_genes(model.posterior)
-            parts.append(other.result())
+            parts.append(other.finish())
             on_step()
     return replace(_joined(parts, np.concatenate(genes)), interrupted=interrupted)
 
@@ -208,7 +209,7 @@ class _Model:
         self.speaks = self._tensor(~sections.silent)[:, None] if sections.silent.any() else None
         self.n_speaking = int((~sections.silent).sum())
         self.n_entries = counts.size
-        self.tally = _Tally.of(counts)
+        self.tally = Tally.of(counts)
         n, n_genes = counts.shape
         most = max(_ENTRIES.get(device.type, _ENTRIES_ELSEWHERE) // n_genes, 1)
         self.parts = [slice(start, min(start + most, n)) for start in range(0, n, most)]
@@ -280,7 +281,7 @@ class _Model:
             log_rate.clamp_(*_LIMITS)
             counts = self.counts[rows]
             speaks = None if self.speaks is None else self.speaks[rows]
-            bound, slope, weight, sums = _likelihood(log_rate, counts, size, lost, half_variance, speaks)
+            bound, slope, weight, sums = likelihood(log_rate, counts, size, lost, half_variance, speaks)
             self.slope[rows], self.weight[rows] = slope, weight
             return bound.item(), sums.cpu().double()
 
@@ -519,8 +520,9 @@ class _Model:
         )
         return self.evaluate()
 
-    def result(self) -> Rates:
-        """Rates of the posterior as it is."""
+    def finish(self) -> Rates:
+        """Rates of the posterior as it is; the derivatives are given up, and with them their memory."""
+        self.slope = self.weight = self.counts.new_empty(0)
         self._spread_all()
         at = self.posterior
         left, right = self._variance_parts()
@@ -572,80 +574,6 @@ def _sparse(matrix: sps.csr_matrix, device: torch.device) -> torch.Tensor:
         # Torch calls its compressed rows a beta; their product with a dense matrix is six times faster than the other.
         warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
         return torch.sparse_csr_tensor(indptr, indices, values, size=matrix.shape, device=device)
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """How often each gene has each count above zero: what the likelihood says of the size depends on that alone."""
-
-    gene: torch.Tensor
-    count: torch.Tensor
-    times: torch.Tensor
-    n_detected: torch.Tensor  # (n_genes,)
-
-    @classmethod
-    def of(cls, counts: np.ndarray) -> _Tally:
-        # Spots with the same count of the same gene, counted.
-        genes, spots = np.nonzero(counts.T)
-        found = counts[spots, genes].astype(np.float64)
-        order = np.lexsort((found, genes))
-        genes, found = genes[order], found[order]
-        other = (genes[1:] != genes[:-1]) | (found[1:] != found[:-1])
-        first = np.flatnonzero(np.r_[True, other][: genes.size])
-        times = np.diff(np.r_[first, genes.size]).astype(np.float64)
-        n_detected = (counts > 0).sum(axis=0).astype(np.float64)
-        return cls(*(torch.from_numpy(x) for x in (genes[first], found[first], times, n_detected)))
-
-    def log_likelihood(self, size: torch.Tensor, lost: torch.Tensor) -> float:
-        """The part that depends on size and lost detections, but on no rate."""
-        of_size = torch.lgamma(self.count + size[self.gene]) - torch.lgamma(size[self.gene])
-        return float((self.times * of_size).sum() + (self.n_detected * torch.log1p(-lost)).sum())
-
-    def by_size(self, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """First and second derivative of that by the size, (n_genes,)."""
-        whole, part = self.count + size[self.gene], size[self.gene]
-        first = self.times * (torch.digamma(whole) - torch.digamma(part))
-        second = self.times * (torch.polygamma(1, whole) - torch.polygamma(1, part))
-        zero = torch.zeros_like(size)
-        return zero.index_add(0, self.gene, first), zero.index_add(0, self.gene, second)
-
-
-def _likelihood(
-    log_rate: torch.Tensor,
-    counts: torch.Tensor,
-    size: torch.Tensor,
-    lost: torch.Tensor,
-    half_variance: torch.Tensor,
-    speaks: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Zero-inflated negative binomial counts: what of their log-likelihood depends on the rate, and its derivatives.
-
-    Returns the sum over entries of the mean log-likelihood, given that `log_rate` contains half of its variance; slope
-    and negative curvature by the logarithm of the rate; and (3, n_genes) sums over spots: first and second derivative
-    by the size, and the number of zeros that were lost.
-    """
-    none = counts == 0
-    rate = log_rate.exp()
-    inverse = 1 / (rate + size)
-    ratio = size * inverse
-    log_ratio = ratio.log()
-    honest = (size * log_ratio).exp_().mul_(1 - lost)
-    zero = honest + lost
-    value = torch.where(none, zero.log(), log_ratio * size + counts * (log_rate + inverse.log()))
-    honest = torch.where(none, honest / zero, 1.0)  # chance that a zero is none that was lost
-    if speaks is not None:
-        honest, value = honest * speaks, value * speaks
-    weight = honest * ratio
-    value -= half_variance * weight * counts
-    excess = (counts + size) * inverse
-    sums = torch.stack(
-        [
-            (honest * (log_ratio + 1 - excess)).sum(dim=0),
-            (honest * ((excess - 2) * inverse + 1 / size)).sum(dim=0),
-            (none * (1 - honest) if speaks is None else none * (1 - honest) * speaks).sum(dim=0),
-        ]
-    )
-    return value.sum(), weight * (counts - rate), weight * rate, sums
 
 
 def _solve(
