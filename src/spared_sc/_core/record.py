@@ -155,13 +155,19 @@ def write_columns(
         result = base.copy()
         result[:, columns] = block
         return result
-    if len(columns) == base.shape[1] and (columns == np.arange(len(columns))).all():
-        return type(base)(block.astype(base.dtype, copy=False))
+    order = np.argsort(columns)
+    if (np.diff(order) < 0).any():
+        columns, block = columns[order], block[:, order]
+    n, k = block.shape
+    index = np.int32 if n * k < np.iinfo(np.int32).max else np.int64
+    parts = (block.astype(base.dtype).ravel(), np.tile(columns.astype(index), n), np.arange(n + 1) * k)
+    filled = sps.csr_matrix(parts, shape=base.shape, copy=False)
+    filled.eliminate_zeros()
+    if k == base.shape[1]:
+        return type(base)(filled)
     replaced = np.zeros(base.shape[1], dtype=bool)
     replaced[columns] = True
     kept = base.copy()
     kept.data[replaced[kept.indices]] = 0
     kept.eliminate_zeros()
-    filled = sps.csr_matrix(block.astype(base.dtype, copy=False))
-    filled = sps.csr_matrix((filled.data, columns[filled.indices], filled.indptr), shape=base.shape)
     return type(base)(kept + filled)
