@@ -33,17 +33,16 @@ HERE = Path(__file__).parent
 
 
 def score(name: str, seed: int) -> dict[str, Any]:
-    """Accuracy of the default on one mask of each kind, and the CPU seconds of one completion, in this process."""
+    """Accuracy of the default on one mask of each kind, and CPU seconds, in this process."""
     adata = read(name)
     options = {"library_key": "library_id", "random_state": seed, "show_progress_bar": False}
+    start = time.process_time()
     scores = sp.tl.evaluate_completion(
         adata, methods=["counts"], regimes=["paper", "thinning"], n_masks=1, n_jobs=1, **options
     )
-    scores = scores[(scores["genes"] == "all") & (scores["library"] != "all")]
+    cpu = (time.process_time() - start) / 2  # of one completion, with its scoring
+    scores = scores[(scores["genes"] == "all") & (scores["library"] != "all") & (scores["method"] == "counts")]
     means = scores.groupby("metric")["value"].mean()
-    start = time.process_time()
-    sp.tl.complete(adata, method="counts", n_jobs=1, **options)
-    cpu = time.process_time() - start
     return {"cpu": cpu, **{metric: float(means[metric]) for metric in ("mse", "crps", "coverage_90", "deviance")}}
 
 
