@@ -437,7 +437,7 @@ def test_an_interrupt_before_the_last_fit_changes_nothing_and_goes_on_from_the_c
     expected, before = complete(adata), adata.copy()
     tune = counts._tune
 
-    def stop(trial):
+    def stop(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(counts, "_tune", stop)  # after the fit without the hidden entries
@@ -537,3 +537,26 @@ def test_whole_spots_are_completed_better_than_by_the_mean(silenced):
     assert error < 0.9 * np.mean((np.broadcast_to(mean, hidden.shape)[hidden] - truth) ** 2)
     inside = np.abs(estimate.values[hidden] - truth) < 1.645 * estimate.sd[hidden]
     assert 0.8 < inside.mean() < 0.97
+
+
+def test_the_bar_moves_over_the_whole_fit_and_says_what_it_will_cost(small, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, total, desc, unit="step"):
+            self.total, self.desc, self.n = total, desc, 0
+            bars.append(self)
+
+        def update(self, n=1):
+            self.n += n
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(type(COMPUTE), "bar", lambda compute, total, desc, unit="step": Bar(total, desc, unit))
+    tiny().complete(small, COMPUTE)
+    assert [bar.n for bar in bars] == [bar.total for bar in bars] == [11, 11]
+    assert all("about 1 s in all" in bar.desc for bar in bars)

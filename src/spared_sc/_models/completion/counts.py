@@ -27,6 +27,10 @@ from spared_sc._models.completion.trial import AdditiveFit, Trial
 from spared_sc._models.completion.variational import n_steps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tqdm import tqdm
+
     from spared_sc._models.completion.factor import FactorFit
     from spared_sc._models.completion.trial import Tuned
 
@@ -35,6 +39,7 @@ _SCORE_SHARE = 0.25  # of the hidden entries, that nothing is learned from
 _LEAST_ENTRIES = 50  # detected entries
 _MOST_ENTRIES = 1_000_000  # hidden entries that weights are learned from
 _SILENCED = 0.1  # share of the spots that are hidden as a whole, to learn what the error is there
+_N_TUNED = 5  # steps of the bar for the simple estimates
 _SECONDS = 2e-5  # of one core for one entry, about
 
 
@@ -92,12 +97,12 @@ class CountsModel(FittedCompleter[Fitted]):
                 f"{len(sections.known)} spots): give more spots or genes, or use "
                 "`sp.tl.complete(adata, method='additive')`."
             )
-        n, n_genes = sections.values.shape
-        logger.info("count model: %d spots x %d genes, about %.0f seconds", n, n_genes, 1 + _SECONDS * n * n_genes)
         trial = Trial(sections, compute.seed, hidden_share=self.hidden_share, score_share=_SCORE_SHARE)
-        fitted = self._if_counted(trial.train, compute.below("hidden entries"), "1 of 2", keep_interrupted=False)
-        tuned = _tune(trial)
-        names, estimates, hint = self._estimates(trial.train, trial.fit, tuned, fitted)
+        with self._bar(sections, "1 of 2", compute) as bar:
+            folder = compute.below("hidden entries")
+            fitted = self._if_counted(trial.train, folder, bar.update, keep_interrupted=False)
+            tuned = _tune(trial, bar.update)
+            names, estimates, hint = self._estimates(trial.train, trial.fit, tuned, fitted)
         learned_from, scored = _sample(trial.tuning, compute.seed), trial.hidden & ~trial.tuning
         stack = ridge_stack(_columns(estimates, learned_from), trial.truth[learned_from])
         stacked = combine(stack, estimates)
@@ -124,9 +129,11 @@ class CountsModel(FittedCompleter[Fitted]):
             )
         # One fit for each split, whose data differ.
         folder = compute.below(f"all entries {data_hash(sections)}")
-        fitted = self._if_counted(sections, folder, "2 of 2")
-        simple = AdditiveFit(sections, learned.tuned["additive"], seed=compute.seed)
-        _, estimates, hint = self._estimates(sections, simple, learned.tuned, fitted)
+        with self._bar(sections, "2 of 2", compute) as bar:
+            fitted = self._if_counted(sections, folder, bar.update)
+            simple = AdditiveFit(sections, learned.tuned["additive"], seed=compute.seed)
+            _, estimates, hint = self._estimates(sections, simple, learned.tuned, fitted)
+            bar.update(_N_TUNED)
         values = combine(learned.stack, estimates)
         log_width = learned.width[0] + learned.width[1] * (values if hint is None else hint)
         sd = np.exp(log_width / 2, dtype=np.float32)
@@ -140,27 +147,43 @@ class CountsModel(FittedCompleter[Fitted]):
             sd[silent] = np.exp(hint[silent]) * self._widening(sections, compute)
         return Estimate(values, rate, sd, interrupted=fitted.rates.interrupted)
 
+    def _bar(self, sections: Sections, part: str, compute: Compute) -> tqdm:
+        """A bar of the steps of a count model, and of the simple estimates, which says what both parts will cost."""
+        n, n_genes = sections.values.shape
+        seconds = 1 + _SECONDS * n * n_genes
+        cost = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        logger.info("count model, %s: %d spots x %d genes, about %s in all", part, n, n_genes, cost)
+        n_fit = 0 if sections.counts is None else n_steps(self.factor, n_genes)
+        return compute.bar(n_fit + _N_TUNED, f"count model, {part} (about {cost} in all)")
+
+    @property
+    def factor(self) -> FactorParams:
+        """Parameters of the count model."""
+        return FactorParams(n_iterations=self.n_iterations)
+
     def _if_counted(
-        self, sections: Sections, compute: Compute, part: str, *, keep_interrupted: bool = True
+        self,
+        sections: Sections,
+        compute: Compute,
+        on_step: Callable[[], object],
+        *,
+        keep_interrupted: bool = True,
     ) -> FactorFit | None:
         """The count model, where there are counts."""
         if sections.counts is None:
             return None
-        return self._count_model(sections, compute, part, keep_interrupted=keep_interrupted)
+        return self._count_model(sections, compute, on_step, keep_interrupted=keep_interrupted)
 
-    def _count_model(self, sections: Sections, compute: Compute, part: str, *, keep_interrupted: bool) -> FactorFit:
-        params = FactorParams(n_iterations=self.n_iterations)
-        # As a JSON card gives it back.
-        identity = json.loads(json.dumps({"params": self.params(), "data": data_hash(sections)}))
-        with compute.bar(n_steps(params, sections.values.shape[1]), f"count model, {part}") as bar:
-            return fit_factor(
-                sections,
-                params,
-                compute,
-                identity=identity,
-                keep_interrupted=keep_interrupted,
-                on_step=bar.update,
-            )
+    def _count_model(
+        self, sections: Sections, compute: Compute, on_step: Callable[[], object], *, keep_interrupted: bool
+    ) -> FactorFit:
+        # As a JSON card gives it back; the hash takes time, and only a checkpoint needs it.
+        identity = None
+        if compute.checkpoint is not None:
+            identity = json.loads(json.dumps({"params": self.params(), "data": data_hash(sections)}))
+        return fit_factor(
+            sections, self.factor, compute, identity=identity, keep_interrupted=keep_interrupted, on_step=on_step
+        )
 
     def _estimates(
         self, sections: Sections, simple: AdditiveFit, tuned: Tuned, fitted: FactorFit | None
@@ -185,7 +208,8 @@ class CountsModel(FittedCompleter[Fitted]):
         hidden = hide_spots(sections.known, sections.library, _SILENCED, rng)
         visible = sections.without(hidden)
         folder = compute.below(f"hidden spots {data_hash(visible)}")
-        fitted = self._count_model(visible, folder, "silent spots", keep_interrupted=False)
+        with compute.bar(n_steps(self.factor, visible.values.shape[1]), "count model, spots without counts") as bar:
+            fitted = self._count_model(visible, folder, bar.update, keep_interrupted=False)
         mean, width = fitted.given_detection(visible.count_scale())
         error = sections.renormalised(hidden)[hidden] - mean[hidden]
         return float(np.sqrt(np.mean(error**2) / np.mean(width[hidden] ** 2)))
@@ -213,14 +237,18 @@ class CountsModel(FittedCompleter[Fitted]):
         return completer
 
 
-def _tune(trial: Trial) -> Tuned:
-    """Parameters of the simple estimates that do best on hidden entries."""
-    tuned = {"additive": trial.additive, "kernel": Kernel().tune(trial), "diffusion": Diffusion().tune(trial)}
-    tuned["soft_impute"] = SoftImpute().tune(trial)
+def _tune(trial: Trial, on_step: Callable[[], object]) -> Tuned:
+    """Parameters of the simple estimates that do best on hidden entries; `on_step` is called `_N_TUNED` times."""
+    tuned = {"additive": trial.additive}
+    on_step()
+    for name, completer in (("kernel", Kernel()), ("diffusion", Diffusion()), ("soft_impute", SoftImpute())):
+        tuned[name] = completer.tune(trial)
+        on_step()
     low_rank = trial.fit.low_rank(**tuned["soft_impute"])
     tuned["soft_impute_kernel"] = SoftImputeKernel().tune(trial, low_rank)
     if trial.train.counts is not None:
         tuned["depth_only"] = DepthOnly().tune(trial)
+    on_step()
     return tuned
 
 
