@@ -56,13 +56,18 @@ def run(source: Path, *arguments: str, limits: bool = True, script: str = "count
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(before: Path, names: list[str]) -> None:
-    """Both versions on every set; the new one with three seeds."""
+def compare(before: Path, names: list[str], kept: Path) -> None:
+    """Both versions on every set; the new one with three seeds.
+
+    What the earlier version gave is kept in a file, and not measured again.
+    """
     rows = []
+    earlier = json.loads(kept.read_text()) if kept.exists() else {}
     for name in names:
-        old, *new = (run(source, "--score", name, str(seed)) for source, seed in (
-            (before, 0), (HERE.parent, 0), (HERE.parent, 1), (HERE.parent, 2)
-        ))  # fmt: skip
+        if name not in earlier:
+            earlier[name] = run(before, "--score", name, "0")
+            kept.write_text(json.dumps(earlier))
+        old, new = earlier[name], [run(HERE.parent, "--score", name, str(seed)) for seed in range(3)]
         row = {"set": name, "title": TITLES[name]}
         row |= {f"{key}_before": value for key, value in old.items()} | new[0]
         row |= {f"{key}_ratio": new[0][key] / old[key] for key in ("mse", "crps", "deviance")}
@@ -149,6 +154,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="checkout of an earlier version")
+    parser.add_argument("--kept", type=Path, default=Path("count_model_before.json"), help="scores of that version")
     parser.add_argument("--sets", nargs="+", default=list(NINE))
     for flag in ("costs", "seeds", "busy"):
         parser.add_argument(f"--{flag}", action="store_true")
@@ -171,7 +177,7 @@ def main() -> None:
     elif options.costs:
         costs(options.before.resolve())
     else:
-        compare(options.before.resolve(), options.sets)
+        compare(options.before.resolve(), options.sets, options.kept)
 
 
 if __name__ == "__main__":

@@ -66,8 +66,7 @@ def make_compute(
     if batch_size is not None:
         check_number("batch_size", batch_size, 1, whole=True)
     write = BLOCKS if write is None else [write] if isinstance(write, str) else write
-    unknown = sorted(set(write) - set(BLOCKS))
-    if unknown or not write:
+    if not isinstance(write, Collection) or not write or not set(BLOCKS).issuperset(write):
         raise ValueError(f"write={write!r} cannot be used: give some of {', '.join(map(repr, BLOCKS))}.")
     return Compute(
         device=settings.device if device is None else str(device),

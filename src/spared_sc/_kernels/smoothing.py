@@ -32,8 +32,8 @@ def hop_kernel(lattice: Lattice, bandwidth: float, *, itself: bool = False) -> s
 def centre_kernel(lattice: Lattice, bandwidth: float, spacing: int) -> sps.csr_matrix:
     """Gaussian weights of some spots, the centres, on all spots, (n_spots, n_centres); each row has the norm 1.
 
-    No two centres are fewer than `spacing` hops apart, and every spot has one within that distance: a smooth surface needs
-    no more. The weights are those of `hop_kernel`, the spot itself among them.
+    No two centres are fewer than `spacing` hops apart, and every spot has one nearer than that: a smooth surface needs no
+    more. The weights are those of `hop_kernel`, the spot itself among them.
     """
     weights = hop_kernel(lattice, bandwidth, itself=True)[:, _centres(*lattice.hops(spacing - 1)[:2])]
     norm = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)).ravel())

@@ -91,4 +91,6 @@ def _block(result: Any, data: VisibleData, visible: Sections) -> np.ndarray:
             f"it returned the shape {array.shape}, expected {shape} (spots x genes to complete) or "
             f"{whole} (spots x genes)"
         )
-    return array[:, data.genes] if array.shape == whole else array
+    if array.shape == whole:
+        return array[:, data.genes]
+    return array[:, np.argsort(np.argsort(data.genes))]  # the function saw the genes in the order of the data

@@ -559,4 +559,25 @@ def test_the_bar_moves_over_the_whole_fit_and_says_what_it_will_cost(small, monk
     monkeypatch.setattr(type(COMPUTE), "bar", lambda compute, total, desc, unit="step": Bar(total, desc, unit))
     tiny().complete(small, COMPUTE)
     assert [bar.n for bar in bars] == [bar.total for bar in bars] == [11, 11]
-    assert all("about 1 s in all" in bar.desc for bar in bars)
+    assert all("(about 1 s)" in bar.desc for bar in bars)
+
+
+def test_silent_spots_alone_are_never_the_ones_that_are_hidden():
+    """Most spots say nothing; what is hidden on purpose is among the others."""
+    sections = sections_of(synthetic(1, 20, shape=(5, 4)))
+    hidden = np.zeros_like(sections.known)
+    hidden[np.random.default_rng(0).choice(20, size=12, replace=False)] = True
+    visible = sections.without(hidden & sections.known)
+    for seed in range(4):
+        estimate = tiny().complete(visible, replace(COMPUTE, seed=seed))
+        assert np.isfinite(estimate.sd).all()
+        assert (estimate.sd > 0).all()
+
+
+def test_too_few_hidden_entries():
+    sections = sections_of(synthetic(1, 20, shape=(6, 6)))
+    few = replace(sections, values=sections.values[:, :2], known=sections.known[:, :2])
+    few = replace(few, counts=replace(sections.counts, values=sections.counts.values[:, :2]))
+    assert few.known.sum() >= 50
+    with pytest.raises(ValueError, match="too few hidden entries.*larger `hidden_share`"):
+        tiny(hidden_share=0.02).complete(few, COMPUTE)

@@ -59,7 +59,7 @@ def test_posterior_rate_is_an_expectation_over_a_gamma_variable():
     rate, size = np.array([0.2, 1.5, 6.0, 0.2, 6.0, 6.0]), np.array([2.0, 0.5, 10.0, 2.0, 10.0, 1.0])
     lost = np.array([0.0, 0.2, 0.6, 0.2, 0.6, 0.0])
     rates = Rates(np.log(rate)[None], np.zeros((1, 6)), size, lost, interrupted=False)
-    ours = FactorFit(rates, counts[None]).posterior_rate()[0]
+    ours = FactorFit(rates, counts[None], np.zeros(1, dtype=bool)).posterior_rate()[0]
     for i in range(6):
         prior = stats.gamma(size[i], scale=rate[i] / size[i])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,14 +18,12 @@ from helpers.counts_model import (
     synthetic,
     with_counts,
 )
+from spared_sc._kernels import lattice as lattices
+from spared_sc._kernels.sections import Counts, Sections
 from spared_sc._kernels.smoothing import centre_kernel
 from spared_sc._kernels.threads import Workers
 from spared_sc._models.completion import variational
 from spared_sc._models.completion.variational import Band, FactorParams, fit_rates, n_steps
-
-if TYPE_CHECKING:
-    from spared_sc._kernels.sections import Sections
-
 
 FEW = FactorParams(n_iterations=3)
 
@@ -198,6 +195,41 @@ def test_noise_is_told_from_overdispersion_and_from_loss(known_rates):
     assert np.median(lossy.lost) == pytest.approx(0.3, abs=0.06)
 
 
+@pytest.mark.parametrize("scattered", [False, True])
+def test_a_gene_that_is_off_in_places_has_no_lost_detections_there(scattered):
+    """Eight kinds of spots, in blocks or scattered, with genes that are on in one of them alone."""
+    rng = np.random.default_rng(0)
+    row, col = np.divmod(np.arange(24 * 24), 24)
+    kind = rng.integers(8, size=576) if scattered else row // 12 * 4 + col // 6
+    true = np.where(kind[:, None] == np.arange(64) % 8, 50, 0.02) * rng.gamma(20, 1 / 20, (576, 1))
+    counts = rng.poisson(true).astype(np.float32)
+    sections = Sections(
+        values=np.log2(1 + counts),
+        known=counts > 0,
+        lattice=lattices.from_array(np.column_stack([row, 2 * col + row % 2]), np.zeros(576, dtype=int)),
+        library=np.zeros(576, dtype=int),
+        counts=Counts(counts, counts.sum(axis=1, dtype=float)),
+    )
+    fitted = fit(sections, FactorParams())
+    off = true < 1
+    assert np.exp(fitted.log_rate)[off].mean() < 3 * true[off].mean()
+    assert np.exp(fitted.log_rate)[~off].mean() == pytest.approx(true[~off].mean(), rel=0.1)
+    assert fitted.lost.max() < 0.1
+
+
+def test_few_genes_without_structure():
+    rng = np.random.default_rng(0)
+    sections = sections_of(with_counts(synthetic(n_genes=8), rng.poisson(np.full((128, 8), 200.0))))
+    fitted = fit(sections, FactorParams())
+    np.testing.assert_allclose(np.exp(fitted.log_rate).mean(axis=0), 200, rtol=0.05)
+
+
+def test_large_counts_are_not_cut(small):
+    counts = replace(small.counts, values=small.counts.values * 1e5, depth=small.counts.depth * 1e5)
+    fitted = fit(replace(small, counts=counts), FactorParams())
+    assert np.exp(fitted.log_rate.astype(float)).sum() == pytest.approx(counts.values.sum(dtype=float), rel=0.1)
+
+
 def test_factors_without_structure_vanish():
     """Counts that differ by depth and gene alone need no factor."""
     adata = synthetic(n_genes=30, shape=(10, 10), depth=200)
@@ -325,7 +357,7 @@ def test_genes_in_blocks_take_the_factors_of_the_others(known_rates, monkeypatch
     blocks = fit(sections, FactorParams(), on_step=lambda: steps.append(1))
     assert len(steps) == n_steps(FactorParams(), 30) == n_steps(FactorParams(), 12) + 2
     main = np.sort(np.argsort(-sections.counts.values.sum(axis=0), kind="stable")[:12])
-    counts = replace(sections.counts, values=sections.counts.values[:, main])
+    counts = replace(sections.counts, values=np.ascontiguousarray(sections.counts.values[:, main]))
     few = replace(sections, values=sections.values[:, main], known=sections.known[:, main], counts=counts)
     alone = fit(few, FactorParams())
     for name in ("log_rate", "log_rate_sd", "size", "lost"):

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 _VALUES = ("tuned", "names", "with_counts", "data", "score")  # of what was learned, beside the arrays
 _SCORE_SHARE = 0.25  # of the hidden entries, that nothing is learned from
 _LEAST_ENTRIES = 50  # detected entries
+_LEAST_HIDDEN = 5  # entries to learn from
 _MOST_ENTRIES = 1_000_000  # hidden entries that weights are learned from
 _SILENCED = 0.1  # share of the spots that are hidden as a whole, to learn what the error is there
 _N_TUNED = 5  # steps of the bar for the simple estimates
-_SECONDS = 2e-5  # of one core for one entry, about
+_SECONDS = 1e-5  # of one core for one entry in each of the two parts, about
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,17 @@ class CountsModel(FittedCompleter[Fitted]):
                 "`sp.tl.complete(adata, method='additive')`."
             )
         trial = Trial(sections, compute.seed, hidden_share=self.hidden_share, score_share=_SCORE_SHARE)
-        with self._bar(sections, "1 of 2", compute) as bar:
-            folder = compute.below("hidden entries")
-            fitted = self._if_counted(trial.train, folder, bar.update, keep_interrupted=False)
-            tuned = _tune(trial, bar.update)
-            names, estimates, hint = self._estimates(trial.train, trial.fit, tuned, fitted)
         learned_from, scored = _sample(trial.tuning, compute.seed), trial.hidden & ~trial.tuning
+        if learned_from.sum() < _LEAST_HIDDEN or not scored.any():
+            raise ValueError(
+                f"there are too few hidden entries to learn from ({int(trial.hidden.sum())}): give more spots or genes, or "
+                "a larger `hidden_share`."
+            )
+        with self._bar(sections, "hidden entries", compute) as bar:
+            folder = compute.below("hidden entries")
+            fitted = self._count_model(trial.train, folder, bar.update, keep_interrupted=False)
+            tuned = _tune(trial, bar.update)
+            names, estimates, hint = self._estimates(trial.train, trial.fit, tuned, fitted, compute)
         stack = ridge_stack(_columns(estimates, learned_from), trial.truth[learned_from])
         stacked = combine(stack, estimates)
         error = (trial.truth - stacked) ** 2
@@ -129,10 +135,13 @@ class CountsModel(FittedCompleter[Fitted]):
             )
         # One fit for each split, whose data differ.
         folder = compute.below(f"all entries {data_hash(sections)}")
-        with self._bar(sections, "2 of 2", compute) as bar:
-            fitted = self._if_counted(sections, folder, bar.update)
+        silent = sections.silent
+        # Learned first, so that an interrupt of what follows keeps what is there.
+        widening = self._widening(sections, compute) if silent.any() and sections.counts is not None else 1.0
+        with self._bar(sections, "all entries", compute) as bar:
+            fitted = self._count_model(sections, folder, bar.update)
             simple = AdditiveFit(sections, learned.tuned["additive"], seed=compute.seed)
-            _, estimates, hint = self._estimates(sections, simple, learned.tuned, fitted)
+            _, estimates, hint = self._estimates(sections, simple, learned.tuned, fitted, compute)
             bar.update(_N_TUNED)
         values = combine(learned.stack, estimates)
         log_width = learned.width[0] + learned.width[1] * (values if hint is None else hint)
@@ -140,28 +149,27 @@ class CountsModel(FittedCompleter[Fitted]):
         if fitted is None or hint is None:
             return Estimate(values, None, sd)
         rate = fitted.posterior_rate() if "rate" in compute.write else None
-        silent = sections.silent
         if silent.any() and not silent.all():
             # The combination has never seen a spot of which nothing is known; the count model does without.
             values[silent] = estimates[-1][silent]
-            sd[silent] = np.exp(hint[silent]) * self._widening(sections, compute)
+            sd[silent] = np.exp(hint[silent]) * widening
         return Estimate(values, rate, sd, interrupted=fitted.rates.interrupted)
 
     def _bar(self, sections: Sections, part: str, compute: Compute) -> tqdm:
-        """A bar of the steps of a count model, and of the simple estimates, which says what both parts will cost."""
+        """A bar of the steps of a count model, and of the simple estimates, which says what they will cost."""
         n, n_genes = sections.values.shape
         seconds = 1 + _SECONDS * n * n_genes
         cost = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-        logger.info("count model, %s: %d spots x %d genes, about %s in all", part, n, n_genes, cost)
+        logger.info("count model, %s: %d spots x %d genes, about %s", part, n, n_genes, cost)
         n_fit = 0 if sections.counts is None else n_steps(self.factor, n_genes)
-        return compute.bar(n_fit + _N_TUNED, f"count model, {part} (about {cost} in all)")
+        return compute.bar(n_fit + _N_TUNED, f"count model, {part} (about {cost})")
 
     @property
     def factor(self) -> FactorParams:
         """Parameters of the count model."""
         return FactorParams(n_iterations=self.n_iterations)
 
-    def _if_counted(
+    def _count_model(
         self,
         sections: Sections,
         compute: Compute,
@@ -172,11 +180,6 @@ class CountsModel(FittedCompleter[Fitted]):
         """The count model, where there are counts."""
         if sections.counts is None:
             return None
-        return self._count_model(sections, compute, on_step, keep_interrupted=keep_interrupted)
-
-    def _count_model(
-        self, sections: Sections, compute: Compute, on_step: Callable[[], object], *, keep_interrupted: bool
-    ) -> FactorFit:
         # As a JSON card gives it back; the hash takes time, and only a checkpoint needs it.
         identity = None
         if compute.checkpoint is not None:
@@ -186,7 +189,7 @@ class CountsModel(FittedCompleter[Fitted]):
         )
 
     def _estimates(
-        self, sections: Sections, simple: AdditiveFit, tuned: Tuned, fitted: FactorFit | None
+        self, sections: Sections, simple: AdditiveFit, tuned: Tuned, fitted: FactorFit | None, compute: Compute
     ) -> tuple[list[str], list[np.ndarray], np.ndarray | None]:
         """Names and values of the estimates, that of the count model last, and the logarithm of its width."""
         low_rank = simple.low_rank(**tuned["soft_impute"])
@@ -199,18 +202,24 @@ class CountsModel(FittedCompleter[Fitted]):
         if fitted is None:
             return list(estimates), list(estimates.values()), None
         estimates["depth_only"] = depth_values(sections, **tuned["depth_only"])
-        estimates["factor"], width = fitted.given_detection(sections.count_scale())
+        estimates["factor"], width = fitted.given_detection(sections.count_scale(), n_threads=compute.n_threads)
         return list(estimates), list(estimates.values()), np.log(np.maximum(width, 1e-3))
 
     def _widening(self, sections: Sections, compute: Compute) -> float:
         """How much larger the count model's error in silent spots is than it expects."""
         rng = np.random.default_rng([compute.seed, 5])
-        hidden = hide_spots(sections.known, sections.library, _SILENCED, rng)
+        speaking = np.flatnonzero(~sections.silent)
+        hidden = np.zeros_like(sections.known)
+        hidden[speaking] = hide_spots(sections.known[speaking], sections.library[speaking], _SILENCED, rng)
+        if not hidden.any():
+            return 1.0
         visible = sections.without(hidden)
         folder = compute.below(f"hidden spots {data_hash(visible)}")
         with compute.bar(n_steps(self.factor, visible.values.shape[1]), "count model, spots without counts") as bar:
             fitted = self._count_model(visible, folder, bar.update, keep_interrupted=False)
-        mean, width = fitted.given_detection(visible.count_scale())
+        if fitted is None:
+            return 1.0
+        mean, width = fitted.given_detection(visible.count_scale(), n_threads=compute.n_threads)
         error = sections.renormalised(hidden)[hidden] - mean[hidden]
         return float(np.sqrt(np.mean(error**2) / np.mean(width[hidden] ** 2)))
 

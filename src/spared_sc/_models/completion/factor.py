@@ -28,26 +28,27 @@ class FactorFit:
 
     rates: Rates
     counts: np.ndarray  # (n_spots, n_genes)
+    silent: np.ndarray  # (n_spots,) of which nothing is known
 
     def posterior_rate(self) -> np.ndarray:
         """Expected count of every entry, its own count taken into account (gamma-Poisson posterior mean).
 
-        A spot without any count was not measured, rather than measured as empty.
+        A spot of which nothing is known was not measured, rather than measured as empty.
         """
         result = np.empty_like(self.rates.log_rate)
         rows = 1 + _ENTRIES // (1 + result.shape[1])
         for start in range(0, len(result), rows):
             spots = slice(start, start + rows)
-            result[spots] = self._posterior_rate(self.rates.log_rate[spots], self.counts[spots])
+            result[spots] = self._posterior_rate(spots)
         return result
 
-    def _posterior_rate(self, log_rate: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        rate = np.exp(log_rate)
+    def _posterior_rate(self, spots: slice) -> np.ndarray:
+        rate, counts = np.exp(self.rates.log_rate[spots]), self.counts[spots]
         size, lost = self.rates.size.astype(np.float32), self.rates.lost.astype(np.float32)
         informed = rate * (size + counts) / (size + rate)
         zero = np.exp(size * -np.log1p(rate / size))
         said_nothing = lost / (lost + (1 - lost) * zero)  # a zero may be a lost detection
-        said_nothing = np.where(counts.any(axis=1, keepdims=True), said_nothing, np.float32(1))
+        said_nothing = np.where(self.silent[spots, None], np.float32(1), said_nothing)
         return np.where(counts > 0, informed, said_nothing * rate + (1 - said_nothing) * informed)
 
     def given_detection(self, scale: np.ndarray, *, n_threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -117,4 +118,4 @@ def fit_factor(
         keep_interrupted=keep_interrupted,
         on_step=on_step,
     )
-    return FactorFit(rates, sections.need_counts().values)
+    return FactorFit(rates, sections.need_counts().values, sections.silent)

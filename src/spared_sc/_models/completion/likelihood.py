@@ -18,7 +18,8 @@ def likelihood(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Zero-inflated negative binomial counts: what of their log-likelihood depends on the rate, and its derivatives.
 
-    Returns the sum over entries of the mean log-likelihood, given that `log_rate` contains half of its variance; slope
+    Returns the sum over entries of the mean log-likelihood, given that `log_rate` contains half of its variance and with
+    Fisher weights for the curvature; slope
     and negative curvature by the logarithm of the rate; and (3, n_genes) sums over spots: first and second derivative
     by the size, and the number of zeros that were lost.
     """
@@ -29,7 +30,7 @@ def likelihood(
     log_ratio = ratio.log()
     honest = (size * log_ratio).exp_().mul_(1 - lost)
     zero = honest + lost
-    value = torch.where(none, zero.log(), log_ratio * size + counts * (log_rate + inverse.log()))
+    value = torch.where(none, zero.log(), log_ratio * size - counts * torch.log1p(size / rate))
     honest = torch.where(none, honest / zero, 1.0)  # chance that a zero is none that was lost
     if speaks is not None:
         honest, value = honest * speaks, value * speaks

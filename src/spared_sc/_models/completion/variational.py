@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from spared_sc._kernels.sections import Sections
 
-_LIMITS = -12.0, 12.0  # of the logarithm of an expected count
+_LIMITS = -12.0, 16.0  # of the logarithm of an expected count
 _ENTRIES = {"cpu": 1 << 16}  # of the parts that are computed at once: on a CPU, as many as its cache holds
 _ENTRIES_ELSEWHERE = 1 << 24
 _MOST_VARIANCE = 4.0  # of a logarithm of a rate, in the mean of the rate
@@ -35,7 +35,8 @@ _SOLVER_STEPS, _SOLVED = 5, 1e-2  # conjugate gradients of a Newton step, and th
 _SHARED_GENES = 2_000  # at most, that the factors are learned from
 _GENE_SWEEPS = 8  # at most, of other genes
 _FIRST_SWEEPS = 4  # without factors
-_GENES_PER_FACTOR = 16  # at least, of those that are not smooth
+_LOST = 0.02  # share of lost detections until all factors are there
+_GENES_PER_FACTOR = 8  # at least, of those that are not smooth
 _LEAST_POWER = 1e-4  # variance of a factor's part in the logarithms of the rates, below which it is dropped
 _CONVERGED = 1e-4  # gain of the lower bound by one iteration, in nats per entry
 _FALL = 1e-6  # of the lower bound, in nats per entry, that is rounding
@@ -108,8 +109,8 @@ def fit_rates(
     """Fit the count model to sections with counts. Nothing is drawn: the same counts give the same result.
 
     The factors are learned from the genes with the most counts; others take them as they are, in blocks. `on_step` is
-    called `n_steps(params, n_genes)` times. An interrupt is raised until all factors are there, and always without
-    `keep_interrupted`; else the fit ends where it is. A fit that finds its own state in the folder `checkpoint` goes on
+    called `n_steps(params, n_genes)` times. While the factors are learned, an interrupt ends the fit where it is, once all
+    of them are there; earlier and later, and without `keep_interrupted`, it is raised. A fit that finds its own state in the folder `checkpoint` goes on
     from it.
     """
     genes = _blocks_of_genes(sections.need_counts().values)
@@ -120,20 +121,24 @@ def fit_rates(
         )
         parts = [model.finish()]
         for block in genes[1:]:
-            other = _Model(sections, params, device, workers, block)
+            other = _Model(sections, params, device, workers, block, model.smoothers)
             other.fit_genes(model.posterior)
             parts.append(other.finish())
             on_step()
-    return replace(_joined(parts, np.concatenate(genes)), interrupted=interrupted)
+    return replace(_joined(parts, genes), interrupted=interrupted)
 
 
-def _joined(parts: list[Rates], genes: np.ndarray) -> Rates:
+def _joined(parts: list[Rates], genes: list[np.ndarray]) -> Rates:
     """Rates of blocks of genes side by side, in the order of the genes."""
     if len(parts) == 1:
         return parts[0]
-    place = np.argsort(genes)
-    names = ("log_rate", "log_rate_sd", "size", "lost")
-    return Rates(*(np.concatenate([getattr(part, name) for part in parts], axis=-1)[..., place] for name in names))
+    n, n_genes = len(parts[0].log_rate), sum(block.size for block in genes)
+    log_rate, sd = (np.empty((n, n_genes), dtype=np.float32) for _ in range(2))
+    size, lost = np.empty(n_genes), np.empty(n_genes)
+    for part, block in zip(parts, genes, strict=True):
+        log_rate[:, block], sd[:, block] = part.log_rate, part.log_rate_sd
+        size[block], lost[block] = part.size, part.lost
+    return Rates(log_rate, sd, size, lost)
 
 
 def n_steps(params: FactorParams, n_genes: int) -> int:
@@ -174,6 +179,11 @@ def _fit_factors(
                 finished = step > n_bands and bound - before < _CONVERGED * model.n_entries
                 bound = model.without_vanished(bound)
                 settled = model.posterior
+                due = finished or step + 1 == last or time.monotonic() - saved > max(_SAVE_EVERY, 10 * cost)
+                if checkpoint is not None and due:
+                    saved = time.monotonic()
+                    _save(model, checkpoint, identity, step + 1, finished=finished)
+                    cost = time.monotonic() - saved
             except KeyboardInterrupt:
                 model.posterior = settled
                 if checkpoint is not None:
@@ -182,11 +192,6 @@ def _fit_factors(
                     raise
                 warn(f"the fit of the count model was interrupted: its state after step {step} of {last} is used.")
                 return True
-            due = finished or step + 1 == last or time.monotonic() - saved > max(_SAVE_EVERY, 10 * cost)
-            if checkpoint is not None and due:
-                saved = time.monotonic()
-                _save(model, checkpoint, identity, step + 1, finished=finished)
-                cost = time.monotonic() - saved
         on_step()
     return False
 
@@ -195,10 +200,16 @@ class _Model:
     """The counts, the posterior, and first and second derivatives by the logarithms of the rates."""
 
     def __init__(
-        self, sections: Sections, params: FactorParams, device: torch.device, workers: Workers, genes: np.ndarray
+        self,
+        sections: Sections,
+        params: FactorParams,
+        device: torch.device,
+        workers: Workers,
+        genes: np.ndarray,
+        smoothers: list[_Smoother | None] | None = None,
     ):
         counts = sections.need_counts().values
-        counts = counts if genes.size == counts.shape[1] else counts[:, genes]
+        counts = counts if genes.size == counts.shape[1] else np.ascontiguousarray(counts[:, genes])
         depth = np.maximum(sections.whole_depth(), 1)
         self.params, self.device, self.workers = params, device, workers
         self.counts = self._tensor(counts)
@@ -213,7 +224,7 @@ class _Model:
         n, n_genes = counts.shape
         most = max(_ENTRIES.get(device.type, _ENTRIES_ELSEWHERE) // n_genes, 1)
         self.parts = [slice(start, min(start + most, n)) for start in range(0, n, most)]
-        self.smoothers = [
+        self.smoothers = smoothers or [
             None if band.width == 0 else _Smoother(centre_kernel(sections.lattice, band.width, band.spacing), self)
             for band in params.bands
         ]
@@ -227,8 +238,9 @@ class _Model:
             gene=torch.log(share + 1e-4),
             library_gene=torch.zeros(sections.n_libraries, n_genes, device=device),
             log_size=torch.full((n_genes,), params.log_size, dtype=torch.float64),
-            lost=torch.full((n_genes,), 0.1, dtype=torch.float64),
+            lost=torch.full((n_genes,), _LOST, dtype=torch.float64),
         )
+        self.has_all_factors = False
         self.shared: Posterior | None = None  # of other genes, whose factors and priors these take
         self.slope, self.weight = torch.empty_like(self.counts), torch.empty_like(self.counts)
 
@@ -247,7 +259,8 @@ class _Model:
 
     def gather(self, values: torch.Tensor, *, squared: bool = False) -> list[torch.Tensor]:
         """The transpose of `spread`."""
-        blocks = values.split([block.shape[1] for block in self.posterior.weights], dim=1) if values.shape[1] else ()
+        sizes = [block.shape[1] for block in self.posterior.weights]
+        blocks = values.split(sizes, dim=1) if sizes else ()
         return [
             block if (smoother := self.smoothers[band]) is None else smoother.gather(block, squared=squared)
             for block, band in zip(blocks, self.posterior.band, strict=True)
@@ -317,6 +330,7 @@ class _Model:
 
     def step(self, number: int, bound: float) -> float:
         """One step of `fit_rates`; the lower bound after it."""
+        self.has_all_factors = number > len(self.params.bands)
         if number == 0:
             # The dispersion comes first, or else factors take over what is noise.
             for _ in range(_FIRST_SWEEPS - 1):
@@ -329,7 +343,7 @@ class _Model:
     def fit_genes(self, shared: Posterior) -> None:
         """Fit what belongs to the genes, given the posterior of all else from a fit to other genes."""
         none = torch.zeros(self.counts.shape[1], shared.loadings.shape[1], device=self.device)
-        self.shared = shared
+        self.shared, self.has_all_factors = shared, True
         self.posterior = replace(
             self.posterior,
             weights=shared.weights,
@@ -458,6 +472,9 @@ class _Model:
         slope = size * first - params.size_precision * (at.log_size - params.log_size)
         curvature = (size * first + size**2 * second - params.size_precision).abs().clamp(min=1e-3)
         log_size = (at.log_size + (slope / curvature).clamp(-1, 1)).clamp(*_LOG_SIZES)
+        if not self.has_all_factors:
+            # Or else the zeros of a gene that is off in places pass for lost, and no factor is needed for them.
+            return replace(at, relevance=relevance, log_size=log_size)
         logit = torch.logit(at.lost)
         slope = self.sums[2] - self.n_speaking * at.lost - params.lost_precision * (logit - self._typical(logit))
         # The chance that a zero was lost changes with the share, which makes the curvature smaller than that of a count.
@@ -475,6 +492,8 @@ class _Model:
         smoother, rank = self.smoothers[band], self.params.bands[band].rank
         if smoother is None:  # without neighbours, only genes tell a factor from noise
             rank = min(rank, self.counts.shape[1] // _GENES_PER_FACTOR)
+        if not rank:
+            return
         by_spot = self.weight.sum(dim=1, keepdim=True)
         if smoother is None:
             left, by_centre = self.slope, by_spot
@@ -500,6 +519,8 @@ class _Model:
     def without_vanished(self, bound: float) -> float:
         """Drop factors that have vanished; the lower bound after it."""
         at = self.posterior
+        if not self.has_all_factors:  # one that has just come may still grow
+            return bound
         kept = (at.loadings**2).mean(dim=0) * (self.factors**2).mean(dim=0) > _LEAST_POWER
         if kept.all():
             return bound
@@ -529,10 +550,10 @@ class _Model:
         log_rate, sd = (np.empty(self.counts.shape, dtype=np.float32) for _ in range(2))
 
         def part(rows: slice) -> None:
-            half_variance = left[rows] @ right
+            half_variance = (left[rows] @ right).clamp_(max=_MOST_VARIANCE / 2)
             mean = self.factors[rows] @ at.loadings.T
             mean += (self.log_depth + at.spot)[rows, None] + (at.gene + at.library_gene)[self.library[rows]]
-            log_rate[rows] = (mean + half_variance.clamp(max=_MOST_VARIANCE / 2)).clamp_(*_LIMITS).cpu().numpy()
+            log_rate[rows] = (mean + half_variance).clamp_(*_LIMITS).cpu().numpy()
             sd[rows] = (2 * half_variance).sqrt().cpu().numpy()
 
         self.workers.map(part, self.parts)
@@ -639,7 +660,7 @@ def _save(model: _Model, folder: Path, identity: dict[str, Any] | None, step: in
 def _restore(model: _Model, folder: Path, identity: dict[str, Any] | None) -> tuple[int, bool]:
     """Take the state in the folder; the next step, and whether the fit had converged."""
     arrays, card = files.load(folder, "count model")
-    if card["identity"] != _identity(model, identity):
+    if not card.keys() >= {"identity", "band", "step", "finished"} or card["identity"] != _identity(model, identity):
         raise ValueError(
             f"the checkpoint in {folder} belongs to another fit: remove that folder, or choose another one with "
             "`checkpoint=`."
