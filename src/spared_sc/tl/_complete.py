@@ -169,7 +169,7 @@ def complete(
         use_counts=completer.uses_counts,
     )
     resolved.sections.check_size()
-    if write is not None and "rate" in compute.write and resolved.counts is None:
+    if write is not None and "rate" in compute.write and completer.uses_counts and resolved.counts is None:
         raise ValueError("there are no raw counts, hence no rates: leave 'rate' out of `write=`.")
     fitted_before = isinstance(completer, FittedCompleter) and completer.fitted
     save = None if save_model is None else Path(save_model)
