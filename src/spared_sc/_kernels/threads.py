@@ -71,6 +71,7 @@ def limited_threads(n: int) -> Iterator[None]:
     """
     _touch_torch()
     libraries = ThreadpoolController()
-    limits = {library.prefix: n for library in libraries.lib_controllers if (library.num_threads or 1) > n}
-    with libraries.limit(limits=limits):
+    # The others are left out: they would be set back to the number that an overlapping block gave them.
+    above = [library.filepath for library in libraries.lib_controllers if (library.num_threads or 1) > n]
+    with libraries.select(filepath=above).limit(limits=n):
         yield

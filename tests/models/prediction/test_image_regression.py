@@ -58,7 +58,8 @@ def test_images_are_brought_to_the_size_of_the_network(train):
     predictor.fit(train, None, COMPUTE)
     predictor.network.body.normalise.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
     predictor.predict(train, replace(COMPUTE, batch_size=64))
-    (images,), normalised = seen[0]
+    images = torch.cat([inputs[0] for inputs, _ in seen])
+    normalised = torch.cat([output for _, output in seen])
     pixels = torch.from_numpy(train.patches.pixels.copy()).permute(0, 3, 1, 2).float()
     expected = nn.functional.interpolate(pixels, (20, 20), mode="bilinear", antialias=True)
     torch.testing.assert_close(images, expected)
