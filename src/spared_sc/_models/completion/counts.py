@@ -134,7 +134,7 @@ class CountsModel(FittedCompleter[Fitted]):
                 f"{'none' if learned.with_counts else 'some'}: fit a model to these data."
             )
         # One fit for each split, whose data differ.
-        folder = compute.below(f"all entries {data_hash(sections)}")
+        folder = _below(compute, "all entries", sections)
         silent = sections.silent
         # Learned first, so that an interrupt of what follows keeps what is there.
         widening = self._widening(sections, compute) if silent.any() and sections.counts is not None else 1.0
@@ -214,7 +214,7 @@ class CountsModel(FittedCompleter[Fitted]):
         if not hidden.any():
             return 1.0
         visible = sections.without(hidden)
-        folder = compute.below(f"hidden spots {data_hash(visible)}")
+        folder = _below(compute, "hidden spots", visible)
         with compute.bar(n_steps(self.factor, visible.values.shape[1]), "count model, spots without counts") as bar:
             fitted = self._count_model(visible, folder, bar.update, keep_interrupted=False)
         if fitted is None:
@@ -273,6 +273,11 @@ def _sample(mask: np.ndarray, seed: int) -> np.ndarray:
 
 def _columns(estimates: list[np.ndarray], mask: np.ndarray) -> np.ndarray:
     return np.stack([estimate[mask] for estimate in estimates], axis=1)
+
+
+def _below(compute: Compute, name: str, sections: Sections) -> Compute:
+    """The same with a checkpoint of these data; without one, they need no hash."""
+    return compute if compute.checkpoint is None else compute.below(f"{name} {data_hash(sections)}")
 
 
 def data_hash(sections: Sections) -> str:
