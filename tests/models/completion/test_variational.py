@@ -217,6 +217,26 @@ def test_a_gene_that_is_off_in_places_has_no_lost_detections_there(scattered):
     assert fitted.lost.max() < 0.1
 
 
+def test_lost_detections_of_genes_that_vary_much_are_found():
+    """Seven of ten detections are lost, and the counts of a gene vary so much that this could pass for dispersion."""
+    rng = np.random.default_rng(0)
+    row, col = np.divmod(np.arange(20 * 20), 20)
+    true = 5 * np.exp(0.5 * np.sin(row[:, None] / 4 + np.arange(24))) * rng.gamma(8, 1 / 8, (400, 1))
+    counts = rng.poisson(true * rng.gamma(2, 1 / 2, true.shape)).astype(np.float32)
+    depth = counts.sum(axis=1, dtype=float)
+    counts *= rng.random(counts.shape) < 0.3
+    sections = Sections(
+        values=np.log2(1 + counts),
+        known=counts > 0,
+        lattice=lattices.from_array(np.column_stack([row, 2 * col + row % 2]), np.zeros(400, dtype=int)),
+        library=np.zeros(400, dtype=int),
+        counts=Counts(counts, depth),
+    )
+    fitted = fit(sections, FactorParams())
+    np.testing.assert_allclose(fitted.lost, 0.7, atol=0.1)
+    np.testing.assert_allclose(np.median(fitted.size), 2, rtol=0.6)
+
+
 def test_few_genes_without_structure():
     rng = np.random.default_rng(0)
     sections = sections_of(with_counts(synthetic(n_genes=8), rng.poisson(np.full((128, 8), 200.0))))

@@ -35,10 +35,11 @@ _SOLVER_STEPS, _SOLVED = 5, 1e-2  # conjugate gradients of a Newton step, and th
 _SHARED_GENES = 2_000  # at most, that the factors are learned from
 _GENE_SWEEPS = 8  # at most, of other genes
 _FIRST_SWEEPS = 4  # without factors
-_LOST = 0.02  # share of lost detections until all factors are there
+_LOST = 0.2  # share of lost detections until all factors are there
 _GENES_PER_FACTOR = 8  # at least, of those that are not smooth
 _LEAST_POWER = 1e-4  # variance of a factor's part in the logarithms of the rates, below which it is dropped
 _CONVERGED = 1e-4  # gain of the lower bound by one iteration, in nats per entry
+_SETTLED = 2e-3  # change of a share of lost detections by one iteration
 _FALL = 1e-6  # of the lower bound, in nats per entry, that is rounding
 _LOG_SIZES, _LOGIT_LOST = (-3.0, 6.0), (-8.0, 3.0)
 _SAVE_EVERY = 2.0  # seconds, and ten times what saving takes
@@ -175,8 +176,9 @@ def _fit_factors(
     for step in range(first, last):
         if not finished:
             try:
-                before, bound = bound, model.step(step, bound)
-                finished = step > n_bands and bound - before < _CONVERGED * model.n_entries
+                lost, before, bound = model.posterior.lost, bound, model.step(step, bound)
+                moved = (model.posterior.lost - lost).abs().max()
+                finished = step > n_bands and bound - before < _CONVERGED * model.n_entries and bool(moved < _SETTLED)
                 bound = model.without_vanished(bound)
                 settled = model.posterior
                 due = finished or step + 1 == last or time.monotonic() - saved > max(_SAVE_EVERY, 10 * cost)
