@@ -3,7 +3,7 @@
 `results/<script>.json` holds the tables of one script. A table is a list of rows (plain values) and how it was measured:
 commit, date, machine, versions. Text takes values from it by a request,
 
-    completion.errors regime=paper set=VLO: {stack:.3f}
+    completion.errors regime=detected set=VLO: {stack:.3f}
 
 that is table, filters (`a|b` is either), and a format string over the row. Where several rows are left, `{stack.min:.3f}`
 and `{stack.max:.3f}` are the extremes. A part in `[...]` is left out where one of its values is missing; `[...|none]`
@@ -124,7 +124,7 @@ def _versions() -> dict[str, str]:
 
 
 def read(request: str, *, folder: Path = FOLDER) -> list[Row]:
-    """Rows of a table: `"completion.errors regime=paper"`."""
+    """Rows of a table: `"completion.errors regime=detected"`."""
     name, *filters = request.split()
     rows = _table(name, folder)["rows"]
     for text in filters:

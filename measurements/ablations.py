@@ -81,7 +81,7 @@ def scores(name: str, variants: list[str], n_masks: int, n_steps: int):
     methods = {variant: completed(**VARIANTS[variant]) for variant in variants}
     methods |= {name: _baseline(name) for name in ("median", "gene_mean")}
     return sp.tl.evaluate_completion(
-        adata, methods=methods, regimes="paper", n_masks=n_masks, use_rep="X_colour", **KEY
+        adata, methods=methods, regimes="detected", n_masks=n_masks, use_rep="X_colour", **KEY
     )
 
 

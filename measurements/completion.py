@@ -32,7 +32,7 @@ from sections import SETS, TITLES, read
 import spared_sc as sp
 
 TUNED_ON = ("VKO", "HER2_C", "prostate")
-REGIMES = ("paper", "released", "spots", "blocks", "thinning")
+REGIMES = ("detected", "released", "spots", "blocks", "thinning")
 SHARES = (0.1, 0.3, 0.5, 0.7)
 MODELS = ("counts", "factor")
 SHOWN = ("median", "gene_mean", "depth_only", "additive", "soft_impute_kernel", "ridge", "stack", "counts")
@@ -69,7 +69,7 @@ def others(name: str, n_masks: int, out: Path) -> None:
     scores = sp.tl.evaluate_completion(
         adata,
         methods=["gene_mean", "stack", "alra", "magic", "sme", "counts"],
-        regimes="paper",
+        regimes="detected",
         n_masks=n_masks,
         use_rep="X_classical",
         library_key="library_id",
@@ -87,7 +87,7 @@ def curve(name: str, n_masks: int, out: Path) -> None:
     scores = sp.tl.evaluate_completion(
         read(name),
         methods=["gene_mean", "stack", "counts"],
-        regimes="paper",
+        regimes="detected",
         shares=SHARES,
         n_masks=n_masks,
         library_key="library_id",
@@ -105,14 +105,14 @@ def tables(out: Path) -> None:
         _results.write("completion.curve", _curve(scores))
     if (scores := _read(out, "")) is None:
         return
-    for name, regimes in {"errors": ("paper", "released"), "holes": ("spots", "blocks")}.items():
+    for name, regimes in {"errors": ("detected", "released"), "holes": ("spots", "blocks")}.items():
         part = scores[scores["regime"].isin(regimes)]
         if len(part):
             _results.write(f"completion.{name}", _errors(part))
             _results.write(f"completion.{name}_overall", _overall(part))
-    if (scores["regime"] == "paper").any():
-        _results.write("completion.count_model", _count_model(scores[scores["regime"] == "paper"]))
-        hidden_entries = scores["regime"].isin(("paper", "released"))
+    if (scores["regime"] == "detected").any():
+        _results.write("completion.count_model", _count_model(scores[scores["regime"] == "detected"]))
+        hidden_entries = scores["regime"].isin(("detected", "released"))
         _results.write("completion.uncertainty", _uncertainty(scores[hidden_entries]))
     if (scores["regime"] == "thinning").any():
         _results.write("completion.expected_counts", _expected_counts(scores[scores["regime"] == "thinning"]))

@@ -65,7 +65,7 @@ CALLS = {
     "batch_effect": (lambda d, **kw: sp.pl.batch_effect(d.adata, **KEY, **kw), None),
     "completion_curve": (lambda d, **kw: sp.pl.completion_curve(d.completion, **kw), {}),
     "completion_scatter": (lambda d, **kw: sp.pl.completion_scatter(d.trial, **kw), {"key": "median"}),
-    "completion_scores": (lambda d, **kw: sp.pl.completion_scores(d.completion, **kw), {"regime": "paper"}),
+    "completion_scores": (lambda d, **kw: sp.pl.completion_scores(d.completion, **kw), {"regime": "detected"}),
     "gene_scores": (lambda d, **kw: sp.pl.gene_scores(d.prediction, **kw), {}),
     "lattice": (lambda d, **kw: sp.pl.lattice(d.adata, **KEY, **kw), ONE),
     "missing": (lambda d, **kw: sp.pl.missing(d.adata, **KEY, **kw), {}),

@@ -1,6 +1,6 @@
 """Sphinx extension: values and tables from the result files of the measurements.
 
-A role for one value, `` {result}`completion.overall regime=paper sets=all: {ratio:.3f}` ``, and a directive for a table,
+A role for one value, `` {result}`completion.overall regime=detected sets=all: {ratio:.3f}` ``, and a directive for a table,
 whose body names the columns. `measurements/_results.py` explains the requests; one that finds nothing is an error.
 """
 

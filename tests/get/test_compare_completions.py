@@ -25,7 +25,7 @@ def table(values: dict[str, dict[str, tuple]], subjects: dict[str, str] | None =
         for library, masks in by_library.items()
         for mask, value in enumerate(masks)
     ]
-    columns = {"regime": "paper", "share": 0.3, "genes": "all", "metric": "mse", **columns}
+    columns = {"regime": "detected", "share": 0.3, "genes": "all", "metric": "mse", **columns}
     return pd.DataFrame(rows, columns=["mask", "method", "library", "subject", "value"]).assign(**columns)
 
 
@@ -146,7 +146,7 @@ def test_arguments_of_the_comparison_are_checked(options, error, message):
 def test_an_evaluation_can_be_compared(ready):
     scores = sp.tl.evaluate_completion(ready, methods=["gene_mean", "kernel", fill], **{**QUICK, "n_masks": 2})
     found = sp.get.compare_completions(scores, method="kernel")
-    assert found["regime"].tolist() == ["paper", "released"]
+    assert found["regime"].tolist() == ["detected", "released"]
     assert set(found["baseline"]) <= {"gene_mean", "fill"}
     assert (found["ratio"] < 1).all()
     assert (found["excess_removed_floor_low"] < found["excess_removed_floor_high"]).all()

@@ -16,13 +16,13 @@ def truth(collection):
 
 
 def test_masks_follow_the_regimes():
-    masks = list_masks(["spots", "paper"], [0.2, 0.4], 2)
-    expected = [("spots", 0.1, 0), ("spots", 0.1, 1), ("paper", 0.2, 0), ("paper", 0.2, 1)]
+    masks = list_masks(["spots", "detected"], [0.2, 0.4], 2)
+    expected = [("spots", 0.1, 0), ("spots", 0.1, 1), ("detected", 0.2, 0), ("detected", 0.2, 1)]
     assert [(mask.regime, mask.share, mask.number) for mask in masks[:4]] == expected
     assert len(masks) == 6
     draws = {mask.generator(0).random() for mask in masks} | {mask.generator(1).random() for mask in masks}
     assert len(draws) == 12
-    assert masks[3].generator(7).random() == Mask("paper", 0.2, 1).generator(7).random()
+    assert masks[3].generator(7).random() == Mask("detected", 0.2, 1).generator(7).random()
 
 
 def test_methods_without_rates_are_not_run_where_only_rates_count(truth):
@@ -62,7 +62,7 @@ def test_masks_are_scored_one_by_one(truth):
         return Estimate(np.ones_like(visible.values))
 
     calls: list[int] = []
-    masks = list_masks(["paper"], [0.3], 2)
+    masks = list_masks(["detected"], [0.3], 2)
     scores = evaluate(truth, masks, {"a": fails_later}, without_rate=[], seed=0, on_fit=lambda: None)
     assert {score.mask.number for score in next(scores)} == {0}
     with pytest.raises(KeyboardInterrupt):

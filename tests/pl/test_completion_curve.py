@@ -16,13 +16,13 @@ pytestmark = pytest.mark.usefixtures("no_traces")
 
 
 def test_curve_goes_through_the_means_of_the_libraries():
-    scores = table(shares=(0.5, 0.1, 0.3), regimes=("paper", "released"))
+    scores = table(shares=(0.5, 0.1, 0.3), regimes=("detected", "released"))
     fig = sp.pl.completion_curve(scores)
     ax = fig.axes[0]
     assert len(fig.axes) == 1
     for method in LEVELS:
         by_share = [
-            list(of_libraries(scores, regime="paper", share=s, method=method).values()) for s in (0.1, 0.3, 0.5)
+            list(of_libraries(scores, regime="detected", share=s, method=method).values()) for s in (0.1, 0.3, 0.5)
         ]
         line = artist(ax, SHOWN[BEST_FIRST.index(method)])
         np.testing.assert_allclose(line.get_xdata(), [0.1, 0.3, 0.5])
@@ -35,7 +35,7 @@ def test_curve_goes_through_the_means_of_the_libraries():
             assert (y.min(), y.max()) == pytest.approx(tuple(np.percentile(values, [25, 75])))
     corners = artist(ax, "noise floor (range)").get_paths()[0].vertices
     ends = [
-        np.mean(list(of_libraries(scores, regime="paper", share=0.3, method=f"floor_{e}").values()))
+        np.mean(list(of_libraries(scores, regime="detected", share=0.3, method=f"floor_{e}").values()))
         for e in ("low", "high")
     ]
     y = corners[np.isclose(corners[:, 0], 0.3), 1]

@@ -43,7 +43,7 @@ def test_scores_every_section_and_mean_at_its_place():
     fig = sp.pl.completion_scores(scores)
     assert isinstance(fig, Figure)
     assert {ax.get_title() for ax in fig.axes} == {
-        "paper\n30 % of detected entries hidden",
+        "detected\n30 % of detected entries hidden",
         "released\n30 % of all entries hidden",
     }
     assert method_names(fig.axes[0]) == SHOWN
@@ -82,7 +82,7 @@ def test_floor_is_the_range_of_the_means_of_both_ends():
 
 
 def test_where_more_is_better_the_largest_is_on_top():
-    ax = sp.pl.completion_scores(table(), metric="pcc", regime="paper").axes[0]
+    ax = sp.pl.completion_scores(table(), metric="pcc", regime="detected").axes[0]
     assert method_names(ax) == SHOWN  # the table's correlations fall with the errors
     means = [line.get_xdata()[0] for line in lines(ax, "mean of the sections")]
     assert means == sorted(means, reverse=True)
@@ -102,7 +102,7 @@ def test_where_more_is_better_the_largest_is_on_top():
     ],
 )
 def test_best_by_what_is_ideal(metric, values, first, ideal):
-    scores = table(values, regimes=("paper",), floor=False)
+    scores = table(values, regimes=("detected",), floor=False)
     scores = scores[(scores["metric"] == "mse")].assign(metric=metric)
     scores["value"] = scores["method"].map(values) * (1 + 1e-3 * scores["mask"])
     ax = sp.pl.completion_scores(scores, metric=metric).axes[0]
@@ -113,7 +113,7 @@ def test_best_by_what_is_ideal(metric, values, first, ideal):
 
 
 def test_values_of_all_sections_together_are_no_section():
-    scores = table(regimes=("paper",), n_libraries=1).assign(library="all", subject="all")
+    scores = table(regimes=("detected",), n_libraries=1).assign(library="all", subject="all")
     ax = sp.pl.completion_scores(scores, metric="pcc").axes[0]
     assert not lines(ax, "a section, its masks averaged")
     means = [line.get_xdata()[0] for line in lines(ax, "all sections together")]
@@ -122,7 +122,7 @@ def test_values_of_all_sections_together_are_no_section():
 
 
 def test_values_below_the_floor_stand_out():
-    scores = table(regimes=("paper",))
+    scores = table(regimes=("detected",))
     scores.loc[(scores["method"] == "stack") & (scores["mask"] == 1) & (scores["metric"] == "mse"), "flag"] = (
         "below floor"
     )
@@ -137,7 +137,7 @@ def test_table_of_the_evaluation_is_drawn():
     scores = sp.tl.evaluate_completion(
         adata,
         methods=["gene_mean", "additive"],
-        regimes=["paper", "spots", "thinning"],
+        regimes=["detected", "spots", "thinning"],
         shares=(0.2, 0.5),
         n_masks=2,
         library_key="library_id",
@@ -147,9 +147,9 @@ def test_table_of_the_evaluation_is_drawn():
         assert set(method_names(fig.axes[0])) <= {"gene_mean", "additive"}
         assert_nothing_is_cut_off(fig)
         plt.close(fig)
-    ax = sp.pl.completion_scores(scores, regime="paper").axes[0]
+    ax = sp.pl.completion_scores(scores, regime="detected").axes[0]
     expected = [
-        np.mean(list(of_libraries(scores, share=0.2, regime="paper", method=m).values())) for m in method_names(ax)
+        np.mean(list(of_libraries(scores, share=0.2, regime="detected", method=m).values())) for m in method_names(ax)
     ]
     assert [line.get_xdata()[0] for line in lines(ax, "mean of the sections")] == pytest.approx(expected)
     plt.close("all")
@@ -157,27 +157,27 @@ def test_table_of_the_evaluation_is_drawn():
 
 
 def test_axis_is_logarithmic_only_where_values_are_wide_apart():
-    fig = sp.pl.completion_scores(table(), regime="paper")
+    fig = sp.pl.completion_scores(table(), regime="detected")
     assert fig.axes[0].get_xscale() == "log"
     fig.canvas.draw()
     ticks = [text.get_text() for text in fig.axes[0].get_xticklabels()]
     assert all(float(text) == at for text, at in zip(ticks, fig.axes[0].get_xticks(), strict=True))
     plt.close(fig)
-    fig = sp.pl.completion_scores(table(), regime="paper", methods=["additive", "counts"])
+    fig = sp.pl.completion_scores(table(), regime="detected", methods=["additive", "counts"])
     assert fig.axes[0].get_xscale() == "linear"
     plt.close(fig)
     scores = table()
     scores["value"] -= 1  # as R2 may be: a logarithm of negative numbers hides them
-    fig = sp.pl.completion_scores(scores, regime="paper")
+    fig = sp.pl.completion_scores(scores, regime="detected")
     assert fig.axes[0].get_xscale() == "linear"
 
 
 def test_choice_of_regimes_methods_and_genes():
-    scores = table(regimes=("paper", "released", "spots"))
-    fig = sp.pl.completion_scores(scores, regime=["spots", "paper"], methods=["stack", "median"], genes="sparse")
+    scores = table(regimes=("detected", "released", "spots"))
+    fig = sp.pl.completion_scores(scores, regime=["spots", "detected"], methods=["stack", "median"], genes="sparse")
     assert [ax.get_title().split("\n") for ax in fig.axes] == [
         ["spots", "30 % of spots hidden"],
-        ["paper", "30 % of detected entries hidden"],
+        ["detected", "30 % of detected entries hidden"],
     ]
     assert method_names(fig.axes[0]) == ["stack", "median"]
     assert fig.axes[0].get_xlabel() == "mean squared error\n(squared units of the layer), sparse genes"
@@ -188,20 +188,20 @@ def test_choice_of_regimes_methods_and_genes():
 
 @pytest.mark.parametrize(("share", "shown"), [(None, 0.3), (0.5, 0.5), (0.1 + 0.2, 0.3)])
 def test_one_share_is_shown(share, shown):
-    scores = table(shares=(0.1, 0.3, 0.5), regimes=("paper",))
+    scores = table(shares=(0.1, 0.3, 0.5), regimes=("detected",))
     ax = sp.pl.completion_scores(scores, share=share).axes[0]
-    assert ax.get_title() == f"paper\n{100 * shown:.0f} % of detected entries hidden"
+    assert ax.get_title() == f"detected\n{100 * shown:.0f} % of detected entries hidden"
     dots = lines(ax, "a section, its masks averaged")
     expected = list(of_libraries(scores, method="median", share=shown).values())
     np.testing.assert_allclose(np.sort(dots[-1].get_xdata()), np.sort(expected))
 
 
 def test_share_next_to_that_of_the_paper_and_regimes_without_one():
-    scores = table(shares=(0.25, 0.7), regimes=("paper",))
+    scores = table(shares=(0.25, 0.7), regimes=("detected",))
     without = table(shares=(0.5,), regimes=("thinning",)).assign(share=np.nan)
     fig = sp.pl.completion_scores(pd.concat([scores, without]))
     assert {ax.get_title() for ax in fig.axes} == {
-        "paper\n25 % of detected entries hidden",
+        "detected\n25 % of detected entries hidden",
         "thinning\ncounts split, scored on the other part",
     }
 
@@ -209,26 +209,26 @@ def test_share_next_to_that_of_the_paper_and_regimes_without_one():
 def test_sets_have_panels_and_share_the_order_of_the_methods():
     scores = pd.concat([
         table({"one": 0.5, "two": 0.6, "three": 0.9}, sets=["VLO", "VKO"]),
-        table({"one": 0.7, "two": 0.6, "three": 0.9}, sets=["HER2+"], regimes=("paper",), n_libraries=1),
+        table({"one": 0.7, "two": 0.6, "three": 0.9}, sets=["HER2+"], regimes=("detected",), n_libraries=1),
     ])  # fmt: skip
     fig = sp.pl.completion_scores(scores)
     titles = [ax.get_title().split("\n") for ax in fig.axes]
     assert [title[0] for title in titles] == [
-        f"{name}: {regime}" for name in ["VLO", "VKO", "HER2+"] for regime in ["paper", "released"]
+        f"{name}: {regime}" for name in ["VLO", "VKO", "HER2+"] for regime in ["detected", "released"]
     ]
     assert titles[4][-1] == "one section only: descriptive"
     assert titles[5][-1] == "not run"
     assert not [title for title in titles[:4] if "descriptive" in title[-1]]
     assert method_names(fig.axes[0]) == ["one", "two", "three"]  # mean ranks 1.2, 1.8, 3
     for ax, name in ((fig.axes[0], "VLO"), (fig.axes[4], "HER2+")):
-        expected = list(of_libraries(scores, set=name, regime="paper", method="two").values())
+        expected = list(of_libraries(scores, set=name, regime="detected", method="two").values())
         dots = lines(ax, "a section, its masks averaged")[1]
         np.testing.assert_allclose(np.sort(dots.get_xdata()), np.sort(expected))
     assert_nothing_is_cut_off(fig)
 
 
 def test_missing_values_are_named():
-    scores = table(regimes=("paper",))
+    scores = table(regimes=("detected",))
     scores.loc[(scores["method"] == "stack"), "value"] = np.nan
     scores.loc[(scores["method"] == "additive") & (scores["library"] == "section_1"), "value"] = np.nan
     ax = sp.pl.completion_scores(scores).axes[0]
@@ -243,7 +243,7 @@ def test_columns_may_be_categories():
     categories = scores.astype(dict.fromkeys(["set", "regime", "method", "library", "genes", "metric"], "category"))
     drawn = []
     for one in (scores, categories):
-        fig = sp.pl.completion_scores(one, regime="paper", methods=["stack", "additive"])
+        fig = sp.pl.completion_scores(one, regime="detected", methods=["stack", "additive"])
         drawn.append([tuple(line.get_xdata()) for ax in fig.axes for line in ax.lines])
         plt.close(fig)
         fig = sp.pl.completion_curve(pd.concat([one, one.assign(share=0.5)]))
@@ -262,7 +262,7 @@ def test_columns_may_be_categories():
         ("scores", {"methods": "floor_low"}, ValueError, ["'floor_low'", "'stack'"]),
         ("scores", {"share": 0.2}, ValueError, ["0.2", "'0.3'", "share="]),
         ("curve", {"regime": "blocks"}, ValueError, ["'blocks'", "'released'"]),
-        ("curve", {}, ValueError, ["only the hidden share 0.3", "'paper'", "sp.pl.completion_scores"]),
+        ("curve", {}, ValueError, ["only the hidden share 0.3", "'detected'", "sp.pl.completion_scores"]),
     ],
 )
 def test_errors_about_the_table(plot, change, kind, words):
@@ -287,7 +287,7 @@ def test_only_the_table_of_the_evaluation_is_taken(plot):
 def test_given_axes_hold_one_panel():
     _, (ax, other) = plt.subplots(1, 2)
     scores = table(shares=(0.1, 0.3))
-    assert sp.pl.completion_scores(scores, regime="paper", ax=ax) is ax
+    assert sp.pl.completion_scores(scores, regime="detected", ax=ax) is ax
     assert method_names(ax) == SHOWN
     assert len(legend_texts(ax.get_legend())) == 3
     assert sp.pl.completion_curve(scores, ax=other) is other

@@ -18,7 +18,7 @@ from spared_sc._kernels.moran import lattice_weights, morans_i
 from spared_sc._kernels.sections import Estimate
 from spared_sc._models.completion.variational import _Model
 
-HIDING = ("paper", "released", "spots", "blocks")
+HIDING = ("detected", "released", "spots", "blocks")
 
 
 @pytest.fixture
@@ -221,8 +221,8 @@ def test_what_functions_may_return(ready, how, full):
         values = values if full else values[:, adata.var["spared_selected"]]
         return values if how == "array" else sps.csr_matrix(values)
 
-    scores = sp.tl.evaluate_completion(ready, methods={"mine": method}, regimes="paper", **QUICK)
-    expected = sp.tl.evaluate_completion(ready, methods={"mine": lambda a: fill(a, 6.0)}, regimes="paper", **QUICK)
+    scores = sp.tl.evaluate_completion(ready, methods={"mine": method}, regimes="detected", **QUICK)
+    expected = sp.tl.evaluate_completion(ready, methods={"mine": lambda a: fill(a, 6.0)}, regimes="detected", **QUICK)
     has_sd = scores["metric"].str.startswith(("crps", "coverage"))
     assert has_sd.any() == (how == "layer")
     pd.testing.assert_frame_equal(scores[~has_sd].reset_index(drop=True), expected)
@@ -280,7 +280,7 @@ def negative_width(adata):
 )
 def test_results_that_cannot_be_scored_are_refused(ready, method, message):
     with pytest.raises(ValueError, match=message):
-        sp.tl.evaluate_completion(ready, methods=[fill, method], regimes="paper", **QUICK)
+        sp.tl.evaluate_completion(ready, methods=[fill, method], regimes="detected", **QUICK)
 
 
 @pytest.mark.parametrize("wrong", ["nan", "shape", "rate", "negative rate"])
@@ -305,12 +305,12 @@ def test_results_of_the_package_are_checked_as_well(ready, fake, wrong):
 def test_shares_of_the_curve(ready, fake):
     seen = fake(lambda sections: Estimate(np.full_like(sections.values, 5)))
     shares = (0.1, 0.4, 0.7)
-    scores = sp.tl.evaluate_completion(ready, methods="fake", regimes=("paper", "spots"), shares=shares, **QUICK)
+    scores = sp.tl.evaluate_completion(ready, methods="fake", regimes=("detected", "spots"), shares=shares, **QUICK)
     n_known = sections_of(ready).known.sum()
     hidden = [1 - sections.known.sum() / n_known for sections in seen]
     np.testing.assert_allclose(hidden, [*shares, 0.1], atol=0.04)
     run = scores[["regime", "share"]].drop_duplicates().apply(tuple, axis=1).tolist()
-    assert run == [("paper", 0.1), ("paper", 0.4), ("paper", 0.7), ("spots", 0.1)]
+    assert run == [("detected", 0.1), ("detected", 0.4), ("detected", 0.7), ("spots", 0.1)]
     counts = scores[(scores["metric"] == "mse") & (scores["genes"] == "all") & (scores["method"] == "fake")]
     totals = counts.groupby(["regime", "share"], sort=False)["n"].sum().tolist()
     assert totals == [n_known - sections.known.sum() for sections in seen]
@@ -319,7 +319,7 @@ def test_shares_of_the_curve(ready, fake):
 def test_masks_are_the_same_for_all_methods_and_differ_otherwise(ready, fake):
     seen = fake(lambda sections: Estimate(np.full_like(sections.values, 5)))
     fake(lambda sections: Estimate(np.full_like(sections.values, 6)), "other")
-    options = {**QUICK, "n_masks": 2, "regimes": ("paper", "released")}
+    options = {**QUICK, "n_masks": 2, "regimes": ("detected", "released")}
     sp.tl.evaluate_completion(ready, methods=["fake", "other"], **options)
     sp.tl.evaluate_completion(ready, methods=["other"], **{**options, "regimes": ("released",)})
     sp.tl.evaluate_completion(ready, methods=["other"], **{**options, "random_state": 1})
@@ -370,7 +370,7 @@ def test_the_table_is_what_its_metrics_say(ready, fake):
     sd = rng.uniform(0.3, 2, estimate.shape).astype(np.float32)
     seen = fake(lambda sections: Estimate(estimate, sd=sd))
     ready.obs["donor"] = ready.obs["library_id"].astype(str).map({"library_1": "x", "library_2": "y"})
-    scores = sp.tl.evaluate_completion(ready, methods="fake", regimes="paper", subject_key="donor", **QUICK)
+    scores = sp.tl.evaluate_completion(ready, methods="fake", regimes="detected", subject_key="donor", **QUICK)
     assert list(scores) == "regime share mask method library subject genes metric value n flag".split()
     assert set(zip(scores["library"], scores["subject"], strict=True)) == {
         ("library_1", "x"),
@@ -419,7 +419,7 @@ def test_structure_of_the_filled_values(ready, fake):
     rng = np.random.default_rng(3)
     estimate = rng.normal(8, 2, whole.values.shape).astype(np.float32)
     seen = fake(lambda sections: Estimate(estimate))
-    scores = sp.tl.evaluate_completion(ready, methods="fake", regimes="paper", **QUICK)
+    scores = sp.tl.evaluate_completion(ready, methods="fake", regimes="detected", **QUICK)
     scores = scores[scores["method"] == "fake"].set_index(["library", "genes", "metric"])
     hidden = whole.known & ~seen[0].known
     values = tpm_of_what_is_left(ready, resolved, hidden)
@@ -503,7 +503,7 @@ def test_an_interrupted_evaluation_keeps_finished_masks(ready, fake):
 
     fake(method)
     fake(method, "other")
-    options = {**QUICK, "n_masks": 3, "methods": ["fake", "other"], "regimes": "paper"}
+    options = {**QUICK, "n_masks": 3, "methods": ["fake", "other"], "regimes": "detected"}
     with pytest.warns(UserWarning, match="interrupted"):
         scores = sp.tl.evaluate_completion(ready, **options)
     assert set(scores["mask"]) == {0}
@@ -532,7 +532,7 @@ def test_a_model_interrupted_in_its_fit_is_not_scored(ready, monkeypatch, method
 
     monkeypatch.setattr(owner, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        sp.tl.evaluate_completion(ready, methods=["gene_mean", method], regimes="paper", **QUICK)
+        sp.tl.evaluate_completion(ready, methods=["gene_mean", method], regimes="detected", **QUICK)
     assert len(calls) == number
 
 
@@ -543,7 +543,7 @@ def test_layers_that_are_no_logarithm_of_counts_have_no_floor(ready):
         return np.where(dense(adata.layers["log1p"]) > 0, dense(adata.layers["log1p"]), 0.3)
 
     with pytest.warns(UserWarning, match="no noise floor.*unlike 'log1p'"):
-        scores = sp.tl.evaluate_completion(ready, methods=method, regimes="paper", layer="log1p", **QUICK)
+        scores = sp.tl.evaluate_completion(ready, methods=method, regimes="detected", layer="log1p", **QUICK)
     assert set(scores["method"]) == {"method"}
     with pytest.raises(ValueError, match="'thinning' needs raw counts.*'log1p'"):
         sp.tl.evaluate_completion(ready, methods=method, regimes="thinning", layer="log1p", **QUICK)
@@ -574,11 +574,11 @@ def test_data_without_counts(ready):
         ({"methods": {"mine": 3}}, TypeError, "'mine' is a int"),
         ({"methods": [fill, fill]}, ValueError, "cannot be called 'fill'"),
         ({"methods": {"floor_low": fill}}, ValueError, "cannot be called 'floor_low'"),
-        ({"regimes": "hard"}, KeyError, "no regime 'hard'.*'paper', 'released', 'spots', 'blocks', 'thinning'"),
+        ({"regimes": "hard"}, KeyError, "no regime 'hard'.*'detected', 'released', 'spots', 'blocks', 'thinning'"),
         ({"regimes": ()}, KeyError, "no regime"),
         ({"n_masks": 0}, ValueError, "n_masks=0"),
         ({"shares": (0.2, 1.0)}, ValueError, "between 0 and 1"),
-        ({"shares": (0.2,), "regimes": "spots"}, ValueError, "regime 'paper'"),
+        ({"shares": (0.2,), "regimes": "spots"}, ValueError, "regime 'detected'"),
         ({"random_state": -1}, ValueError, "random_state=-1"),
         ({"subject_key": "donor"}, KeyError, "no column 'donor'"),
         ({"subject_key": "array_row"}, ValueError, "several values of adata.obs"),
@@ -589,7 +589,7 @@ def test_data_without_counts(ready):
 )
 def test_arguments_are_checked(ready, options, error, message):
     with pytest.raises(error, match=message):
-        sp.tl.evaluate_completion(ready, **{**QUICK, "methods": fill, "regimes": "paper", **options})
+        sp.tl.evaluate_completion(ready, **{**QUICK, "methods": fill, "regimes": "detected", **options})
 
 
 def test_a_regime_that_hides_nothing_is_refused(ready):
@@ -598,22 +598,22 @@ def test_a_regime_that_hides_nothing_is_refused(ready):
     del few.layers["detected"]
     few.var["spared_selected"] = np.arange(few.n_vars) == 0
     few.layers["log2tpm"] = few.X.copy()
-    with pytest.raises(ValueError, match="'paper' hides 0 of the 2 detected entries"):
-        sp.tl.evaluate_completion(few, methods=fill, regimes="paper", shares=(1e-6,), **QUICK)
+    with pytest.raises(ValueError, match="'detected' hides 0 of the 2 detected entries"):
+        sp.tl.evaluate_completion(few, methods=fill, regimes="detected", shares=(1e-6,), **QUICK)
 
 
 def test_completers_with_parameters_of_their_own(ready):
     from spared_sc._models.completion.kernel import Kernel
 
-    tuned = sp.tl.evaluate_completion(ready, methods="kernel", regimes="paper", **QUICK)
-    same = sp.tl.evaluate_completion(ready, methods=Kernel(), regimes="paper", **QUICK)
+    tuned = sp.tl.evaluate_completion(ready, methods="kernel", regimes="detected", **QUICK)
+    same = sp.tl.evaluate_completion(ready, methods=Kernel(), regimes="detected", **QUICK)
     pd.testing.assert_frame_equal(tuned, same)
     methods = {
         "narrow": Kernel(bandwidth=0.7, shrinkage=1.0),
         "wide": Kernel(bandwidth=2.7, shrinkage=1.0),
         "fill": fill,
     }
-    scores = sp.tl.evaluate_completion(ready, methods=methods, regimes=("paper", "thinning"), **QUICK)
+    scores = sp.tl.evaluate_completion(ready, methods=methods, regimes=("detected", "thinning"), **QUICK)
     mse = scores[(scores["metric"] == "mse") & (scores["genes"] == "all")].groupby("method")["value"].mean()
     assert set(mse.index) == {*methods, "floor_low", "floor_high"}
     assert mse["narrow"] != mse["wide"]
@@ -625,12 +625,12 @@ def test_completers_that_learn_stay_unfitted_and_are_refused_once_fitted(ready, 
     from spared_sc._models.completion.registry import COMPLETERS
 
     completer = COMPLETERS.make(model, PARAMS[model])
-    scores = sp.tl.evaluate_completion(ready, methods=[completer], regimes="paper", **QUICK)
+    scores = sp.tl.evaluate_completion(ready, methods=[completer], regimes="detected", **QUICK)
     assert set(scores["method"]) == {model, "floor_low", "floor_high"}
     assert not completer.fitted
     sp.tl.complete(ready, method=completer, device="cpu", show_progress_bar=False, **KEY)
     assert completer.fitted
     with pytest.raises(ValueError, match=f"'{model}' is fitted.*unfitted"):
-        sp.tl.evaluate_completion(ready, methods=[completer], regimes="paper", **QUICK)
+        sp.tl.evaluate_completion(ready, methods=[completer], regimes="detected", **QUICK)
     with pytest.raises(ValueError, match="'mine' is fitted.*unfitted"):
-        sp.tl.evaluate_completion(ready, methods={"mine": completer}, regimes="paper", **QUICK)
+        sp.tl.evaluate_completion(ready, methods={"mine": completer}, regimes="detected", **QUICK)

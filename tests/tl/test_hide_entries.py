@@ -26,7 +26,7 @@ def adata(collection) -> AnnData:
 
 
 @pytest.mark.filterwarnings("ignore:.* spots have no count:UserWarning")
-@pytest.mark.parametrize("regime", ["paper", "released", "spots", "blocks"])
+@pytest.mark.parametrize("regime", ["detected", "released", "spots", "blocks"])
 def test_hidden_entries_are_nowhere_but_in_their_slots(adata, regime):
     counts = adata.X.toarray()
     trial = sp.tl.hide_entries(adata, regime=regime, **KEY)

@@ -54,8 +54,8 @@ class MethodScore:
 
 
 def list_masks(regimes: Sequence[str], shares: Sequence[float], n_masks: int) -> list[Mask]:
-    """Every mask, in the order of the regimes; `shares` are those of the regime `"paper"`."""
-    of_regime = {regime: shares if regime == "paper" else [masking.REGIMES[regime]] for regime in regimes}
+    """Every mask, in the order of the regimes; `shares` are those of the regime `"detected"`."""
+    of_regime = {regime: shares if regime == "detected" else [masking.REGIMES[regime]] for regime in regimes}
     pairs = [(regime, share) for regime in regimes for share in of_regime[regime]]
     return [Mask(regime, share, number) for regime, share in pairs for number in range(n_masks)]
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 _MOST = 0.9  # of a gene's detected entries, so that something stays visible of sparse genes
 _BLOCK_HOPS = 2  # the centre of a block has no visible spot within the paper's neighbourhood
 # Ways to hide detected entries, and the share that each hides where none is given.
-SHARES = {"paper": 0.3, "released": 0.3, "spots": 0.1, "blocks": 0.1}
+SHARES = {"detected": 0.3, "released": 0.3, "spots": 0.1, "blocks": 0.1}
 REGIMES = {**SHARES, "thinning": 0.5}  # those of an evaluation; the order is part of the random draws
 
 
 def hide_entries(sections: Sections, regime: str, share: float, rng: np.random.Generator) -> np.ndarray:
     """Entries (n_spots, n_genes) that a regime hides; it is an error if there are none, or if nothing would be left."""
     known, library = sections.known, sections.library
-    if regime == "paper":
+    if regime == "detected":
         hidden = hide_detected(known, share, rng)
     elif regime == "released":
         hidden = hide_share_of_all(known, share, rng)

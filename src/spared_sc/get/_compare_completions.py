@@ -88,7 +88,7 @@ def compare_completions(
     >>> values = {"additive": (0.9, 1.1), "counts": (0.7, 0.9), "floor_low": (0.4, 0.4), "floor_high": (0.6, 0.6)}
     >>> scores = pd.DataFrame(
     ...     [
-    ...         ("paper", 0.3, 0, method, library, library, "all", "mse", value)
+    ...         ("detected", 0.3, 0, method, library, library, "all", "mse", value)
     ...         for method, both in values.items()
     ...         for library, value in zip(("A1", "A2"), both)
     ...     ],

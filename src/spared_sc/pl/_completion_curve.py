@@ -24,7 +24,7 @@ def completion_curve(
     scores: pd.DataFrame,
     *,
     metric: str = "mse",
-    regime: str = "paper",
+    regime: str = "detected",
     genes: str = "all",
     methods: str | Sequence[str] | None = None,
     ax: Axes | None = None,
@@ -65,7 +65,12 @@ def completion_curve(
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), depth=300, image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
-    >>> arguments = {"methods": ["additive", "median"], "regimes": "paper", "n_masks": 2, "library_key": "library_id"}
+    >>> arguments = {
+    ...     "methods": ["additive", "median"],
+    ...     "regimes": "detected",
+    ...     "n_masks": 2,
+    ...     "library_key": "library_id",
+    ... }
     >>> scores = sp.tl.evaluate_completion(adata, shares=(0.1, 0.3, 0.5, 0.7), **arguments)
     >>> fig = sp.pl.completion_curve(scores)
     """

@@ -34,7 +34,7 @@ _METRICS = {
 }
 _IDEALS = {"moran_change": 0, "coverage_90": 0.9, "calibration": 1}  # the nearest to it is the best
 _REGIMES = {  # the quantity that `share` is a share of
-    "paper": "{} of detected entries hidden",
+    "detected": "{} of detected entries hidden",
     "released": "{} of all entries hidden",
     "spots": "{} of spots hidden",
     "blocks": "{} of spots hidden, in blocks",

@@ -39,7 +39,7 @@ def evaluate_completion(
     adata: AnnData,
     *,
     methods: str | Method | Iterable[str | Method] | Mapping[str, str | Method] | None = None,
-    regimes: str | Sequence[str] = ("paper", "released"),
+    regimes: str | Sequence[str] = ("detected", "released"),
     shares: Sequence[float] | None = None,
     n_masks: int = 10,
     layer: str = Key.layers.log2tpm,
@@ -71,9 +71,9 @@ def evaluate_completion(
         an array, spots x genes to complete or spots x all genes, or the name of a layer that it wrote. A layer of that
         name with the suffix `_sd` is read as the standard deviations.
     regimes
-        What to hide, see Notes: any of `"paper"`, `"released"`, `"spots"`, `"blocks"` and `"thinning"`.
+        What to hide, see Notes: any of `"detected"`, `"released"`, `"spots"`, `"blocks"` and `"thinning"`.
     shares
-        Shares of the detected entries to hide in the regime `"paper"`, one after the other; 0.3 by default.
+        Shares of the detected entries to hide in the regime `"detected"`, one after the other; 0.3 by default.
     n_masks
         Number of random masks in every regime.
     layer
@@ -120,7 +120,7 @@ def evaluate_completion(
 
     Notes
     -----
-    Regimes: `paper` hides every detected entry with the same probability. `released` hides a detected entry with
+    Regimes: `detected` hides every detected entry with the same probability. `released` hides a detected entry with
     probability min(0.3 / f, 0.9), where f is the share of spots that detected the gene; this amounts to 30 % of all
     entries, as in the code released with the paper. `spots` hides all detected entries of a random tenth of the spots of
     every library, `blocks` those of contiguous blocks of up to two hops around a spot. `thinning` splits the molecules
@@ -161,7 +161,7 @@ def evaluate_completion(
     ...     values = visible[:, visible.var["spared_selected"]].layers["log2tpm"].toarray()
     ...     return np.where(values > 0, values, values[values > 0].mean())
     >>> scores = sp.tl.evaluate_completion(
-    ...     adata, methods=["gene_mean", typical], regimes="paper", n_masks=2, library_key="library_id"
+    ...     adata, methods=["gene_mean", typical], regimes="detected", n_masks=2, library_key="library_id"
     ... )
     >>> mse = scores[(scores["metric"] == "mse") & (scores["genes"] == "all")]
     >>> mse.groupby("method")["value"].mean().sort_values().index.tolist()
@@ -283,14 +283,14 @@ def _name(method: Any) -> str:
 
 
 def _regimes(regimes: str | Sequence[str], shares: Sequence[float] | None) -> tuple[list[str], list[float]]:
-    """Regimes, and the shares of the regime `"paper"`, checked."""
+    """Regimes, and the shares of the regime `"detected"`, checked."""
     regimes = [regimes] if isinstance(regimes, str) else list(dict.fromkeys(regimes))
     unknown = [regime for regime in regimes if regime not in REGIMES]
     if unknown or not regimes:
         raise KeyError(f"there is no regime {validate.listing(unknown)}: choose among {validate.listing(REGIMES)}.")
-    if shares is not None and "paper" not in regimes:
-        raise ValueError("`shares` are those of the regime 'paper', which is not among the regimes.")
-    shares = [REGIMES["paper"]] if shares is None else list(dict.fromkeys(float(share) for share in shares))
+    if shares is not None and "detected" not in regimes:
+        raise ValueError("`shares` are those of the regime 'detected', which is not among the regimes.")
+    shares = [REGIMES["detected"]] if shares is None else list(dict.fromkeys(float(share) for share in shares))
     if not shares or not all(0 < share < 1 for share in shares):
         raise ValueError(f"shares={shares} cannot be used: give numbers between 0 and 1.")
     return regimes, shares

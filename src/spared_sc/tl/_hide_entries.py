@@ -24,7 +24,7 @@ def hide_entries(
     adata: AnnData,
     share: float | None = None,
     *,
-    regime: str = "paper",
+    regime: str = "detected",
     layer: str = Key.layers.log2tpm,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
@@ -42,10 +42,10 @@ def hide_entries(
     ----------
     {adata}
     share
-        Share to hide: of the detected entries for the regime `"paper"` (0.3 by default), of all entries for `"released"`
+        Share to hide: of the detected entries for the regime `"detected"` (0.3 by default), of all entries for `"released"`
         (0.3), of the spots for `"spots"` and `"blocks"` (0.1).
     regime
-        `"paper"` hides every detected entry with the same chance; `"released"` hides as many entries of every gene;
+        `"detected"` hides every detected entry with the same chance; `"released"` hides as many entries of every gene;
         `"spots"` hides random spots as a whole; `"blocks"` hides contiguous blocks of spots.
     layer
         Layer to complete.

@@ -510,7 +510,7 @@ def test_an_interrupt_in_the_last_fit_keeps_what_is_there(adata, monkeypatch):
     with pytest.warns(UserWarning, match="interrupted"), pytest.raises(KeyboardInterrupt):
         # nobody wants the score of half a fit
         sp.tl.evaluate_completion(
-            adata, methods=CountsModel(n_iterations=3), regimes="paper", n_masks=1, device="cpu", **KEY
+            adata, methods=CountsModel(n_iterations=3), regimes="detected", n_masks=1, device="cpu", **KEY
         )
 
 

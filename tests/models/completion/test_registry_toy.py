@@ -86,14 +86,14 @@ def test_train_values_come_from_train_libraries(ready):
 def test_it_is_evaluated_and_audited(ready):
     options = {"n_masks": 1, "device": "cpu", "show_progress_bar": False, **KEY}
     scores = sp.tl.evaluate_completion(
-        ready, methods=["shifted", "gene_mean"], regimes=("paper", "thinning"), **options
+        ready, methods=["shifted", "gene_mean"], regimes=("detected", "thinning"), **options
     )
     mse = scores[(scores["metric"] == "mse") & (scores["genes"] == "all")].groupby("method")["value"].mean()
     assert mse["shifted"] > mse["gene_mean"] > mse["floor_high"]
     assert "deviance" in set(scores.loc[scores["method"] == "shifted", "metric"])
     assert "coverage_90" in set(scores.loc[scores["method"] == "shifted", "metric"])
     instance = COMPLETERS.make("shifted", {"shift": 0})
-    other = sp.tl.evaluate_completion(ready, methods=[instance], regimes="paper", **options)
+    other = sp.tl.evaluate_completion(ready, methods=[instance], regimes="detected", **options)
     assert not instance.fitted
     error = other[(other["metric"] == "mse") & (other["genes"] == "all") & (other["method"] == "shifted")]["value"]
     assert error.mean() == pytest.approx(mse["gene_mean"], rel=1e-5)
