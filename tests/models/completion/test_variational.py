@@ -109,6 +109,7 @@ def test_the_lower_bound_is_that_of_draws_from_the_posterior(small):
     divergence += torch.distributions.kl_divergence(posterior, prior).sum()
     others = 100 * (at.spot**2).sum() + 100 * (at.library_gene**2).sum() + 5 * ((at.log_size - 2) ** 2).sum()
     others += 10 * ((torch.logit(at.lost) - torch.logit(at.lost).mean()) ** 2).sum()
+    others += ((torch.logit(at.lost) + 5) ** 2).sum()
     others += (0.09 / at.relevance + at.relevance.log()).sum()
     expected = np.mean(values) - float(divergence) - float(others) / 2
     error = np.std(values) / np.sqrt(len(values))

@@ -64,6 +64,8 @@ class FactorParams:
     size_precision: float = 5.0  # of the prior of the logarithm of a gene's size
     log_size: float = 2.0  # mean of that prior
     lost_precision: float = 10.0  # of the prior of a gene's share of lost detections around that of all genes
+    few_lost_precision: float = 1.0  # of another prior of it, around few lost detections, where counts say little
+    few_lost: float = -5.0  # logit of few
     relevance: float = 0.3  # standard deviation of a factor's loadings, as one gene more would have it
     n_iterations: int = 30
 
@@ -326,6 +328,7 @@ class _Model:
         total += params.size_precision * ((at.log_size - params.log_size) ** 2).sum()
         logit = torch.logit(at.lost)
         total += params.lost_precision * ((logit - self._typical(logit)) ** 2).sum()
+        total += params.few_lost_precision * ((logit - params.few_lost) ** 2).sum()
         return float(total) / 2
 
     # --- Steps
@@ -479,8 +482,10 @@ class _Model:
             return replace(at, relevance=relevance, log_size=log_size)
         logit = torch.logit(at.lost)
         slope = self.sums[2] - self.n_speaking * at.lost - params.lost_precision * (logit - self._typical(logit))
+        slope -= params.few_lost_precision * (logit - params.few_lost)
         # The chance that a zero was lost changes with the share, which makes the curvature smaller than that of a count.
-        curvature = (self.n_speaking * at.lost * (1 - at.lost) / 2).clamp(min=1) + params.lost_precision
+        curvature = (self.n_speaking * at.lost * (1 - at.lost) / 2).clamp(min=1)
+        curvature += params.lost_precision + params.few_lost_precision
         lost = torch.sigmoid((logit + (slope / curvature).clamp(-1, 1)).clamp(*_LOGIT_LOST))
         return replace(at, relevance=relevance, log_size=log_size, lost=lost)
 
