@@ -84,6 +84,22 @@ def test_a_spot_that_is_hidden_as_a_whole_keeps_its_unit(small):
     assert not small.without(hidden).counts.depth[[4, 100]].any()
 
 
+def test_values_of_whole_spots_stay_and_those_of_parts_follow_what_is_left(silenced):
+    sections, hidden, _ = silenced
+    np.testing.assert_array_equal(sections.renormalised(hidden), sections.values)
+    part = hidden.copy()
+    rows = np.flatnonzero(hidden.any(axis=1))
+    kept = [np.flatnonzero(hidden[row])[0] for row in rows]
+    part[rows, kept] = False  # one entry of each of these spots stays visible
+    truth = sections.renormalised(part)
+    scaled = np.exp2(sections.values.astype(float)) - 1
+    left = [scaled[row].sum() - scaled[row, part[row]].sum() + sections.total[row] - scaled[row].sum() for row in rows]
+    expected = np.log2(1 + scaled[rows] * (sections.total[rows] / left)[:, None])
+    np.testing.assert_allclose(truth[rows], expected, rtol=1e-5)
+    np.testing.assert_array_equal(truth[rows, kept], sections.without(part).values[rows, kept])
+    assert (truth[rows] - sections.values[rows])[part[rows]].min() > 0.05
+
+
 def test_some_spots_of_sections(small):
     spots = np.flatnonzero(small.library == 1)
     with_embedding = replace(small, embedding=np.arange(2.0 * len(small.values)).reshape(-1, 2))
@@ -184,9 +200,11 @@ def test_depth_and_scale_of_silent_spots(silenced):
     assert np.median(off) < 0.1
     assert np.median(np.abs(np.log(visible.counts.depth / sections.counts.depth))[silent]) > 2 * np.median(off)
     # What a count adds to the scaled expression there, against what it added when it was measured.
-    scaled = np.exp2(sections.renormalised(hidden)[hidden]) - 1
+    scaled = np.exp2(sections.values[hidden]) - 1
     per_count = scaled / sections.counts.values[hidden]
-    assert np.median(np.abs(np.log(visible.count_scale()[hidden] / per_count))) < 0.15
+    off = np.log(visible.count_scale()[hidden] / per_count)
+    assert np.median(np.abs(off)) < 0.15
+    assert abs(off.mean()) < 0.05
     # Without any count left, a silent spot is as deep as others.
     empty = replace(visible, counts=replace(visible.counts, depth=np.where(silent, 0.0, visible.counts.depth)))
     for code in range(2):

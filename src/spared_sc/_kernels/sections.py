@@ -101,12 +101,16 @@ class Sections:
         return replace(self, values=values, known=self.known & ~hidden, counts=counts)
 
     def renormalised(self, hidden: np.ndarray) -> np.ndarray:
-        """All known values, the hidden ones too, on the scale of the sections without the hidden entries.
+        """All known values, the hidden ones too, on the scale that estimates from `without(hidden)` can be on.
 
-        (n_spots, n_genes) float32; what estimates from `without(hidden)` are to be compared with.
+        That is the scale of what is left of the spot. Where no known entry is left, none shows that scale, and values stay
+        as they are. (n_spots, n_genes) float32.
         """
         factor = self.rescaling(hidden)
-        return self.values if factor is None else rescaled(self.values, factor[:, None])
+        if factor is None:
+            return self.values
+        speaks = (self.known & ~hidden).any(axis=1, keepdims=True)
+        return np.where(speaks, rescaled(self.values, factor[:, None]), self.values)
 
     def rescaling(self, hidden: np.ndarray) -> np.ndarray | None:
         """(n_spots,) factor of the scaled expression that is left, so that it has the same total as before."""
@@ -114,7 +118,6 @@ class Sections:
             return None
         gone = np.sum(np.expm1(self.values * _LN2), axis=1, where=hidden, dtype=np.float64)
         left = self.total - gone
-        # Of a spot that is hidden as a whole, nothing tells the scale.
         return np.where(left > 1e-6 * self.total, self.total / np.where(left > 0, left, 1), 1)
 
     def of_spots(self, spots: np.ndarray) -> Sections:
@@ -134,7 +137,8 @@ class Sections:
         """What one count adds to the scaled expression, (n_spots, n_genes) float32: values are log2(count x scale + 1).
 
         The scale is a factor of the spot times one of the gene, fitted on the logarithm over the known entries; for TPM
-        and the like it is exact. A spot or gene without known entries gets the typical factor.
+        and the like it is exact. A gene without known entries gets the typical factor, and a spot the one that is typical
+        of its library at its whole depth.
         """
         counts = self.need_counts()
         known = self.known & (self.values > 0) & (counts.values > 0)
@@ -148,9 +152,12 @@ class Sections:
             spot = np.where(known, log_scale - gene, 0).sum(axis=1, keepdims=True) / np.maximum(per_spot, 1)
         silent = self.silent
         if silent.any() and not silent.all():
-            # Normalised by what is left, as the others are by all of theirs.
-            log_depth = np.log(np.maximum(np.where(counts.depth > 0, counts.depth, self.whole_depth()), 1))
-            spot[silent, 0] = np.median(spot[~silent, 0] + log_depth[~silent]) - log_depth[silent]
+            log_depth = np.log(np.maximum(self.whole_depth(), 1))
+            for code in range(self.n_libraries):
+                here = self.library == code
+                speaking = here & ~silent if (here & ~silent).any() else ~silent
+                level = np.mean(spot[speaking, 0] + log_depth[speaking])
+                spot[here & silent, 0] = level - log_depth[here & silent]
         return np.exp(np.clip(spot + gene, -_LARGEST, _LARGEST)).astype(np.float32)
 
     def thinned(self, rng: np.random.Generator) -> tuple[Sections, np.ndarray]:

@@ -127,7 +127,8 @@ def evaluate_completion(
     into two halves (molecular cross-validation, Batson et al. 2019): methods see one half, and their expected counts are
     scored on the other, zeros included. Methods without expected counts, functions among them, have no rows there. A
     layer of log2(1 + scaled count) is normalised again by what is left of every spot, so that its scale does not reveal
-    how much is hidden; scores are on that scale.
+    how much is hidden; scores are on that scale. Where all genes to complete are hidden, no visible value has a scale,
+    and the hidden values stay as they are.
 
     Metrics on hidden entries, per library:
 

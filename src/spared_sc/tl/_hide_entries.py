@@ -70,7 +70,8 @@ def hide_entries(
     `layers["hidden"]`
         Whether an entry is hidden (sparse, boolean).
     `layers["log2tpm_hidden"]`
-        Values of the hidden entries, on the scale of what is left; zero elsewhere.
+        Values of the hidden entries, on the scale of what is left; as they were where a spot is hidden as a whole. Zero
+        elsewhere.
     `var["spared_selected"]`
         Genes to complete, under the name of `mask_var`.
     `uns["spared_sc"]["hidden"]`

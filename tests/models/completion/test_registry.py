@@ -11,6 +11,7 @@ import pytest
 import spared_sc as sp
 from helpers import KEY, dense
 from helpers.completion import SECTIONS, WITH_RATE, estimate_of, sections_of
+from helpers.counts_model import with_silent_spots
 from spared_sc._kernels.lattice import from_array
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.metrics import poisson_deviance
@@ -170,6 +171,15 @@ def test_rates_are_near_the_truth(with_truth, name):
     simple = poisson_deviance(truth, estimate_of("gene_mean", sections).rate).mean()
     limit = {"gene_mean": 1.001, "depth_only": 1.1, "library_gene_mean": 1, "additive": 1, "neighbor_mean": 0.9}
     assert error < limit.get(name, 0.6) * simple
+
+
+@pytest.mark.parametrize("name", ["gene_mean", "depth_only", "kernel", "neighbor_mean", "factor"])
+def test_whole_spots_are_filled_on_the_scale_that_they_had(name):
+    sections, hidden, visible = with_silent_spots()
+    error = (estimate_of(name, visible).values - sections.values)[hidden]
+    assert abs(error.mean()) < 0.06
+    lost = np.log2(sections.counts.depth / visible.counts.depth)[hidden.any(axis=1)]
+    assert lost.mean() > 0.3  # an estimate at the visible depth would be off by about so much
 
 
 @pytest.mark.slow

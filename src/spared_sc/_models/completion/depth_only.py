@@ -51,4 +51,4 @@ class DepthOnly(SimpleCompleter):
 
 def depth_values(sections: Sections, shrinkage: float) -> np.ndarray:
     """Trend of each gene with the depth, (n_spots, n_genes) float32."""
-    return regression.depth_trend(sections.values, sections.known, sections.need_counts().depth, shrinkage)
+    return regression.depth_trend(sections.values, sections.known, sections.whole_depth(), shrinkage)
