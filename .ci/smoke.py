@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     sp.tl.predict_expression(
         adata, **KEY, model="shufflenet", model_params={"n_steps": 2, "weights": "random"}, device="cpu"
     )
-    sp.tl.score_prediction(adata, **KEY, n_bootstrap=10)
+    sp.tl.score_prediction(adata, **KEY)
     gene = adata.var_names[adata.var["spared_selected"]][0]
     sp.pl.spatial_compare(adata, gene, **KEY)
     sp.pl.predicted(adata, gene, key="predicted_ridge", **KEY)

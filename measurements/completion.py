@@ -161,8 +161,9 @@ def _compared(scores: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
             "best": row.baseline,
             "best_value": row.baseline_value,
             "ratio": row.ratio,
-            "lower": None if row.descriptive else row.ratio_lower,
-            "upper": None if row.descriptive else row.ratio_upper,
+            "units": f"{row.n_units} {row.unit}",
+            "lower": row.ratio_lower,
+            "upper": row.ratio_upper,
             "excess_low": row.excess_removed_floor_low,
             "excess_high": row.excess_removed_floor_high,
         }

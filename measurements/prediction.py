@@ -94,7 +94,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def rows_of(scores: pd.DataFrame, seconds: dict[str, float]) -> list[dict[str, Any]]:
-    """MSE, skill and correlations with 95 % intervals over sections, and the seconds of all fits; a row per prediction."""
+    """MSE, skill and correlations with 95 % t intervals over sections, and the seconds of all fits; a row per prediction."""
     total = scores[(scores["library"] == "all") & (scores["gene"] == "all")].set_index(["prediction", "metric"])
     rows = []
     for name, values in summary(scores).reindex(columns=["mse", "skill", "pcc", "pcc_pooled"]).iterrows():

@@ -53,7 +53,7 @@ def data(collection) -> SimpleNamespace:
         trial=trial,
         gene=adata.var_names[adata.var["spared_selected"]][0],
         completion=table(shares=(0.1, 0.3)),
-        prediction=sp.tl.score_prediction(adata, n_bootstrap=10, **KEY),
+        prediction=sp.tl.score_prediction(adata, **KEY),
     )
 
 

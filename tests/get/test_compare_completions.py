@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import spared_sc as sp
 from helpers.evaluation import QUICK, SECTIONS, fill
-from spared_sc._kernels.comparison import library_weights
 
 
 @pytest.fixture
@@ -29,15 +29,22 @@ def table(values: dict[str, dict[str, tuple]], subjects: dict[str, str] | None =
     return pd.DataFrame(rows, columns=["mask", "method", "library", "subject", "value"]).assign(**columns)
 
 
+def check_interval(row: pd.Series, name: str, of_units, back=np.array) -> None:
+    """Compare with the paired t interval of scipy."""
+    interval = stats.ttest_1samp(of_units, 0).confidence_interval(0.95)
+    expected = back([np.mean(of_units), interval.low, interval.high])
+    assert row[[name, f"{name}_lower", f"{name}_upper"]].tolist() == pytest.approx(expected.tolist()), name
+
+
 def test_compare_completions_by_hand():
     scores = table(
         {
-            "counts": {"a": (0.4, 0.6), "b": (0.9, 0.9, 0.9)},  # 0.5 and 0.9: masks first, then libraries
-            "kernel": {"a": (0.7, 0.7), "b": (1.0, 1.0, 1.0)},  # 0.85, the best
-            "mean": {"a": (0.5, 0.5), "b": (1.6, 1.6, 1.6)},  # best in one library only
-            "factor": {"a": (0.1, 0.1), "b": (0.1, 0.1, 0.1)},  # a model, no baseline
-            "floor_low": {"a": (0.3, 0.3), "b": (0.4, 0.4, 0.4)},
-            "floor_high": {"a": (0.5, 0.5), "b": (0.6, 0.6, 0.6)},
+            "counts": {"a": (0.4, 0.6), "b": (0.9, 0.9, 0.9), "c": (0.7,)},  # 0.5, 0.9, 0.7: masks first
+            "kernel": {"a": (0.7, 0.7), "b": (1.0, 1.0, 1.0), "c": (1.0,)},  # 0.9, the best
+            "mean": {"a": (0.5, 0.5), "b": (1.6, 1.6, 1.6), "c": (1.0,)},  # best in one library only
+            "factor": {"a": (0.1, 0.1), "b": (0.1, 0.1, 0.1), "c": (0.1,)},  # a model, no baseline
+            "floor_low": {"a": (0.3, 0.3), "b": (0.4, 0.4, 0.4), "c": (0.2,)},
+            "floor_high": {"a": (0.5, 0.5), "b": (0.6, 0.6, 0.6), "c": (0.8,)},
         }
     )
     sparse = scores.assign(genes="sparse", value=9.0)
@@ -46,26 +53,18 @@ def test_compare_completions_by_hand():
     found = sp.get.compare_completions(pd.concat([sparse, scores, mae, pooled]))
     assert len(found) == 1
     row = found.iloc[0]
-    assert (row["method"], row["baseline"], row["n_libraries"], row["descriptive"]) == ("counts", "kernel", 2, False)
+    assert (row["method"], row["baseline"]) == ("counts", "kernel")
+    assert (row["n_libraries"], row["n_units"], row["unit"], row["note"]) == (3, 3, "library", "")
+    assert row["method_value"] == pytest.approx(0.7)
+    assert row["baseline_value"] == pytest.approx(0.9)
     expected = {
-        "method_value": 0.7,
-        "baseline_value": 0.85,
-        "ratio": 0.7 / 0.85,
-        "difference": -0.15,
-        "excess_removed_floor_low": 0.15 / 0.5,
-        "excess_removed_floor_high": 0.15 / 0.3,
-        # resamples are aa, ab, bb with chances 1/4, 1/2, 1/4
-        "ratio_lower": 0.5 / 0.7,
-        "ratio_upper": 0.9,
-        "difference_lower": -0.2,
-        "difference_upper": -0.1,
-        "excess_removed_floor_low_lower": 0.1 / 0.6,
-        "excess_removed_floor_low_upper": 0.5,
-        "excess_removed_floor_high_lower": 0.1 / 0.4,
-        "excess_removed_floor_high_upper": 1.0,
+        "difference": [-0.2, -0.1, -0.3],
+        "excess_removed_floor_low": [0.2 / 0.4, 0.1 / 0.6, 0.3 / 0.8],
+        "excess_removed_floor_high": [0.2 / 0.2, 0.1 / 0.4, 0.3 / 0.2],
     }
-    for name, value in expected.items():
-        assert row[name] == pytest.approx(value), name
+    for name, values in expected.items():
+        check_interval(row, name, values)
+    check_interval(row, "ratio", np.log([0.5 / 0.7, 0.9, 0.7]), np.exp)
     named = sp.get.compare_completions(scores, method="kernel", baselines=["factor", "mean"])
     assert named["baseline"].tolist() == ["factor"]
 
@@ -78,50 +77,46 @@ def test_more_is_better_for_correlations():
     assert np.isnan(row["excess_removed_floor_low"])
 
 
-def test_one_library_is_descriptive():
+def test_one_library_has_no_interval():
     scores = table({"counts": {"a": (0.6, 0.8)}, "kernel": {"a": (1.0, 1.0)}})
     row = sp.get.compare_completions(scores).iloc[0]
-    assert row["descriptive"]
+    assert (row["n_units"], row["unit"], row["note"]) == (1, "library", "fewer than 3 libraries")
     assert row["ratio"] == pytest.approx(0.7)
     assert row[["ratio_lower", "ratio_upper", "difference_lower", "difference_upper"]].isna().all()
 
 
-def test_the_bootstrap_keeps_subjects():
-    rng = np.random.default_rng(0)
-    subjects = ["x", "y", "x", "z", "y", "x", "w"]
-    weights = library_weights(subjects, 4000, rng) * 7
-    for subject, n in (("x", 3), ("y", 2)):
-        members = np.array(subjects) == subject
-        np.testing.assert_allclose(weights[:, members].sum(axis=1), n)
-        assert set(np.unique(weights[:, members].round(9))) == set(range(n + 1))
-    alone = np.isin(subjects, ["z", "w"])  # one library each: drawn from one another
-    np.testing.assert_allclose(weights[:, alone].sum(axis=1), 2)
-    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.06)
-    # libraries of a subject that agree leave nothing to resample, however much the subjects differ
-    values = {"a": (0.5,), "b": (0.5,), "c": (0.9,), "d": (0.9,)}
+def test_donors_are_the_units():
+    values = {"a": (0.5,), "b": (0.7,), "c": (0.9,), "d": (0.8,), "e": (0.4,)}
     scores = {"counts": values, "kernel": dict.fromkeys(values, (1.0,))}
-    two_each = dict(zip("abcd", "xxyy", strict=True))
-    row = sp.get.compare_completions(table(scores, two_each)).iloc[0]
-    assert row["ratio_lower"] == pytest.approx(0.7)
-    assert row["ratio_upper"] == pytest.approx(0.7)
+    row = sp.get.compare_completions(table(scores, dict(zip("abcde", "xxyyz", strict=True)))).iloc[0]
+    assert (row["n_libraries"], row["n_units"], row["unit"], row["note"]) == (5, 3, "subject", "")
+    check_interval(row, "difference", [-0.4, -0.15, -0.6])
+    check_interval(row, "ratio", np.log([0.6, 0.85, 0.4]), np.exp)
+    row = sp.get.compare_completions(table(scores, dict(zip("abcde", "xxyyx", strict=True)))).iloc[0]
+    assert (row["n_libraries"], row["n_units"], row["note"]) == (5, 2, "fewer than 3 subjects")
+    assert row[["ratio_lower", "ratio_upper"]].isna().all()
     row = sp.get.compare_completions(table(scores)).iloc[0]
-    assert row["ratio_lower"] < 0.6
-    assert row["ratio_upper"] > 0.8
+    assert (row["n_units"], row["unit"]) == (5, "library")
 
 
 def test_all_sets_together():
     one = table({"counts": {"a": (0.8,), "b": (0.8,)}, "kernel": {"a": (1.0,), "b": (1.0,)}}, set="one")
     two = table({"counts": {"a": (20.0,)}, "ridge": {"a": (100.0,)}}, set="two")
-    found = sp.get.compare_completions(pd.concat([one, two]))
-    assert found["set"].tolist() == ["one", "two", "all"]
-    assert found["baseline"].tolist() == ["kernel", "ridge", "best of each set"]
-    assert found["descriptive"].tolist() == [False, True, False]
-    assert found["n_libraries"].tolist() == [2, 1, 3]
-    np.testing.assert_allclose(found["ratio"], [0.8, 0.2, 0.4])  # the root of 0.8 x 0.2
-    np.testing.assert_allclose(found[["ratio_lower", "ratio_upper"]].iloc[2], 0.4)
+    three = table({"counts": dict.fromkeys("abcd", (0.5,)), "ridge": dict.fromkeys("abcd", (1.0,))}, set="three")
+    found = sp.get.compare_completions(pd.concat([one, two, three]))
+    assert found["set"].tolist() == ["one", "three", "two", "all"]
+    assert found["baseline"].tolist() == ["kernel", "ridge", "ridge", "best of each set"]
+    assert found["n_libraries"].tolist() == [2, 4, 1, 7]
+    assert found["n_units"].tolist() == [2, 4, 1, 3]
+    assert found["unit"].tolist() == ["library"] * 3 + ["set"]
+    assert found["note"].tolist() == ["fewer than 3 libraries", "", "fewer than 3 libraries", ""]
+    np.testing.assert_allclose(found["ratio"][:3], [0.8, 0.5, 0.2])
+    check_interval(found.iloc[3], "ratio", np.log([0.8, 0.5, 0.2]), np.exp)
+    check_interval(found.iloc[3], "difference", [-0.2, -0.5, -80])
     assert sp.get.compare_completions(one)["set"].tolist() == ["one"]
-    same = sp.get.compare_completions(pd.concat([one, two]))
-    pd.testing.assert_frame_equal(found, same)
+    both = sp.get.compare_completions(pd.concat([one, two])).iloc[-1]
+    assert (both["set"], both["n_units"], both["note"]) == ("all", 2, "fewer than 3 sets")
+    assert np.isnan(both["ratio_lower"])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +127,6 @@ def test_all_sets_together():
         ({"baselines": ["counts"]}, ValueError, "no baseline to compare"),
         ({"metric": "coverage_90"}, KeyError, "'coverage_90' cannot be compared.*'mse'"),
         ({"metric": "mae"}, ValueError, "no set and regime has 'mae'"),
-        ({"n_bootstrap": 0}, ValueError, "n_bootstrap=0"),
     ],
 )
 def test_arguments_of_the_comparison_are_checked(options, error, message):

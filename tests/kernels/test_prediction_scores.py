@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spared_sc._kernels.prediction_scores import Measured, summarise, unit_weights
+from spared_sc._kernels.prediction_scores import Measured
 
 
 @pytest.fixture
@@ -97,28 +97,3 @@ def test_limits_are_in_the_order_of_the_error(rng):
     np.testing.assert_allclose(limits["floor_low"]["mse"][:, 0], [0.1, 0.1, np.nan])  # the third library is empty
     np.testing.assert_allclose(limits["floor_high"]["mse"][:, 0], [0.4, 0.4, np.nan])
     assert (limits["floor_low"]["pcc"][:2] >= limits["floor_high"]["pcc"][:2]).all()
-
-
-def test_libraries_without_a_score_do_not_count(rng):
-    values = np.array([[1.0, np.nan, np.nan], [3.0, 2.0, np.nan], [np.nan, 6.0, 5.0]])
-    weights = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [1 / 3] * 3])
-    mean, low, high = summarise(values, weights)
-    np.testing.assert_allclose(mean, [2, 4, 5])
-    np.testing.assert_allclose(low[:2], [np.quantile([1, 3, 2, 2], 0.025), np.quantile([2, 6, 2, 4], 0.025)])
-    np.testing.assert_allclose(high[:2], [np.quantile([1, 3, 2, 2], 0.975), np.quantile([2, 6, 2, 4], 0.975)])
-    assert np.isnan([low[2], high[2]]).all()  # one library has no interval
-
-
-def test_donors_are_drawn_as_a_whole():
-    weights = unit_weights(["x", "y", "x", "z"], 5000, np.random.default_rng(0))
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
-    # Of three draws, "x" makes up 0 to 3; then its two sections are that many of all that are drawn.
-    drawn = {tuple(row) for row in (weights[:, [0, 1, 3]]).round(9)}
-    expected = {
-        tuple(np.round([x / (2 * x + y + z), y / (2 * x + y + z), z / (2 * x + y + z)], 9))
-        for x in range(4)
-        for y in range(4 - x)
-        for z in [3 - x - y]
-    }
-    assert drawn == expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
@@ -58,7 +57,9 @@ def test_scores_are_on_detected_entries_of_the_measured_layer(adata):
         assert by_library[name] == pytest.approx(expected[-1], rel=1e-4)
     assert by_library["all"] == pytest.approx(np.mean(expected), rel=1e-4)
     row = mine[(mine["metric"] == "mse") & (mine["library"] == "all")].iloc[0]
-    assert min(expected) <= row["lower"] < row["value"] < row["upper"] <= max(expected)
+    interval = stats.ttest_1samp(expected, 0).confidence_interval(0.95)
+    assert (row["lower"], row["upper"]) == pytest.approx((interval.low, interval.high), rel=1e-3)
+    assert (row["n_units"], row["unit"], row["note"]) == (4, "library", "")
     pooled = [stats.pearsonr(truth[known[:, g], g], guess[known[:, g], g]).statistic for g in range(len(genes))]
     assert mine[mine["metric"] == "pcc_pooled"]["value"].item() == pytest.approx(np.mean(pooled), abs=1e-4)
 
@@ -68,7 +69,9 @@ def test_only_honest_libraries_are_scored(adata):
     predict(adata)
     scores = sp.tl.score_prediction(adata, **KEY)
     assert set(scores["library"]) == {"library_4", "all"}
-    assert scores.loc[scores["library"] == "all", "lower"].isna().all()  # one library has no interval
+    assert scores["lower"].isna().all()  # one library has no interval
+    notes = scores[(scores["library"] == "all") & (scores["metric"] != "pcc_pooled") & scores["value"].notna()]["note"]
+    assert set(notes) == {"fewer than 3 libraries"}
     adata.obs["split"] = adata.obs["split"].replace({"test": "val"})
     predict(adata)
     scores = sp.tl.score_prediction(adata, **KEY)
@@ -113,28 +116,26 @@ def test_genes_that_training_has_not_seen_are_not_scored(adata):
     assert again.set_index("prediction")["value"]["before"] == pytest.approx(expected)
 
 
-def test_intervals_come_from_drawing_donors(adata):
+def test_donors_are_the_units(adata):
     predict(adata)
     scores = {}
     for donors in ("a a b c", "a a b b", "1 2 3 4"):
         names = dict(zip([f"library_{i}" for i in (1, 2, 3, 4)], donors.split(), strict=True))
         adata.obs["donor"] = adata.obs["library_id"].astype(str).map(names)
         found = sp.tl.score_prediction(adata, subject_key="donor", **KEY)
-        scores[donors] = found[(found["metric"] == "mse") & (found["gene"] == "all")].reset_index(drop=True)
-    alone = sp.tl.score_prediction(adata, **KEY)
-    alone = alone[(alone["metric"] == "mse") & (alone["gene"] == "all")].reset_index(drop=True)
-    for donors in ("a a b b", "1 2 3 4"):  # too few donors to draw from; each section a donor
-        pd.testing.assert_frame_equal(scores[donors].drop(columns="subject"), alone.drop(columns="subject"))
-    mine = scores["a a b c"].query("prediction == 'predicted_ridge'").set_index("library")
-    values = mine["value"][["library_1", "library_2", "library_3", "library_4"]].to_numpy()
-    rng = np.random.default_rng(5)
-    means = []
-    for _ in range(4000):
-        drawn = np.concatenate([{0: [0, 1], 1: [2], 2: [3]}[i] for i in rng.integers(3, size=3)])
-        means.append(values[drawn].mean())
-    spread = np.ptp(values)
-    assert mine.loc["all", "lower"] == pytest.approx(np.quantile(means, 0.025), abs=0.05 * spread)
-    assert mine.loc["all", "upper"] == pytest.approx(np.quantile(means, 0.975), abs=0.05 * spread)
+        found = found[(found["metric"] == "mse") & (found["gene"] == "all")]
+        scores[donors] = found.query("prediction == 'predicted_ridge'").set_index("library")
+    values = scores["a a b c"]["value"][["library_1", "library_2", "library_3", "library_4"]].to_numpy()
+    for donors, of_units in {"a a b c": [values[:2].mean(), *values[2:]], "1 2 3 4": values}.items():
+        row = scores[donors].loc["all"]
+        interval = stats.ttest_1samp(of_units, 0).confidence_interval(0.95)
+        expected = np.mean(of_units), interval.low, interval.high
+        assert tuple(row[["value", "lower", "upper"]]) == pytest.approx(expected)
+        assert (row["n_units"], row["unit"], row["note"]) == (len(of_units), "subject", "")
+    few = scores["a a b b"].loc["all"]
+    assert few["value"] == pytest.approx(values.mean())
+    assert (few["n_units"], few["note"]) == (2, "fewer than 3 subjects")
+    assert np.isnan([few["lower"], few["upper"]]).all()
 
 
 def test_targets_in_another_unit_are_told(adata):

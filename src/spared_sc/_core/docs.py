@@ -49,7 +49,6 @@ PARAMETERS = {
     ),
     "key_added": "Name of the new layer or column.",
     "copy": "Return a changed copy instead of changing `adata`.",
-    "n_bootstrap": "Number of bootstrap resamples.",
     "scores": (
         'Table from `sp.tl.evaluate_completion`. Several can be concatenated, with a column `"set"` that names the data '
         "set."

@@ -21,6 +21,12 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, *, default: float = np
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), default), where=denominator > 0)
 
 
+def finite_mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of the finite values along an axis, NaN where there are none."""
+    defined = np.isfinite(values)
+    return ratio(np.where(defined, values, 0).sum(axis=axis), defined.sum(axis=axis))
+
+
 def masked_mse(truth: np.ndarray, estimate: np.ndarray, mask: np.ndarray) -> float:
     """Mean squared error over the entries where `mask` is true; NaN where there are none."""
     if not mask.any():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spared_sc._kernels.metrics import FLOORS, grouped_pearson
+from spared_sc._kernels.metrics import FLOORS, finite_mean, grouped_pearson
 
 
 @dataclass(frozen=True)
@@ -89,38 +89,6 @@ class Measured:
         spot, gene = np.nonzero(self.known)
         cell = self.library[spot] * self.truth.shape[1] + gene
         return spot, cell, self.truth[spot, gene].astype(np.float64), values[spot, gene].astype(np.float64)
-
-
-def summarise(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over the libraries, and both ends of its 95 % interval, (n_columns,) each.
-
-    Libraries without one of the `values` (n_libraries, n_columns) do not count, nor in a resample, whose `weights` are
-    (n_bootstrap, n_libraries). The ends are NaN where fewer than two libraries have a value.
-    """
-    defined = np.isfinite(values)
-    resampled = weights @ np.where(defined, values, 0)
-    share = weights @ defined.astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        resampled = resampled / share
-    ends = np.full((2, values.shape[1]), np.nan)
-    several = defined.sum(axis=0) > 1
-    if several.any():
-        ends[:, several] = np.nanquantile(resampled[:, several], (0.025, 0.975), axis=0)
-    return finite_mean(values, axis=0), ends[0], ends[1]
-
-
-def unit_weights(units: Sequence[str], n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights of the libraries where whole units (donors, or the libraries themselves) are drawn; rows add up to one."""
-    _, unit = np.unique(np.asarray(units, dtype=str), return_inverse=True)
-    n = unit.max() + 1
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap)[:, unit].astype(float)
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def finite_mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of the finite values along an axis, NaN where there are none."""
-    defined = np.isfinite(values)
-    return np.where(defined, values, 0).sum(axis=axis) / _positive(defined.sum(axis=axis))
 
 
 def _positive(n: np.ndarray) -> np.ndarray:

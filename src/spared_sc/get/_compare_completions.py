@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
-from spared_sc._core.validate import check_number, check_table, listing
+from spared_sc._core.validate import check_table, listing
 from spared_sc._kernels import comparison
+from spared_sc._kernels.intervals import independent_unit, reason
 from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -29,13 +28,11 @@ def compare_completions(
     method: str = "counts",
     baselines: Sequence[str] | None = None,
     metric: str = "mse",
-    n_bootstrap: int = 2000,
-    random_state: int = 0,
 ) -> pd.DataFrame:
-    """Compare a completion method with the best baseline, with intervals over libraries.
+    """Compare a completion method with the best baseline, with intervals over subjects or data sets.
 
-    Masks are averaged first, since masks of one library are not independent. The best baseline is the one with the best
-    mean over the libraries. Libraries are then resampled within subjects.
+    Masks of a library are averaged first, then the libraries of a subject, since neither are independent. The best
+    baseline is the one with the best mean over the subjects. Without subjects, the libraries take their place.
 
     Parameters
     ----------
@@ -48,23 +45,23 @@ def compare_completions(
     metric
         `"mse"`, `"mae"`, `"deviance"`, `"crps"`, `"correlation_error"`, `"pcc"` or `"r2"`; higher is better for the last
         two.
-    {n_bootstrap}
-    {random_state}
 
     Returns
     -------
     A table with one row per set (if there is the column), regime and share, and the columns
 
-    - `method`, `baseline` (the best one), `method_value`, `baseline_value`: means over libraries
-    - `ratio`: method / baseline, and `difference`: method - baseline
+    - `method`, `baseline` (the best one), `method_value`, `baseline_value`: means over units
+    - `ratio`: method / baseline, geometric mean over units (NaN unless all are positive), and `difference`: method -
+      baseline
     - `excess_removed_floor_low`, `excess_removed_floor_high`: (baseline - method) / (baseline - floor) at both ends of
-      the noise floor, the share of the baseline's excess over the floor that the method removes; NaN if the metric has
-      no floor, or the baseline is at or below it
+      the noise floor, the share of the baseline's excess over the floor that the method removes, mean over units; NaN if
+      the metric has no floor, or the baseline is at or below it in a unit
     - `_lower` and `_upper` after each of these four: 95 % interval
-    - `n_libraries`, and `descriptive`: there is only one library, and so no interval
+    - `n_libraries`, `n_units` and `unit`: the independent units, `"subject"`, or `"library"` without subjects
+    - `note`: why there is no interval, else empty
 
-    With several sets, rows of the set `"all"` follow: the ratio is the geometric mean over the sets, the rest their
-    mean, and every set counts the same.
+    With several sets, rows of the set `"all"` follow, over the sets as units: every set counts the same, however many
+    libraries it has.
 
     Raises
     ------
@@ -77,9 +74,10 @@ def compare_completions(
 
     Notes
     -----
-    Subjects with several libraries are strata of the bootstrap: their libraries are drawn with replacement from their
-    own, so each subject keeps its weight in the data. The libraries of all subjects with one library form one stratum.
-    The interval is the percentile interval, and the baseline is not chosen again in the resamples.
+    The comparison is paired: the t interval of the quantity as it is in every unit, of ratios by their logarithm. Below
+    three units it is NaN. It generalises to further units of the same kind: to subjects of the same study, in the rows
+    `"all"` to data sets like these, and without subjects to libraries of those that were sampled. The baseline is taken
+    as given, although it was chosen on the same scores.
 
     Examples
     --------
@@ -96,46 +94,45 @@ def compare_completions(
     ... )
     >>> best = sp.get.compare_completions(scores).loc[0]
     >>> best["baseline"], round(float(best["ratio"]), 3), round(float(best["excess_removed_floor_low"]), 3)
-    ('additive', 0.8, 0.333)
+    ('additive', 0.798, 0.343)
     """
     import pandas as pd
 
-    check_number("n_bootstrap", n_bootstrap, 1, whole=True)
-    check_number("random_state", random_state, 0, whole=True)
     means, has_sets = _averaged(scores, method, baselines, metric)
-    rng = np.random.default_rng(random_state)
-    compared = {}
+    compared, units = {}, {}
     for cell, part in means.groupby(level=_CELL, sort=True):
+        subjects = part.index.get_level_values("subject").tolist()
         result = comparison.compare(
             part.drop(columns=list(FLOORS)).to_numpy(dtype=float),
             part[list(FLOORS)].to_numpy(dtype=float),
-            part.index.get_level_values("subject").tolist(),
+            subjects,
             higher_is_better=metric in HIGHER_IS_BETTER,
-            n_bootstrap=n_bootstrap,
-            rng=rng,
         )
         if result is not None:
             compared[cell] = result
+            units[cell] = independent_unit(subjects, part.index.get_level_values("library").tolist())
     if not compared:
         raise ValueError(f"no set and regime has {metric!r} of {method!r} and of a baseline in the same libraries.")
-    rows = [_row(cell, one, metric, means.columns) for cell, one in compared.items()]
+    rows = [_row(cell, one, units[cell], metric, means.columns) for cell, one in compared.items()]
     if len({name for name, _, _ in compared}) > 1:
         for regime, share in sorted({cell[1:] for cell in compared}):
             together = comparison.combine([one for cell, one in compared.items() if cell[1:] == (regime, share)])
-            rows.append(_row((_EVERY_SET, regime, share), together, metric, means.columns))
+            rows.append(_row((_EVERY_SET, regime, share), together, "set", metric, means.columns))
     table = pd.DataFrame(rows)
     return table if has_sets else table.drop(columns="set")
 
 
-def _row(cell: tuple[Any, ...], compared: comparison.Comparison, metric: str, methods: Sequence[str]) -> dict[str, Any]:
+def _row(
+    cell: tuple[Any, ...], compared: comparison.Comparison, unit: str, metric: str, methods: Sequence[str]
+) -> dict[str, Any]:
     """One row of the table."""
     best = "best of each set" if compared.baseline is None else methods[1 + compared.baseline]
     row = dict(zip(_CELL, cell, strict=True)) | {"metric": metric, "method": methods[0], "baseline": best}
     row |= {"method_value": compared.method_value, "baseline_value": compared.baseline_value}
     for name in comparison.QUANTITIES:
-        low, high = compared.interval(name)
-        row |= {name: compared.estimates[name], f"{name}_lower": low, f"{name}_upper": high}
-    return {**row, "n_libraries": compared.n_libraries, "descriptive": compared.descriptive}
+        row |= dict(zip((name, f"{name}_lower", f"{name}_upper"), compared.estimates[name], strict=True))
+    row |= {"n_libraries": compared.n_libraries, "n_units": compared.n_units, "unit": unit}
+    return {**row, "note": reason(compared.n_units, unit)}
 
 
 def _averaged(

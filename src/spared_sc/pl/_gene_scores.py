@@ -48,7 +48,7 @@ def gene_scores(
     """Plot the scores of predictions gene by gene, beside the anchors and the limit set by noise.
 
     Each prediction is a row, best first, with a point for every gene: the worst gene at the lower edge of the row, the
-    best at the upper. The bar is the score of all genes, with its interval over libraries. The best-predicted genes are
+    best at the upper. The bar is the score of all genes, with its interval where the table has one. The best-predicted genes are
     ringed and named beside the row. Below stand the anchors, which use no image, and the score of a prediction without
     any error, where the table has it.
 

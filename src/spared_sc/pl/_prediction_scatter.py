@@ -11,7 +11,8 @@ from spared_sc._core.keys import Key
 from spared_sc._core.predictions import fitted_libraries, prediction_key, scored_libraries
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_block, get_libraries, listing
-from spared_sc._kernels.prediction_scores import Measured, finite_mean
+from spared_sc._kernels.metrics import finite_mean
+from spared_sc._kernels.prediction_scores import Measured
 from spared_sc.pl._marks import PANEL_WIDTH, check_genes, check_panels, finish, make_grid, unit
 from spared_sc.pl._pairs import agreement, bin_edges, draw_pairs
 

@@ -33,7 +33,6 @@ def compare_targets(
     subject_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
     split_key: str = Key.obs.split,
-    n_bootstrap: int = 2000,
     random_state: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
@@ -60,9 +59,7 @@ def compare_targets(
     {spatial_key}
     split_key
         Column of `obs` with `"train"`, `"val"` or `"test"`.
-    {n_bootstrap}
-    random_state
-        Seed of the fits and of the resampling.
+    {random_state}
     options
         Further arguments of :func:`spared_sc.tl.predict_expression`.
 
@@ -121,7 +118,6 @@ def compare_targets(
         library_key=library_key,
         subject_key=subject_key,
         spatial_key=spatial_key,
-        n_bootstrap=n_bootstrap,
         random_state=random_state,
     )
 

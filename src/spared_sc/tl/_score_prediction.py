@@ -16,7 +16,8 @@ from spared_sc._core.predictions import Predictions, get_predictions, scored_lib
 from spared_sc._core.report import warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.folds import Fold, detected_in_training, plan
-from spared_sc._kernels.prediction_scores import Measured, summarise, unit_weights
+from spared_sc._kernels.intervals import independent_unit, reason, t_interval, unit_means
+from spared_sc._kernels.prediction_scores import Measured
 from spared_sc.tl._resolve import resolve, warn_of_no_floor
 from spared_sc.tl._task import get_spots
 
@@ -26,9 +27,21 @@ if TYPE_CHECKING:
 
     from spared_sc._core.validate import Libraries
 
-COLUMNS = ("prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper")
+COLUMNS = (
+    "prediction",
+    "library",
+    "subject",
+    "role",
+    "gene",
+    "metric",
+    "value",
+    "lower",
+    "upper",
+    "n_units",
+    "unit",
+    "note",
+)
 _ALL = "all"
-_LEAST_DONORS = 3  # to draw from
 
 
 @accepts_spatialdata
@@ -41,7 +54,6 @@ def score_prediction(
     library_key: str | None = None,
     subject_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
-    n_bootstrap: int = 2000,
     random_state: int = 0,
 ) -> pd.DataFrame:
     """Score predictions on detected entries, within libraries, beside anchors and the limits that noise sets.
@@ -61,18 +73,19 @@ def score_prediction(
         Measured expression.
     {library_key}
     subject_key
-        Column of `obs` with the donor of each spot. Intervals come from drawing donors, whose sections are not independent;
-        with fewer than three donors, sections are drawn, and the interval does not generalise to other donors.
+        Column of `obs` with the donor of each spot. Sections of one donor are not independent: they are averaged, and
+        donors are the units of means and intervals. Without it, the libraries are.
     {spatial_key}
-    {n_bootstrap}
     random_state
-        Seed of the resampling and of the thinning behind the noise floor.
+        Seed of the thinning behind the noise floor.
 
     Returns
     -------
-    A table with the columns `prediction`, `library`, `subject`, `role`, `gene`, `metric`, `value`, `lower`, `upper`.
-    `library="all"` is the mean over the libraries in which the score is defined, with the ends of its 95 % interval (NaN
-    for one library). The metrics:
+    A table with the columns `prediction`, `library`, `subject`, `role`, `gene`, `metric`, `value`, `lower`, `upper`,
+    `n_units`, `unit` and `note`. `library="all"` is the mean over the units in which the score is defined, with the ends
+    of its 95 % t interval. The units are donors (`unit="subject"`) with `subject_key`, else libraries; below three of
+    them the ends are NaN, and `note` says why. The interval generalises to other donors like these, and without
+    `subject_key` to other sections of the donors at hand. The metrics:
 
     - `mse`, `mae`, `r2` (of the deviations from each gene's mean in the library)
     - `skill`: 1 - mse / mse of `gene_mean`; above zero, the image carries information
@@ -108,7 +121,6 @@ def score_prediction(
     adata = validate.check_adata(adata)
     libraries = validate.get_libraries(adata, library_key)
     subjects = validate.get_subjects(adata, subject_key, libraries)
-    validate.check_number("n_bootstrap", n_bootstrap, 1, whole=True)
     validate.check_number("random_state", random_state, 0, whole=True)
     predictions = get_predictions(adata, keys, libraries.names)
     genes = _columns_of(adata, predictions.genes)
@@ -134,10 +146,7 @@ def score_prediction(
     if variances is not None:
         scores |= measured.limits([variance[rows] for variance in variances])
     kept = [(libraries.names[i], subjects[i], predictions.roles[libraries.names[i]]) for i in np.flatnonzero(scored)]
-    names, donors, _ = zip(*kept, strict=True)
-    units = donors if len(set(donors)) >= _LEAST_DONORS else names
-    weights = unit_weights(units, n_bootstrap, np.random.default_rng(random_state))
-    return _table(scores, kept, predictions.genes, weights)
+    return _table(scores, kept, predictions.genes)
 
 
 def _columns_of(adata: AnnData, names: pd.Index) -> np.ndarray:
@@ -207,26 +216,28 @@ def _noise_variances(
     return resolved.to_rows(first), resolved.to_rows(second)
 
 
-def _table(
-    scores: dict[str, dict[str, np.ndarray]], kept: list[tuple[str, str, str]], genes: pd.Index, weights: np.ndarray
-) -> pd.DataFrame:
-    """One row for each score; `kept` holds library, subject and role, and `weights` draw libraries."""
+def _table(scores: dict[str, dict[str, np.ndarray]], kept: list[tuple[str, str, str]], genes: pd.Index) -> pd.DataFrame:
+    """One row for each score; `kept` holds library, subject and role of the scored libraries."""
     import pandas as pd
 
+    names, donors, _ = zip(*kept, strict=True)
+    unit = independent_unit(donors, names)
+    together = (_ALL,) * 3
     rows: list[tuple[str | float, ...]] = []
     for key, of_table in scores.items():
         for metric, values in of_table.items():
             if metric == "pcc_pooled":
-                rows.append((key, _ALL, _ALL, _ALL, _ALL, metric, float(values[0]), np.nan, np.nan))
+                pooled = float(values[0]), np.nan, np.nan, 1, "collection", "one value of all libraries"
+                rows.append((key, *together, _ALL, metric, *pooled))
                 continue
             columns = [_ALL, *genes][: values.shape[1]]
             rows += [
-                (key, *library, gene, metric, float(value), np.nan, np.nan)
+                (key, *library, gene, metric, float(value), np.nan, np.nan, 1, "library", "one library")
                 for library, of_library in zip(kept, values, strict=True)
                 for gene, value in zip(columns, of_library, strict=True)
             ]
             rows += [
-                (key, _ALL, _ALL, _ALL, gene, metric, float(mean), float(low), float(high))
-                for gene, mean, low, high in zip(columns, *summarise(values, weights), strict=True)
+                (key, *together, gene, metric, *map(float, ends), int(n), unit, reason(n, unit))
+                for gene, *ends, n in zip(columns, *t_interval(unit_means(values, donors)), strict=True)
             ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
