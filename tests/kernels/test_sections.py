@@ -182,6 +182,20 @@ def test_thinned_halves(adata, small):
     np.testing.assert_allclose(half.values, expected, rtol=0, atol=1e-4)
 
 
+def test_two_halves_are_alike(small):
+    """The same sections with the counts that the first half lacks, as a half of their own."""
+    half, other = small.halves(np.random.default_rng(0))
+    np.testing.assert_array_equal(half.counts.values + other.counts.values, small.counts.values)
+    np.testing.assert_array_equal(half.counts.depth + other.counts.depth, small.counts.depth)
+    np.testing.assert_array_equal(other.known, other.counts.values > 0)
+    for part in (half, other):  # the layer is log2(count x scale + 1), with a scale of spot and gene
+        both = part.known & small.known
+        scale = (2.0 ** part.values[both] - 1) / part.counts.values[both]
+        whole = (2.0 ** small.values[both] - 1) / small.counts.values[both]
+        up = (small.counts.depth / part.counts.depth)[np.nonzero(both)[0]]
+        np.testing.assert_allclose(scale, whole * up, rtol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def silenced():
     return with_silent_spots()

@@ -161,7 +161,12 @@ class Sections:
         return np.exp(np.clip(spot + gene, -_LARGEST, _LARGEST)).astype(np.float32)
 
     def thinned(self, rng: np.random.Generator) -> tuple[Sections, np.ndarray]:
-        """A half of the counts as sections of their own, and the counts of the other half.
+        """A half of the counts as sections of their own, and the counts of the other half; see `halves`."""
+        seen, held_out = self.halves(rng)
+        return seen, held_out.need_counts().values
+
+    def halves(self, rng: np.random.Generator) -> tuple[Sections, Sections]:
+        """The counts in two halves, each as sections of their own.
 
         Every molecule goes to one half or the other by a fair coin, so given the expression the halves are independent
         (molecular cross-validation). The values are those of a section with these counts and their own total, taking
@@ -173,20 +178,25 @@ class Sections:
         # Counts that float32 rounds up may exceed the depth.
         others = np.maximum(np.rint(whole.depth - counts.sum(axis=1)), 0).astype(np.int64)
         half_others = rng.binomial(others, 0.5)
-        depth = half.sum(axis=1) + half_others
-        known = half > 0
+        return self._with(half, half_others, others), self._with(counts - half, others - half_others, others)
+
+    def _with(self, part: np.ndarray, part_others: np.ndarray, others: np.ndarray) -> Sections:
+        """Sections with a part of the counts, and of the spots' `others`: counts of genes that are not completed."""
+        whole = self.need_counts()
+        depth = part.sum(axis=1) + part_others
+        known = part > 0
         up = whole.depth / np.maximum(depth, 1)
-        share = half / np.maximum(counts, 1) * up[:, None]
+        share = part / np.maximum(whole.values, 1) * up[:, None]
         values = np.where(known, self.values, np.float32(0))
         positive = known & (values > 0)
         values[positive] = np.logaddexp(0, _log_scaled(values[positive]) + np.log(share[positive])) / _LN2
         total = self.total
         if total is not None:
             scaled = np.expm1(self.values * _LN2)
-            rest = (total - scaled.sum(axis=1)) * half_others / np.maximum(others, 1) * up
+            rest = (total - scaled.sum(axis=1)) * part_others / np.maximum(others, 1) * up
             total = (scaled * share).sum(axis=1) + np.maximum(rest, 0)
-        seen = Counts(half.astype(np.float32), depth.astype(np.float64))
-        return replace(self, values=values, known=known, counts=seen, total=total), (counts - half).astype(np.float32)
+        seen = Counts(part.astype(np.float32), depth.astype(np.float64))
+        return replace(self, values=values, known=known, counts=seen, total=total)
 
 
 def rescaled(values: np.ndarray, factor: np.ndarray | float) -> np.ndarray:
