@@ -35,7 +35,17 @@ TUNED_ON = ("VKO", "HER2_C", "prostate")
 REGIMES = ("detected", "released", "spots", "blocks", "thinning")
 SHARES = (0.1, 0.3, 0.5, 0.7)
 MODELS = ("counts", "factor")
-SHOWN = ("median", "gene_mean", "depth_only", "additive", "soft_impute_kernel", "ridge", "stack", "counts")
+SHOWN = (
+    "median",
+    "gene_mean",
+    "depth_only",
+    "counts_at_depth",
+    "additive",
+    "soft_impute_kernel",
+    "ridge",
+    "stack",
+    "counts",
+)
 
 
 def score(name: str, regime: str, n_masks: int, out: Path, *, update: bool = False) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spared_sc._kernels.sections import Estimate, Sections
 
 WITH_RATE = {
-    "gene_mean", "library_gene_mean", "depth_only", "additive", "neighbor_mean", "kernel", "soft_impute",
+    "gene_mean", "library_gene_mean", "depth_only", "counts_at_depth", "additive", "neighbor_mean", "kernel", "soft_impute",
     "soft_impute_kernel", "stack",
 }  # fmt: skip
 

@@ -103,7 +103,7 @@ def test_order_of_spots_and_threads_do_not_matter(ready, name):
         np.testing.assert_array_equal(dense(second.layers[layer]), dense(first.layers[layer])[order])
 
 
-@pytest.mark.parametrize("name", [n for n in SIMPLE if n not in ("depth_only", "magic")])
+@pytest.mark.parametrize("name", [n for n in SIMPLE if n not in ("depth_only", "counts_at_depth", "magic")])
 @pytest.mark.filterwarnings("ignore:expected counts are not estimated:UserWarning")
 def test_without_raw_counts_there_is_no_rate(ready, name):
     adata = ready.copy()
@@ -114,7 +114,7 @@ def test_without_raw_counts_there_is_no_rate(ready, name):
     np.testing.assert_array_equal(dense(result.layers[name])[detected], dense(ready.layers["log2tpm"])[detected])
 
 
-@pytest.mark.parametrize("name", ["depth_only", "magic", "factor"])
+@pytest.mark.parametrize("name", ["depth_only", "counts_at_depth", "magic", "factor"])
 @pytest.mark.filterwarnings("ignore:expected counts are not estimated:UserWarning")
 def test_counts_are_asked_for_where_they_are_needed(ready, name):
     adata = ready.copy()

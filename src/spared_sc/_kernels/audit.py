@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spared_sc._kernels.at_depth import values_at_depth
 from spared_sc._kernels.floor import noise_variances
 from spared_sc._kernels.lowrank import members
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.metrics import WIDTH_90, poisson_deviance, ratio
 from spared_sc._kernels.sections import CompletionFunction, Estimate, Sections
-from spared_sc._kernels.truncated import truncated_moments
 
 COMPLETE, AS_IS, DROP, NOT_AUDITED = "complete", "use as is", "drop", "not audited"
 REFERENCES = ("depth_only", "additive", "gene_mean")  # simple completers that the method is compared with
@@ -141,7 +141,7 @@ def _errors_on_hidden(
         filled = {f"mse_{name}": reference.need_values() for name, reference in simple.items()}
         filled["mse"] = estimate.need_values()
         if follows_counts:
-            filled["mse_counts"] = _values_at_depth(visible, simple)
+            filled["mse_counts"] = values_at_depth(visible, simple)
         n += hidden.sum(axis=0)
         for name, values in filled.items():
             squares[name] += np.where(hidden, (values - truth) ** 2, 0)
@@ -155,20 +155,6 @@ def _errors_on_hidden(
         better = at_depth.sum(axis=0) < squares["mse_depth_only"].sum(axis=0)
         squares["mse_depth_only"] = np.where(better, at_depth, squares["mse_depth_only"])
     return n, squares, float(np.mean(coverage)) if coverage else np.nan
-
-
-def _values_at_depth(visible: Sections, simple: Mapping[str, Estimate]) -> np.ndarray:
-    """Values given detection, expected from the depth and the library alone.
-
-    Negative binomial, with a dispersion for every gene by moments, corrected for the share of the counts that is hidden.
-    """
-    counts = visible.need_counts().values.astype(float)
-    rate, of_library, of_all = (_rate(simple[name]) for name in ("depth_only", "additive", "gene_mean"))
-    rate *= ratio(of_library, of_all, default=1.0) / (1 - _HIDDEN_SHARE)
-    squares = (rate**2).sum(axis=0)
-    excess = (counts**2).sum(axis=0) / (1 - _HIDDEN_SHARE) - squares - rate.sum(axis=0)
-    size = 1 / np.maximum(ratio(excess, squares, default=0.0), 1e-3)
-    return truncated_moments(rate, size, visible.count_scale())[0]
 
 
 def _rate(estimate: Estimate) -> np.ndarray:

@@ -226,5 +226,11 @@ class Estimate:
             raise ValueError("this estimate has no values given detection: ask the method for them.")
         return self.values
 
+    def need_rate(self) -> np.ndarray:
+        """The expected counts, or an error."""
+        if self.rate is None:
+            raise ValueError("this estimate has no expected counts.")
+        return self.rate
+
 
 CompletionFunction = Callable[[Sections], Estimate]  # a method whose parameters are set

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spared_sc._kernels import lowrank, regression, smoothing
+from spared_sc._kernels.at_depth import rate_at_depth
 from spared_sc._kernels.metrics import poisson_deviance
 from spared_sc._kernels.tuning import generator, pick
 from spared_sc._models.completion.trial import BANDWIDTHS
@@ -63,6 +64,10 @@ class Rates:
         """Poisson regression on the logarithm of the depth."""
         return regression.depth_rate(self.counts, self.depth)
 
+    def at_depth(self) -> np.ndarray:
+        """The same regression, times what the library's share of the gene is beside its share in all."""
+        return rate_at_depth(self.by_depth(), self.library(), self.gene()).astype(np.float32)
+
     def neighbors(self, n_rings: int) -> np.ndarray:
         """Share of the gene within some rings."""
         return self._smooth(smoothing.rings(self.sections.lattice, n_rings), 1.0)
@@ -95,7 +100,7 @@ class RateTrial:
     """A thinned half of the counts, and the parameters that predict the other half best."""
 
     def __init__(self, sections: Sections, seed: int):
-        self.unit = _unit(sections)
+        self.unit = mean_depth(sections)
         half, self.other = sections.thinned(generator(seed, 1))
         self.other_depth = sections.need_counts().depth - half.need_counts().depth
         self.rates = Rates(half, self.unit, seed=seed)
@@ -122,10 +127,11 @@ class RateTrial:
         return tuned
 
 
-def _unit(sections: Sections) -> float:
+def mean_depth(sections: Sections) -> float:
+    """The unit of exposures: the depth of a typical spot."""
     return max(float(sections.need_counts().depth.mean()), 1e-12)
 
 
 def rates_of(sections: Sections, seed: int) -> Rates | None:
     """Rates of sections with raw counts."""
-    return None if sections.counts is None else Rates(sections, _unit(sections), seed=seed)
+    return None if sections.counts is None else Rates(sections, mean_depth(sections), seed=seed)

@@ -19,6 +19,12 @@ COMPLETERS: Registry[Completer] = Registry(
         "mean of the gene's detected values in the library, shrunk towards the mean over all libraries",
     ),
     About("depth_only", ".depth_only:DepthOnly", "regression of the gene on the depth of the spot", needs=("counts",)),
+    About(
+        "counts_at_depth",
+        ".counts_at_depth:CountsAtDepth",
+        "negative binomial counts at the depth of the spot and the library's share of the gene",
+        needs=("counts",),
+    ),
     About("additive", ".additive:Additive", "effect of the gene, of the spot, and of the gene in the library"),
     About(
         "neighbor_mean", ".neighbor_mean:NeighborMean", "mean of the gene's detected values within some rings of spots"
