@@ -73,7 +73,9 @@ def scores(name: str, variants: list[str], n_masks: int, n_steps: int):
             if use_rep == "X_context":
                 visible.obsm["X_context"] = visible[:, others].layers["log2tpm"].toarray()
             model_params = {"n_steps": n_steps, "patience": n_steps // 2, **params}
-            sp.tl.spackle_complete(visible, model="paper", model_params=model_params, use_rep=use_rep, **KEY)
+            sp.tl.spackle_complete(
+                visible, model="paper", model_params=model_params, use_rep=use_rep, allow_unrecorded_rep=True, **KEY
+            )
             return "spackle"
 
         return run
@@ -81,7 +83,13 @@ def scores(name: str, variants: list[str], n_masks: int, n_steps: int):
     methods = {variant: completed(**VARIANTS[variant]) for variant in variants}
     methods |= {name: _baseline(name) for name in ("median", "gene_mean")}
     return sp.tl.evaluate_completion(
-        adata, methods=methods, regimes="detected", n_masks=n_masks, use_rep="X_colour", **KEY
+        adata,
+        methods=methods,
+        regimes="detected",
+        n_masks=n_masks,
+        use_rep="X_colour",
+        allow_unrecorded_rep=True,
+        **KEY,
     )
 
 

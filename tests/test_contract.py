@@ -44,7 +44,7 @@ RUNS = {
 }
 OPTIONS = {  # of completion methods, where the defaults take long or do not do
     "stack": {"method_params": {"n_folds": 2}},
-    "sme": {"use_rep": "programs"},
+    "sme": {"use_rep": "programs", "allow_unrecorded_rep": True},
     "counts": {**SHORT, "method_params": {"n_iterations": 1}},
     "factor": {**SHORT, "method_params": {"n_iterations": 1}},
     "paper": {**SHORT, "method_params": {"n_steps": 4, "width": 16, "feedforward": 16, "learning_rate": "search"}},

@@ -18,7 +18,10 @@ def test_compare_targets_has_four_arms(adata):
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
     sp.tl.median_complete(adata, **KEY)
     before = adata.copy()
-    scores = sp.tl.compare_targets(adata, completed="median", use_rep="X_test", **KEY)
+    options = {"completed": "median", "use_rep": "X_test", **KEY}
+    with pytest.raises(ValueError, match=r"obsm\['X_test'\] is not recorded as an image embedding"):
+        sp.tl.compare_targets(adata, **options)
+    scores = sp.tl.compare_targets(adata, allow_unrecorded_rep=True, **options)
     arms = ["raw, all", "raw, detected", "completed, all", "completed, detected"]
     assert list(scores["prediction"].unique()[:4]) == arms
     assert set(adata.obsm) == set(before.obsm)

@@ -37,7 +37,7 @@ def complete(adata, method, **options) -> AnnData:
     if method == "magic":
         pytest.importorskip("magic")
     if method == "sme":
-        options = {"use_rep": "programs", **options}
+        options = {"use_rep": "programs", "allow_unrecorded_rep": True, **options}
     return sp.tl.complete(adata, method=method, copy=True, **{**KEY, **options})
 
 
@@ -178,6 +178,17 @@ def test_an_absent_embedding_is_named(ready):
         sp.tl.complete(ready.copy(), method="sme", use_rep="X_none", **KEY)
     with pytest.raises(ValueError, match="'sme' needs an embedding.*`use_rep=`"):
         sp.tl.complete(ready.copy(), method="sme", **KEY)
+
+
+@pytest.mark.parametrize("options", [{"method": "sme"}, {"method": "paper", "method_params": {"n_steps": 1}}])
+def test_an_embedding_without_a_record_is_refused_where_entries_are_hidden(ready, options):
+    with pytest.raises(ValueError, match=r"obsm\['programs'\] is not recorded.*allow_unrecorded_rep=True"):
+        sp.tl.complete(ready.copy(), use_rep="programs", **options, **KEY)
+    # nothing is hidden where nothing is tuned
+    params = {"n_neighbors": 6}
+    given = sp.tl.complete(ready, method="sme", method_params=params, use_rep="programs", copy=True, **KEY)
+    allowed = complete(ready, "sme", method_params=params)
+    np.testing.assert_array_equal(dense(given.layers["sme"]), dense(allowed.layers["sme"]))
 
 
 @pytest.mark.parametrize("name", ["kernel", "counts", "magic"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sps
 import torch
 from scipy import stats
+from sklearn.linear_model import Ridge
 
 import spared_sc as sp
 from helpers import KEY, dense
@@ -115,8 +117,12 @@ def test_functions_see_no_hidden_value_in_any_slot(ready, container, regime):
         (adata.X.data if sps.issparse(adata.X) else adata.X)[:] = 0  # what a function does to it is its own business
         return fill(adata)
 
-    sp.tl.evaluate_completion(ready, methods=look, regimes=regime, use_rep="X_image", **QUICK)
-    sp.tl.evaluate_completion(ready, methods={"again": look}, regimes=regime, use_rep="X_image", **QUICK)
+    sp.tl.evaluate_completion(
+        ready, methods=look, regimes=regime, use_rep="X_image", allow_unrecorded_rep=True, **QUICK
+    )
+    sp.tl.evaluate_completion(
+        ready, methods={"again": look}, regimes=regime, use_rep="X_image", allow_unrecorded_rep=True, **QUICK
+    )
     assert n_hidden[0] == n_hidden[1] > 50
     np.testing.assert_array_equal(dense(ready.X), counts)
 
@@ -219,6 +225,33 @@ def test_a_completer_that_sees_hidden_values_is_flagged(ready):
         "floor_low": [""],
         "floor_high": [""],
     }
+
+
+def test_components_of_the_hidden_expression_are_refused_or_flagged(collection):
+    """On shuffled counts nothing can be learned, but components of all entries give them away."""
+    adata = collection(n_libraries=1, shape=(22, 22), n_genes=100, depth=300, image=False)
+    adata.X = sps.csr_matrix(np.random.default_rng(0).permuted(adata.X.toarray(), axis=0))
+    sp.pp.normalize_tpm(adata)
+    n_detected = np.asarray((adata.X > 0).sum(axis=0)).ravel()
+    adata.var["spared_selected"] = n_detected >= np.sort(n_detected)[-24]
+    adata.obsm["X_pca"] = sc.pp.pca(block(adata), n_comps=20)
+
+    def ridge(visible):
+        values, components = block(visible), visible.obsm["X_pca"]
+        for gene in values.T:
+            seen = gene > 0
+            gene[~seen] = Ridge().fit(components[seen], gene[seen]).predict(components[~seen])
+        return values
+
+    options = {**QUICK, "methods": [ridge, "sme", "gene_mean"], "regimes": "detected", "use_rep": "X_pca"}
+    with pytest.raises(ValueError, match=r"obsm\['X_pca'\] is not recorded.*embed_patches.*allow_unrecorded_rep=True"):
+        sp.tl.evaluate_completion(adata, **options)
+    with pytest.warns(UserWarning, match="'ridge' is below what the sampling noise allows"):
+        scores = sp.tl.evaluate_completion(adata, allow_unrecorded_rep=True, **options)
+    scores = scores[(scores["metric"] == "mse") & (scores["genes"] == "all") & (scores["library"] != "all")]
+    scores = scores.set_index("method")
+    assert scores.loc["ridge", "value"] > 0.5 * scores.loc["floor_low", "value"]
+    assert scores.index[scores["flag"] == "below floor"].tolist() == ["ridge"]
 
 
 @pytest.mark.parametrize("full", [True, False])

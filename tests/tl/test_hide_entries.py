@@ -25,6 +25,25 @@ def adata(collection) -> AnnData:
     return made
 
 
+def test_embeddings_of_expression_are_refused(collection, adata):
+    with pytest.raises(
+        ValueError, match=r"obsm\['X_secret'\] is not recorded.*embed_patches.*allow_unrecorded_rep=True"
+    ):
+        sp.tl.hide_entries(adata, use_rep="X_secret", **KEY)
+    allowed = sp.tl.hide_entries(adata, use_rep="X_secret", allow_unrecorded_rep=True, **KEY)
+    np.testing.assert_array_equal(allowed.obsm["X_secret"], adata.obsm["X_secret"])
+    # The record of an image embedding goes with it.
+    imaged = collection(n_libraries=2, shape=(6, 6), n_genes=30, depth=300)
+    sp.pp.normalize_tpm(imaged)
+    sp.tl.embed_patches(imaged, encoder="classical", **KEY)
+    trial = sp.tl.hide_entries(imaged, use_rep="X_classical", **KEY)
+    sp.tl.complete(trial, method="sme", use_rep="X_classical", **KEY)
+    imaged.obsm["sme"] = imaged.X.toarray()
+    imaged.uns["spared_sc"]["sme"] = trial.uns["spared_sc"]["sme"]
+    with pytest.raises(ValueError, match="is not recorded"):  # the record of something else is not enough
+        sp.tl.hide_entries(imaged, use_rep="sme", **KEY)
+
+
 @pytest.mark.filterwarnings("ignore:.* spots have no count:UserWarning")
 @pytest.mark.parametrize("regime", ["detected", "released", "spots", "blocks"])
 def test_hidden_entries_are_nowhere_but_in_their_slots(adata, regime):

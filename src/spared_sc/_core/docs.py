@@ -31,6 +31,10 @@ PARAMETERS = {
     ),
     "split_key": 'Column of `obs` with `"train"`, `"val"` or `"test"`. The default column is used where it exists.',
     "use_rep": "Key in `obsm` of an embedding of the spots, such as of their images.",
+    "allow_unrecorded_rep": (
+        "Accept an embedding that :func:`spared_sc.tl.embed_patches` did not record, such as one of your own image model. One "
+        "made from expression holds the entries that are hidden, and makes scores too good."
+    ),
     "device": 'Torch device, such as `"cpu"` or `"cuda:0"`. `None` asks `sp.settings`.',
     "batch_size": "Spots per forward pass at inference. It changes memory and speed, not the result.",
     "n_jobs": (

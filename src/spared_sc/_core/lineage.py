@@ -73,6 +73,22 @@ def _looks_at_one_library(made: Mapping[str, Any], libraries: Libraries) -> bool
     return made["params"].get("batch_key") == "None" and set(libraries.names) <= new
 
 
+def check_rep(adata: AnnData, use_rep: str | None, *, allow_unrecorded: bool) -> None:
+    """Refuse an embedding that may hold what is hidden: one that is not recorded as that of an image.
+
+    One that does not exist is left to those who read it.
+    """
+    if use_rep is None or use_rep not in adata.obsm or allow_unrecorded:
+        return
+    made = adata.uns.get(Key.uns.records, {}).get(use_rep, {})
+    if made.get("function") != "tl.embed_patches" or f'obsm["{use_rep}"]' not in slots_of(made):
+        raise ValueError(
+            f"obsm[{use_rep!r}] is not recorded as an image embedding. An embedding made from expression, such as by "
+            "`sc.pp.pca`, holds the entries that are hidden here, and makes scores too good: use one from "
+            "`sp.tl.embed_patches(adata)`, or pass allow_unrecorded_rep=True."
+        )
+
+
 def fingerprint_source(adata: AnnData, libraries: Libraries, spatial_key: str) -> Literal["places", "names"]:
     """What identifies spots: their positions where these differ between the sections, else their names."""
     if spatial_key not in adata.obsm:

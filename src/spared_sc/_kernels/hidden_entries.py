@@ -182,11 +182,13 @@ class Hidden:
                 yield name, score
 
     def is_below_floor(self, estimate: Estimate) -> bool:
-        """Whether the squared error over all libraries is below half of the lower floor."""
-        if self.truth.variances is None or self.values.size < _LEAST_FLAGGED:
+        """Whether the squared error over all libraries is below the lower floor, by more than two standard errors."""
+        n = self.values.size
+        if self.truth.variances is None or n < _LEAST_FLAGGED:
             return False
-        floor = min(variance[self.hidden].mean() for variance in self.truth.variances)
-        return bool(np.mean((estimate.need_values()[self.hidden] - self.values) ** 2) < 0.5 * floor)
+        floor = min((variance[self.hidden] for variance in self.truth.variances), key=np.mean)
+        excess = (estimate.need_values()[self.hidden] - self.values) ** 2 - floor
+        return bool(excess.mean() < -2 * excess.std() / np.sqrt(n))
 
     def scores(self, estimate: Estimate) -> Iterator[Score]:
         """All metrics of one method."""

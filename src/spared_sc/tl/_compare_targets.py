@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
-from spared_sc._core.lineage import leak
+from spared_sc._core.lineage import check_rep, leak
 from spared_sc._core.record import shallow_copy
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc.tl._predict_expression import predict_expression
 from spared_sc.tl._score_prediction import score_prediction
+from spared_sc.tl._task import CLASSICAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,7 @@ def compare_targets(
     subject_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
     split_key: str = Key.obs.split,
+    allow_unrecorded_rep: bool = False,
     random_state: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
@@ -59,6 +61,7 @@ def compare_targets(
     {spatial_key}
     split_key
         Column of `obs` with `"train"`, `"val"` or `"test"`.
+    {allow_unrecorded_rep}
     {random_state}
     options
         Further arguments of :func:`spared_sc.tl.predict_expression`.
@@ -73,7 +76,7 @@ def compare_targets(
     KeyError
         If a layer, the split or the predictor does not exist.
     ValueError
-        If the completed layer was made without this split.
+        If the completed layer was made without this split, or the embedding may hold expression of test sections.
 
     Examples
     --------
@@ -93,6 +96,8 @@ def compare_targets(
     if taken:
         raise TypeError(f"compare_targets sets {taken[0]!r} itself: leave it out.")
     _check_completed(adata, completed, validate.get_libraries(adata, library_key), split_key)
+    if "embedding" in PREDICTORS[model].needs:
+        check_rep(adata, options.get("use_rep", CLASSICAL), allow_unrecorded=allow_unrecorded_rep)
     checkpoint = options.pop("checkpoint", None)
     work, arms = shallow_copy(adata), []
     for target, source in (("raw", layer), ("completed", completed)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import check_rep
 from spared_sc._core.record import check_key
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
@@ -42,6 +43,7 @@ def complete(
     spatial_key: str = Key.obsm.spatial,
     split_key: str | None = Key.obs.split,
     use_rep: str | None = None,
+    allow_unrecorded_rep: bool = False,
     key_added: str | None = None,
     write: Collection[str] | None = None,
     save_model: str | Path | None = None,
@@ -74,7 +76,8 @@ def complete(
         libraries, and these are completed from each other alone: no measurement of another split has a part in a train
         value. The libraries of another split are completed together with the train libraries.
     use_rep
-        Key in `obsm` of an embedding of the spots, for the methods that use one (`"sme"`, `"paper"`).
+        Key in `obsm` of an embedding of the spots, for the methods that use one (`"sme"`, `"paper"`). Where the method is
+        tuned or scored on hidden entries, it must be an image embedding.
     key_added
         Name of the new layer, and beginning of the names of the others. `None` takes the name of the method, and
         `"spackle"` for `"counts"`, whose name is that of raw counts.
@@ -115,7 +118,8 @@ def complete(
         If the method does not have one of the parameters.
     ValueError
         If several libraries come without `library_key`, a parameter is out of range, `write` asks for a layer that the
-        method does not give, the device is absent, raw counts or an embedding are missing, no gene is detected, there
+        method does not give, the device is absent, raw counts or an embedding are missing, the embedding may
+        hold hidden entries, no gene is detected, there
         are too few detected entries to hold any out, a saved model is damaged or made for other genes or another layer,
         or a checkpoint belongs to another fit.
     OSError
@@ -157,6 +161,8 @@ def complete(
     for key in (key_added, Key.rate(key_added), Key.sd(key_added)):
         check_key(adata, key, source=layer)
     _check_options(completer, use_rep, save_model, checkpoint)
+    if completer.hides_entries:
+        check_rep(adata, use_rep, allow_unrecorded=allow_unrecorded_rep)
     resolved = resolve(
         adata,
         layer=layer,
@@ -192,6 +198,7 @@ def complete(
             "library_key": resolved.libraries.key,
             "split_key": None if resolved.split is None else split_key,
             "use_rep": use_rep,
+            "allow_unrecorded_rep": allow_unrecorded_rep,
             "random_state": random_state,
         },
         details={"scope": completer.scope, **details},

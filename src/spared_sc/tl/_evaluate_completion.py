@@ -10,6 +10,7 @@ import numpy as np
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import Compute, make_compute
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import check_rep
 from spared_sc._core.report import warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.masking import REGIMES
@@ -48,6 +49,7 @@ def evaluate_completion(
     subject_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
     use_rep: str | None = None,
+    allow_unrecorded_rep: bool = False,
     device: str | None = None,
     batch_size: int | None = None,
     n_jobs: int | None = None,
@@ -83,6 +85,7 @@ def evaluate_completion(
     {subject_key}
     {spatial_key}
     {use_rep}
+    {allow_unrecorded_rep}
     {device}
     {batch_size}
     {n_jobs}
@@ -98,7 +101,8 @@ def evaluate_completion(
     - `genes`: `"all"`, or a third of the genes by the share of spots that detected them (`"sparse"`, `"medium"`,
       `"dense"`)
     - `metric`, `value`, and `n`: entries behind the value (genes for `moran_change`, pairs for `correlation_error`)
-    - `flag`: `"below floor"` if the error of a method is lower than sampling noise allows, else empty
+    - `flag`: `"below floor"` if the squared error of a method is below the lower noise floor, over all libraries and by
+      more than two standard errors; else empty
 
     The rows of the methods `floor_low` and `floor_high` hold the noise floor of the squared error as a range.
 
@@ -107,7 +111,7 @@ def evaluate_completion(
     KeyError
         If a named layer or column does not exist, or a method or regime is unknown.
     ValueError
-        If a parameter is out of range, a regime hides nothing or needs raw counts that are missing, or a method returns
+        If a parameter is out of range, the embedding may hold hidden entries, a regime hides nothing or needs raw counts that are missing, or a method returns
         an array of another shape, values that are not finite, or changed values of visible entries.
     TypeError
         If a method is neither a name nor a `Completer` nor a function.
@@ -115,7 +119,7 @@ def evaluate_completion(
     Warns
     -----
     UserWarning
-        If the squared error of a method is below half of the lower noise floor (it has probably seen what was hidden), if
+        If the squared error of a method is below the lower noise floor (it has probably seen what was hidden), if
         the floor cannot be computed, or if the evaluation was interrupted: the table then holds the complete masks.
 
     Notes
@@ -182,6 +186,7 @@ def evaluate_completion(
             show_progress_bar=show_progress_bar,
         )
     )
+    check_rep(adata, use_rep, allow_unrecorded=allow_unrecorded_rep)
     resolved = resolve(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep
     )

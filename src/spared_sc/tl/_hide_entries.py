@@ -8,6 +8,7 @@ import numpy as np
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import check_rep
 from spared_sc._core.record import record, write_columns
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels import masking
@@ -30,6 +31,7 @@ def hide_entries(
     library_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
     use_rep: str | None = None,
+    allow_unrecorded_rep: bool = False,
     random_state: int = 0,
 ) -> AnnData:
     """Hide detected entries, for a trial of a completion method of your own.
@@ -53,6 +55,7 @@ def hide_entries(
     {library_key}
     {spatial_key}
     {use_rep}
+    {allow_unrecorded_rep}
     {random_state}
 
     Returns
@@ -82,7 +85,7 @@ def hide_entries(
     KeyError
         If a named layer or column, or the regime does not exist.
     ValueError
-        If several libraries come without `library_key`, `share` is out of range, or nothing is left to hide or to see.
+        If several libraries come without `library_key`, `share` is out of range, the embedding may hold hidden entries, or nothing is left to hide or to see.
 
     Examples
     --------
@@ -102,6 +105,7 @@ def hide_entries(
     share = masking.SHARES[regime] if share is None else share
     validate.check_number("share", share, 0, 1)
     validate.check_number("random_state", random_state, 0, whole=True)
+    check_rep(adata, use_rep, allow_unrecorded=allow_unrecorded_rep)
     resolved = resolve(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep
     )

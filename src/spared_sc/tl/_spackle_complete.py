@@ -29,6 +29,7 @@ def spackle_complete(
     spatial_key: str = Key.obsm.spatial,
     split_key: str | None = Key.obs.split,
     use_rep: str | None = None,
+    allow_unrecorded_rep: bool = False,
     key_added: str = Key.layers.spackle,
     write: Collection[str] | None = None,
     save_model: str | Path | None = None,
@@ -66,7 +67,7 @@ def spackle_complete(
     use_rep
         `"paper"` only: key in `obsm` of an embedding, such as of the image, that is put beside the expression of each
         spot. A saved model that was fitted with one needs one of the same kind.
-    layer, mask_var, library_key, spatial_key, key_added, write, save_model, checkpoint
+    layer, mask_var, library_key, spatial_key, allow_unrecorded_rep, key_added, write, save_model, checkpoint
         As in :func:`spared_sc.tl.complete`.
     device, batch_size, n_jobs, random_state, show_progress_bar, copy
         As in :func:`spared_sc.tl.complete`.
@@ -124,6 +125,7 @@ def spackle_complete(
         spatial_key=spatial_key,
         split_key=split_key,
         use_rep=use_rep,
+        allow_unrecorded_rep=allow_unrecorded_rep,
         key_added=key_added,
         write=write,
         save_model=save_model,

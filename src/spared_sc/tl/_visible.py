@@ -36,6 +36,8 @@ class VisibleData:
         columns = [Key.obs.array_row, Key.obs.array_col, resolved.libraries.key]
         self.obs = adata.obs[[column for column in columns if column in adata.obs]].iloc[order]
         self.var_names = adata.var_names
+        records = adata.uns.get(Key.uns.records, {})
+        self.records = {name: records[name] for name in obsm if name in records}  # of image embeddings
         self.obsm = {name: np.asarray(adata.obsm[name])[order] for name in obsm if name in adata.obsm}
 
     def adata(self, visible: Sections) -> AnnData:
@@ -53,6 +55,7 @@ class VisibleData:
             obs=self.obs.copy(),
             var=pd.DataFrame({self.mask_var: selected}, index=self.var_names),
             obsm={name: array.copy() for name, array in self.obsm.items()},
+            uns={Key.uns.records: self.records} if self.records else None,
             layers={
                 self.layer: write_columns(values, self.genes, visible.values),
                 Key.layers.detected: detected.astype(bool),

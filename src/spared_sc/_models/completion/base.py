@@ -34,6 +34,11 @@ class Completer(Method):
         """What a completed value of one library may depend on: that `"library"`, or the whole `"collection"`."""
         return "library" if self.alone else "collection"
 
+    @property
+    def hides_entries(self) -> bool:
+        """Whether detected entries are hidden, to tune or to score on."""
+        return any(len(values) > 1 for values in self.grids().values())
+
     def grids(self) -> dict[str, tuple[Any, ...]]:
         """Values to try for each parameter that can be tuned: one value where it was given."""
         tuned = {name: allowed.grid for name, allowed in allowed_of(type(self)).items() if allowed.grid}
@@ -131,6 +136,11 @@ class FittedCompleter(Completer, Generic[L]):
     def fitted(self) -> bool:
         """Whether it has been fitted or loaded."""
         return self.learned is not None
+
+    @property
+    def hides_entries(self) -> bool:
+        """Whether it is still to be fitted."""
+        return not self.fitted
 
     def result(self) -> L:
         """What was learned; an error if nothing was."""
