@@ -7,7 +7,10 @@ import pytest
 
 from helpers.evaluation import SECTIONS, sections_of
 from spared_sc._kernels.hidden_entries import Mask, Truth, evaluate, list_masks
+from spared_sc._kernels.masking import REGIMES
 from spared_sc._kernels.sections import Estimate
+
+DRAWN = [432, 352, 895, 556, 522, 413]
 
 
 @pytest.fixture
@@ -23,6 +26,13 @@ def test_masks_follow_the_regimes():
     draws = {mask.generator(0).random() for mask in masks} | {mask.generator(1).random() for mask in masks}
     assert len(draws) == 12
     assert masks[3].generator(7).random() == Mask("detected", 0.2, 1).generator(7).random()
+
+
+def test_masks_do_not_change():
+    # The order of the regimes is part of the seed.
+    drawn = [Mask(regime, share, 0).generator(0).integers(1000) for regime, share in REGIMES.items()]
+    assert list(REGIMES) == ["detected", "released", "spots", "blocks", "thinning", "thinning_90"]
+    assert drawn == DRAWN
 
 
 def test_methods_without_rates_are_not_run_where_only_rates_count(truth):
@@ -49,7 +59,8 @@ def test_methods_without_rates_are_not_run_where_only_rates_count(truth):
     )
     assert calls == ["found", "rates", "rates", *["known", "found", "rates"] * 2]
     assert len(fits) == 12
-    assert [{score.method for score in of_mask} for of_mask in scores[:2]] == [{"rates"}] * 2
+    controls = {"no_denoising", "perfect_denoising"}
+    assert [{score.method for score in of_mask} for of_mask in scores[:2]] == [{"rates", *controls}] * 2
     assert {score.method for score in scores[2]} == {"known", "found", "rates", "floor_low", "floor_high"}
     assert {score.mask for score in scores[3]} == {Mask("spots", 0.1, 1)}
 

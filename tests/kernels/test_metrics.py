@@ -85,3 +85,90 @@ def test_masked_mse_is_the_mean_over_masked_entries():
     errors = [(float(truth[i, j]) - float(estimate[i, j])) ** 2 for i in range(40) for j in range(7) if mask[i, j]]
     assert masked_mse(truth, estimate, mask) == pytest.approx(sum(errors) / len(errors), rel=1e-12)
     assert np.isnan(masked_mse(truth, estimate, np.zeros_like(mask)))
+
+
+def test_poisson_loss_is_that_of_torch():
+    import torch
+
+    rng = np.random.default_rng(0)
+    rate, counts = rng.gamma(1, 2, 500), rng.poisson(2, 500)
+    rate[0] = 0
+    found = metrics.poisson_loss(counts, rate)
+    tensors = (torch.from_numpy(x.astype(float)) for x in (rate, counts))
+    expected = torch.nn.functional.poisson_nll_loss(*tensors, log_input=False, eps=1e-6, reduction="none")
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_partial_correlation_is_that_of_the_inverse_covariance():
+    rng = np.random.default_rng(0)
+    depth = rng.normal(size=300)
+    terms = np.column_stack([np.ones(300), depth, depth**2])
+    truth = rng.normal(size=(300, 5)) + depth[:, None] ** 2
+    estimate = 0.3 * truth + rng.normal(size=(300, 5)) + depth[:, None]
+    truth[:, 3] = 4.0  # nothing to find
+    estimate[:, 4] = 2 * depth + 0.1 * depth**2  # nothing but depth
+    found = metrics.partial_pearson(estimate, truth, terms)
+    for gene in range(3):
+        inverse = np.linalg.inv(np.cov(np.column_stack([estimate[:, gene], truth[:, gene], depth, depth**2]).T))
+        assert found[gene] == pytest.approx(-inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1]), rel=1e-9)
+    assert np.isnan(found[3])
+    assert found[4] == 0
+    assert np.isnan(metrics.partial_pearson(estimate[:9], truth[:9], terms[:9])).all()
+
+
+@pytest.fixture(scope="module")
+def field():
+    """Smooth expression of 40 genes in four programs, two noisy measurements of it, and the weights of a square grid."""
+    side = 40
+    place = np.array([(x, y) for x in range(side) for y in range(side)])
+    weights = lattice_weights(lattices.from_array(place, np.zeros(side**2, int), kind="grid"))
+    rng = np.random.default_rng(0)
+    programs = np.column_stack([np.sin(place @ rng.normal(0, 0.25, 2) + phase) for phase in range(4)])
+    truth = programs @ rng.normal(0, 1, (4, 40)) + rng.normal(0, 0.5, (side**2, 40))
+    noisy = [truth + rng.normal(0, 2, truth.shape) for _ in range(2)]
+    return truth, noisy, weights
+
+
+def test_moran_of_one_half_around_the_other_has_no_noise_in_it(field):
+    truth, (one, other), weights = field
+    usual = morans_i(weights, truth, n_threads=1)
+    np.testing.assert_allclose(metrics.cross_morans_i(weights, truth, truth), usual, rtol=1e-9)
+    found = metrics.cross_morans_i(weights, one, other)
+    np.testing.assert_allclose(found, metrics.cross_morans_i(weights, other, one), rtol=1e-12)
+    clear = metrics.reliable(one, other)
+    assert clear.sum() >= 15
+    assert np.abs(found - usual)[clear].mean() < 0.15
+    assert abs((found - usual)[clear].mean()) < 0.05
+    assert (morans_i(weights, one, n_threads=1) - usual)[clear].mean() < -0.2  # noise takes most of it away
+    truth = truth.copy()
+    truth[:, 0] = 0.1
+    assert metrics.cross_morans_i(weights, truth, truth)[0] == 0
+    assert np.isnan(metrics.cross_morans_i(0 * weights, truth, truth)).all()
+
+
+def test_correlations_between_halves_have_no_noise_in_them(field):
+    truth, (one, other), _ = field
+    usual = np.corrcoef(truth.T)
+    np.testing.assert_allclose(metrics.cross_correlations(truth, truth), usual, atol=1e-9)
+    clear = metrics.reliable(one, other)
+    upper = np.triu_indices(clear.sum(), 1)
+    usual, found, noisy = (
+        table[np.ix_(clear, clear)][upper]
+        for table in (usual, metrics.cross_correlations(one, other), np.corrcoef(one.T))
+    )
+    assert np.abs(found - usual).mean() < 0.12
+    assert np.polyfit(usual, found, 1)[0] == pytest.approx(1, abs=0.1)
+    assert np.polyfit(usual, noisy, 1)[0] < 0.5
+    truth = truth.copy()
+    truth[:, 0] = 0.1
+    found = metrics.cross_correlations(truth, truth)
+    assert (found[0] == 0).all()
+    assert np.isfinite(found).all()
+
+
+def test_genes_whose_halves_agree_by_chance_alone_are_not_reliable():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 400, 2000))
+    assert metrics.reliable(one, other).mean() < 0.005
+    assert metrics.reliable(one, other + 0.5 * one).mean() > 0.99
+    assert not metrics.reliable(np.ones((400, 3)), other[:, :3]).any()

@@ -500,9 +500,9 @@ def test_thinning_scores_expected_counts_on_the_other_half(ready, fake):
     fake(lambda sections: Estimate(sections.values), "without rates")
     methods = ["fake", "without rates", fill]
     scores = sp.tl.evaluate_completion(ready, methods=methods, regimes="thinning", **{**QUICK, "n_masks": 2})
-    assert set(scores["method"]) == {"fake"}
+    assert set(scores["method"]) == {"fake", "no_denoising", "perfect_denoising"}
     assert len(seen) == 3  # a method without rates is not asked again
-    scores = scores[scores["mask"] == 0].set_index(["library", "genes", "metric"])
+    scores = scores[(scores["mask"] == 0) & (scores["method"] == "fake")].set_index(["library", "genes", "metric"])
     half = seen[0].counts.values
     other = counts.values - half
     assert (other >= 0).all()
@@ -518,6 +518,92 @@ def test_thinning_scores_expected_counts_on_the_other_half(ready, fake):
         here = decile == number
         assert row["value"] == pytest.approx(other.ravel()[here].sum() / rate.ravel()[here].sum(dtype=float), rel=1e-4)
         assert row["n"] == here.sum()
+
+
+@pytest.mark.parametrize(("regime", "share"), [("thinning", 0.5), ("thinning_90", 0.1)])
+def test_thinning_by_the_book(ready, fake, regime, share):
+    """The scores of Open Problems by scanpy and scikit-learn, those of agreement in plain words."""
+    import scanpy as sc
+    from sklearn.metrics import mean_squared_error
+
+    whole = resolved_of(ready)
+    counts, library = whole.sections.counts, whole.sections.library
+    rng = np.random.default_rng(0)
+    program = rng.uniform(0.5, 1, (counts.depth.size, 1)) ** rng.choice([1, 2], 12)
+
+    def rate_of(sections):
+        seen = sections.counts
+        return (seen.depth[:, None] * counts.values.sum(axis=0) / counts.depth.sum() * program).astype(np.float32)
+
+    seen = fake(lambda sections: Estimate(sections.values, rate_of(sections)))
+    scores = sp.tl.evaluate_completion(ready, methods="fake", regimes=regime, **QUICK)
+    assert set(scores["regime"]) == {regime}
+    assert set(scores["share"]) == {share}
+    visible = seen[0].counts
+    other, depth = counts.values - visible.values, counts.depth - visible.depth
+    assert visible.values.sum() / counts.values.sum() == pytest.approx(1 - share, abs=0.03)
+    assert visible.depth.sum() / counts.depth.sum() == pytest.approx(1 - share, abs=0.03)
+
+    def normalised(values, depth):
+        rest = depth - values.sum(axis=1)
+        table = sc.AnnData(np.column_stack([values, rest]).astype(float))
+        sc.pp.normalize_total(table, target_sum=1e4)
+        sc.pp.log1p(table)
+        return table.X[:, :-1]
+
+    rate = rate_of(seen[0]).astype(float)
+    held_out = normalised(other, depth)
+    scored = {
+        "fake": (rate, visible.depth),
+        "no_denoising": (visible.values, visible.depth),
+        "perfect_denoising": (other * (1 - share) / share, depth * (1 - share) / share),
+    }
+    by = scores[scores["genes"] == "all"].set_index(["method", "library", "metric"])["value"]
+    for code, name in enumerate(("library_1", "library_2")):
+        rows = library == code
+        for method, (values, of_depth) in scored.items():
+            error = mean_squared_error(held_out[rows], normalised(values, of_depth)[rows])
+            assert by[method, name, "mse_log"] == pytest.approx(error, rel=1e-5, abs=1e-9)
+            expected = (values * share / (1 - share))[rows]
+            loss = np.mean(expected - other[rows] * np.log(expected + 1e-6))
+            assert by[method, name, "poisson_loss"] == pytest.approx(loss, rel=1e-5)
+        assert by["perfect_denoising", name, "poisson_loss"] < by["fake", name, "poisson_loss"]
+        # correlation given depth: residuals of a parabola in the logarithm of the whole depth
+        log_depth = np.log(counts.depth[rows])
+        found, truth = (np.log2(1 + 1e6 * x[rows]) for x in (rate / visible.depth[:, None], other / depth[:, None]))
+        left = [[y - np.polyval(np.polyfit(log_depth, y, 2), log_depth) for y in x.T] for x in (found, truth)]
+        correlation = [stats.pearsonr(x, y)[0] for x, y in zip(*left, strict=True)]
+        assert by["fake", name, "pcc_depth"] == pytest.approx(np.mean(correlation), rel=1e-4)
+
+
+def test_structure_of_expected_counts_is_scored_without_the_noise_of_counts(fake):
+    adata = sp.datasets.synthetic(n_libraries=2, n_genes=60, shape=(24, 24), depth=2000, image=False)
+    sp.pp.normalize_tpm(adata)
+    resolved = resolved_of(adata)
+    sections = resolved.sections
+    rate = adata.layers["rate"][resolved.order][:, resolved.genes] / 2
+    share = rate / sections.counts.depth[:, None]
+    near = (np.abs(np.subtract.outer(*[adata.obs["array_row"].to_numpy(float)[resolved.order]] * 2)) <= 8) & (
+        np.abs(np.subtract.outer(*[adata.obs["array_col"].to_numpy(float)[resolved.order]] * 2)) <= 8
+    )
+    near &= sections.library[:, None] == sections.library
+    smooth = (near / near.sum(axis=1, keepdims=True)) @ share * sections.counts.depth[:, None]
+    noise = np.random.default_rng(0).gamma(4, 1 / 4, rate.shape)
+    rates = {"right": rate, "smooth": smooth, "rough": rate * noise, "constant": 0 * rate + rate.mean(axis=0)}
+    for name, values in rates.items():
+        fake(lambda visible, values=values: Estimate(visible.values, values.astype(np.float32)), name)
+    scores = sp.tl.evaluate_completion(adata, methods=list(rates), regimes="thinning", **QUICK)
+    scores = scores[(scores["genes"] == "all") & (scores["library"] != "all")]
+    by = scores.groupby(["metric", "method"])["value"].mean()
+    for metric, limit in (("moran_error", 0.1), ("correlation_error", 0.1)):
+        assert by[metric, "right"] < limit
+        assert by[metric, "smooth"] > 1.3 * by[metric, "right"], metric
+        assert by[metric, "rough"] > 1.3 * by[metric, "right"], metric
+        assert by[metric, "constant"] > by[metric, "smooth"], metric
+    assert by["pcc_depth", "right"] > max(by["pcc_depth", "smooth"], by["pcc_depth", "rough"])
+    n = scores.set_index(["metric", "method"])["n"]
+    assert (n["moran_error"] <= 60).all()
+    assert (n["moran_error"] >= 20).all()
 
 
 def test_true_rates_are_calibrated(fake):

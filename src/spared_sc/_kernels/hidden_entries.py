@@ -16,6 +16,8 @@ from spared_sc._kernels.sections import CompletionFunction, Estimate, Sections
 
 TOGETHER = -1  # in place of a library: all of them
 _MOST_PAIRED = 500  # genes whose correlations are compared
+_CPM = 1e6
+_TARGET_SUM = 1e4  # total of a spot before the logarithm, in Open Problems
 _LEAST_FLAGGED = 200  # hidden entries, for a verdict on an error below the floor
 
 
@@ -69,7 +71,7 @@ def evaluate(
     seed: int,
     on_fit: Callable[[], object],
 ) -> Iterator[list[MethodScore]]:
-    """Scores of all methods and of the noise floor, one list for each mask; all methods get the same masks.
+    """Scores of all methods and of what they are compared with, one list for each mask; all methods get the same masks.
 
     Methods `without_rate` give no expected counts, and are not run where nothing else is scored. `on_fit` is called for
     each method and mask. An estimate that cannot be scored is a ValueError that names method and regime.
@@ -77,9 +79,9 @@ def evaluate(
     rateless = set(without_rate)
     for mask in masks:
         task = truth.hide(mask.regime, mask.share, mask.generator(seed))
-        scores = [MethodScore(mask, name, score) for name, score in task.floors()]
+        scores = [MethodScore(mask, name, score) for name, score in task.references()]
         for name, method in methods.items():
-            if mask.regime != "thinning" or name not in rateless:
+            if mask.regime not in masking.THINNINGS or name not in rateless:
                 try:
                     estimate = method(task.visible)
                     task.check(estimate)
@@ -121,9 +123,25 @@ class Truth:
 
     def hide(self, regime: str, share: float, rng: np.random.Generator) -> Hidden | Thinned:
         """Hide a part, which methods are scored on; a regime that hides nothing or everything is an error."""
-        if regime == "thinning":
-            return Thinned(self, rng)
+        if regime in masking.THINNINGS:
+            return Thinned(self, share, rng)
         return Hidden(self, masking.hide_entries(self.sections, regime, share, rng))
+
+    def over_genes(self, values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean over the genes of every group that have a value, and the sum of their n, (n_libraries, n_groups)."""
+        has = np.isfinite(values)
+        return metrics.ratio(np.where(has, values, 0) @ self.members, has @ self.members), (n * has) @ self.members
+
+    def over_pairs(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean over the pairs of paired genes of every group that have a value, and their number, (n_groups,)."""
+        upper = np.triu(np.isfinite(values), 1)
+        mean, n = np.full((2, len(self.groups)), np.nan)
+        for group, genes in enumerate(self.groups.values()):
+            inside = np.isin(self.paired, genes)
+            pairs = values[np.ix_(inside, inside)][upper[np.ix_(inside, inside)]]
+            if pairs.size:
+                mean[group], n[group] = pairs.mean(), pairs.size
+        return mean, n
 
     def table(self, metric: str, value: np.ndarray, n: np.ndarray, library: int | None = None) -> Iterator[Score]:
         """Scores from arrays (n_libraries, n_groups), without those that are not defined."""
@@ -172,7 +190,7 @@ class Hidden:
         if estimate.sd is not None and (estimate.sd[self.hidden] < 0).any():
             raise ValueError("negative standard deviations")
 
-    def floors(self) -> Iterator[tuple[str, Score]]:
+    def references(self) -> Iterator[tuple[str, Score]]:
         """The noise floor of the squared error as a range."""
         if self.truth.variances is None:
             return
@@ -201,17 +219,12 @@ class Hidden:
         yield from truth.table("mae", self._mean(np.abs(error)), n)
         yield from truth.table("r2", 1 - metrics.ratio(squares, self.squares_of_mean @ members), n)
         pcc = metrics.grouped_pearson(filled, self.values, self.cell, self.n.size).reshape(self.n.shape)
-        yield from truth.table("pcc", *self._over_genes(pcc, self.n))
+        yield from truth.table("pcc", *truth.over_genes(pcc, self.n))
         pooled = metrics.grouped_pearson(filled, self.values, self.gene, self.n.shape[1])[None]
-        yield from truth.table("pcc_pooled", *self._over_genes(pooled, self.n.sum(axis=0)[None]), library=TOGETHER)
+        yield from truth.table("pcc_pooled", *truth.over_genes(pooled, self.n.sum(axis=0)[None]), library=TOGETHER)
         yield from self._structure(estimate)
         if estimate.sd is not None:
             yield from self._uncertainty(filled, error, estimate.sd[self.hidden].astype(np.float64))
-
-    def _over_genes(self, values: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean over the genes of every group that have a value, and the sum of their n."""
-        has, members = np.isfinite(values), self.truth.members
-        return metrics.ratio(np.where(has, values, 0) @ members, has @ members), (n * has) @ members
 
     def _structure(self, estimate: Estimate) -> Iterator[Score]:
         """Change of spatial structure and of correlations between genes by the filled values."""
@@ -222,15 +235,8 @@ class Hidden:
         for code, (moran, correlation) in enumerate(self.structures):
             filled_moran, filled_correlation = truth.structure(code, filled)
             change[code] = filled_moran - moran
-            difference = np.abs(filled_correlation - correlation)
-            difference[np.tril_indices_from(difference)] = np.nan
-            for group, genes in enumerate(truth.groups.values()):
-                inside = np.isin(truth.paired, genes)
-                pairs = difference[np.ix_(inside, inside)]
-                pairs = pairs[np.isfinite(pairs)]
-                if pairs.size:
-                    error[code, group], n_pairs[code, group] = pairs.mean(), pairs.size
-        yield from truth.table("moran_change", *self._over_genes(change, np.ones(change.shape)))
+            error[code], n_pairs[code] = truth.over_pairs(np.abs(filled_correlation - correlation))
+        yield from truth.table("moran_change", *truth.over_genes(change, np.ones(change.shape)))
         yield from truth.table("correlation_error", error, n_pairs)
 
     def _uncertainty(self, filled: np.ndarray, error: np.ndarray, sd: np.ndarray) -> Iterator[Score]:
@@ -259,11 +265,20 @@ class Hidden:
 
 
 class Thinned:
-    """One half of the counts, and the other to score expected counts on."""
+    """A part of the molecules, and the rest to score expected counts on."""
 
-    def __init__(self, truth: Truth, rng: np.random.Generator):
+    def __init__(self, truth: Truth, share: float, rng: np.random.Generator):
         self.truth = truth
-        self.visible, self.counts = truth.sections.thinned(rng)
+        self.visible, held_out = truth.sections.halves(rng, 1 - share)
+        self.counts = held_out.need_counts().values
+        self.odds = share / (1 - share)  # held-out molecules for each that is visible
+        seen, rest = self.visible.need_counts(), held_out.need_counts()
+        self.depth = np.maximum(seen.depth, 1)[:, None]
+        self.seen, self.other = seen.values / self.depth, rest.values / np.maximum(rest.depth, 1)[:, None]
+        self.clear = [metrics.reliable(self.seen[rows], self.other[rows]) for rows in truth.rows]
+        self.structures = [self._structure_of(code, self.seen, self.other) for code in range(len(truth.rows))]
+        log_depth = np.log(np.maximum(truth.sections.need_counts().depth, 1))
+        self.terms = np.vander((log_depth - log_depth.mean()) / max(log_depth.std(), 1e-6), 3)
 
     def check(self, estimate: Estimate) -> None:
         """Refuse expected counts that cannot be scored."""
@@ -273,30 +288,81 @@ class Thinned:
         if rate is not None and not (np.isfinite(rate) & (rate >= 0)).all():
             raise ValueError("NaN, infinite or negative rates")
 
-    def floors(self) -> Iterator[tuple[str, Score]]:
-        """The deviance has no floor."""
-        yield from ()
+    def references(self) -> Iterator[tuple[str, Score]]:
+        """The visible counts as they are, and the held-out ones themselves."""
+        nothing_done = self.odds * self.visible.need_counts().values, self.seen
+        for name, control in zip(metrics.CONTROLS, (nothing_done, (self.counts, self.other)), strict=True):
+            for score in self._losses(*control):
+                yield name, score
 
     def is_below_floor(self, estimate: Estimate) -> bool:
         """The deviance has no floor."""
         return False
 
     def scores(self, estimate: Estimate) -> Iterator[Score]:
-        """Deviance and calibration; nothing for a method without rates."""
+        """All metrics; nothing for a method without rates."""
         if estimate.rate is None:
             return
-        truth, members, rate = self.truth, self.truth.members, estimate.rate
-        deviance = metrics.poisson_deviance(self.counts, rate)
-        sums = np.array([deviance[rows].sum(axis=0) for rows in truth.rows])
-        n = np.array([np.full(rate.shape[1], rows.size) for rows in truth.rows]) @ members
-        yield from truth.table("deviance", metrics.ratio(sums @ members, n), n)
-        counts, expected, n = np.zeros((3, 10, 1, len(truth.groups)))
+        expected = self.odds * estimate.rate.astype(np.float64)
+        yield from self._mean("deviance", metrics.poisson_deviance(self.counts, expected))
+        yield from self._calibration(expected)
+        share = estimate.rate / self.depth
+        yield from self._losses(expected, share)
+        yield from self._agreement(share)
+
+    def _mean(self, metric: str, values: np.ndarray) -> Iterator[Score]:
+        """Means over all entries."""
+        truth = self.truth
+        sums = np.array([values[rows].sum(axis=0) for rows in truth.rows])
+        n = np.array([np.full(values.shape[1], rows.size) for rows in truth.rows]) @ truth.members
+        yield from truth.table(metric, metrics.ratio(sums @ truth.members, n), n)
+
+    def _losses(self, expected: np.ndarray, share: np.ndarray) -> Iterator[Score]:
+        """The two scores of denoising in Open Problems, of expected counts and of their share of the depth."""
+        error = np.log1p(_TARGET_SUM * share) - np.log1p(_TARGET_SUM * self.other)
+        yield from self._mean("mse_log", error**2)
+        yield from self._mean("poisson_loss", metrics.poisson_loss(self.counts, expected))
+
+    def _calibration(self, expected: np.ndarray) -> Iterator[Score]:
+        """Held-out counts over expected ones, by deciles of the latter."""
+        truth = self.truth
+        found, predicted, n = np.zeros((3, 10, 1, len(truth.groups)))
         for group, genes in enumerate(truth.groups.values()):
-            predicted = rate[:, genes].ravel().astype(np.float64)
-            decile = metrics.decile(predicted)
-            counts[:, 0, group] = np.bincount(decile, self.counts[:, genes].ravel(), 10)
-            expected[:, 0, group] = np.bincount(decile, predicted, 10)
+            of_group = expected[:, genes].ravel()
+            decile = metrics.decile(of_group)
+            found[:, 0, group] = np.bincount(decile, self.counts[:, genes].ravel(), 10)
+            predicted[:, 0, group] = np.bincount(decile, of_group, 10)
             n[:, 0, group] = np.bincount(decile, minlength=10)
         for number in range(10):
-            ratio = metrics.ratio(counts[number], expected[number])
+            ratio = metrics.ratio(found[number], predicted[number])
             yield from truth.table(f"calibration_d{number + 1}", ratio, n[number], library=TOGETHER)
+
+    def _agreement(self, share: np.ndarray) -> Iterator[Score]:
+        """Expected counts over depth against the held-out ones: within genes, in space, and between genes."""
+        truth = self.truth
+        log_cpm, other_log_cpm = np.log2(1 + _CPM * share), np.log2(1 + _CPM * self.other)
+        shape = len(truth.rows), share.shape[1]
+        pcc, moran = np.full((2, *shape), np.nan)
+        error, n_pairs = np.full((2, len(truth.rows), len(truth.groups)), np.nan)
+        for code, (true_moran, true_correlation) in enumerate(self.structures):
+            rows = truth.rows[code]
+            pcc[code] = metrics.partial_pearson(log_cpm[rows], other_log_cpm[rows], self.terms[rows])
+            found_moran, found_correlation = self._structure_of(code, share, share)
+            moran[code] = np.abs(found_moran - true_moran)
+            error[code], n_pairs[code] = truth.over_pairs(np.abs(found_correlation - true_correlation))
+        n_spots = np.broadcast_to([[rows.size] for rows in truth.rows], shape)
+        yield from truth.table("pcc_depth", *truth.over_genes(pcc, n_spots))
+        yield from truth.table("moran_error", *truth.over_genes(moran, np.ones(shape)))
+        yield from truth.table("correlation_error", error, n_pairs)
+
+    def _structure_of(self, code: int, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Moran's I of the genes and correlations of the paired ones in one library, from two halves of the data.
+
+        NaN for genes of which the two parts of the molecules do not agree.
+        """
+        truth, rows, clear = self.truth, self.truth.rows[code], self.clear[code]
+        moran = metrics.cross_morans_i(truth.weights[code], one[rows], other[rows])
+        pairs = np.ix_(rows, truth.paired)
+        correlation = metrics.cross_correlations(one[pairs], other[pairs])
+        both = np.outer(clear[truth.paired], clear[truth.paired])
+        return np.where(clear, moran, np.nan), np.where(both, correlation, np.nan)

@@ -14,7 +14,8 @@ _MOST = 0.9  # of a gene's detected entries, so that something stays visible of 
 _BLOCK_HOPS = 2  # the centre of a block has no visible spot within the paper's neighbourhood
 # Ways to hide detected entries, and the share that each hides where none is given.
 SHARES = {"detected": 0.3, "released": 0.3, "spots": 0.1, "blocks": 0.1}
-REGIMES = {**SHARES, "thinning": 0.5}  # those of an evaluation; the order is part of the random draws
+THINNINGS = {"thinning": 0.5, "thinning_90": 0.1}  # ways to split the molecules, and the share that is held out
+REGIMES = {**SHARES, **THINNINGS}  # those of an evaluation; the order is part of the random draws
 
 
 def hide_entries(sections: Sections, regime: str, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -9,10 +9,14 @@ from scipy.special import ndtr, xlogy
 from spared_sc._kernels.threads import limited_threads
 
 FLOORS = ("floor_low", "floor_high")  # how the two ends of the noise floor are named in tables
-HIGHER_IS_BETTER = ("pcc", "pcc_pooled", "r2")  # of the others, less is, or there is an ideal
+CONTROLS = ("no_denoising", "perfect_denoising")  # the counts that a method sees, and those that it is scored on
+HIGHER_IS_BETTER = ("pcc", "pcc_pooled", "pcc_depth", "r2")  # of the others, less is, or there is an ideal
 WIDTH_90 = 1.6448536269514722  # standard deviations to either side that hold 90 % of a Gaussian
 _LEAST = 10  # entries, or spots in common, for a correlation
+_LEAST_RELIABILITY = 0.1  # correlation of two halves, for a statement on what they have in common
+_STANDARD_ERRORS = 3  # the same
 _LEAST_RATE = 1e-9  # an expected count of zero is taken for this, so that a count there costs much but not infinitely
+_LEAST_LOGARITHM = 1e-6  # added to a rate in the Poisson loss, as in other benchmarks
 _CONSTANT = 1e-12  # variance relative to the mean square, below which values are constant but for rounding
 
 
@@ -90,6 +94,76 @@ def detected_correlations(values: np.ndarray, detected: np.ndarray) -> np.ndarra
     variance[(variance <= 1e-9 * square) | (n < _LEAST)] = np.nan
     covariance = deviation.T @ deviation / safe - of_row * of_row.T
     return (covariance / np.sqrt(variance * variance.T)).astype(np.float32)
+
+
+def partial_pearson(estimate: np.ndarray, truth: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """Correlation of every column, (n_genes,), of what is left of it after least squares on the columns of `terms`.
+
+    NaN where nothing is left of the truth, or there are fewer than ten spots; zero where nothing is left of the estimate.
+    """
+    left = []
+    for values in (estimate, truth):
+        values = values.astype(np.float64)
+        rest = values - terms @ np.linalg.lstsq(terms, values, rcond=None)[0]
+        constant = (rest**2).mean(axis=0) <= _CONSTANT * (values**2).mean(axis=0)
+        left.append(np.where(constant, 0, rest))
+    one, other = left
+    spread = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
+    defined = (other != 0).any(axis=0) & (len(truth) >= _LEAST)
+    return np.where(defined, ratio((one * other).sum(axis=0), spread, default=0.0), np.nan)
+
+
+def reliable(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Genes of which two independent halves, (n_spots, n_genes), agree beyond chance: they correlate by at least 0.1."""
+    (one, other), n = (_centred(half) for half in (one, other)), len(one)
+    spread = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
+    return ratio((one * other).sum(axis=0), spread, default=0.0) >= max(_LEAST_RELIABILITY, _STANDARD_ERRORS / n**0.5)
+
+
+def cross_morans_i(weights: sps.csr_matrix, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Moran's I of every gene, (n_genes,), with one half of the data around each spot of the other half.
+
+    Products of independent halves have no noise on average, neither here nor in their covariance, by which it is divided:
+    this is Moran's I of the noise-free values. With `one` twice it is the usual one. `weights` (n_spots, n_spots) are one
+    where spots touch. NaN where the covariance is not above zero, or no spot has a neighbour; zero for a constant.
+    """
+    one, other = _centred(one), _centred(other)
+    constant = ~one.any(axis=0) | ~other.any(axis=0)
+    n_neighbours = np.asarray(weights.sum(axis=1)).reshape(-1, 1)
+    each = 1 / np.maximum(n_neighbours, 1)  # of the row-standardised weights
+    cross = ((one * each * (weights @ other)).sum(axis=0) + (other * each * (weights @ one)).sum(axis=0)) / 2
+    linked = (n_neighbours > 0).sum()
+    result = ratio(len(one) * cross, linked * (one * other).sum(axis=0))
+    return np.where(constant & (linked > 0), 0.0, result)
+
+
+@limited_threads(1)
+def cross_correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Correlation of every pair of genes, (n_genes, n_genes), from covariances between two independent halves.
+
+    Noise of counting has no part in them, so it does not weaken the correlation; the result is clipped to -1 and 1. With
+    `one` twice it is the usual one. NaN where a covariance of a gene with itself is not above zero; zero for a constant.
+    """
+    one, other = _centred(one), _centred(other)
+    covariance = one.T @ other
+    covariance = (covariance + covariance.T) / 2
+    variance = np.diag(covariance)
+    constant = ~one.any(axis=0) | ~other.any(axis=0)
+    spread = np.sqrt(np.where(constant, 1, np.where(variance > 0, variance, np.nan)))
+    return np.clip(covariance / np.outer(spread, spread), -1, 1)
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    """Deviations from the mean of the column; exactly zero where they are no more than rounding."""
+    mean = values.mean(axis=0, dtype=np.float64)
+    deviation = values - mean
+    return np.where((deviation**2).mean(axis=0) > _CONSTANT * mean**2, deviation, 0)
+
+
+def poisson_loss(counts: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood rate - k log(rate + 1e-6) per entry, without the part that depends on the counts alone."""
+    rate = rate.astype(np.float64)
+    return rate - counts * np.log(rate + _LEAST_LOGARITHM)
 
 
 def gaussian_crps(error: np.ndarray, sd: np.ndarray | float) -> np.ndarray:

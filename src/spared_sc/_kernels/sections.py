@@ -165,20 +165,20 @@ class Sections:
         seen, held_out = self.halves(rng)
         return seen, held_out.need_counts().values
 
-    def halves(self, rng: np.random.Generator) -> tuple[Sections, Sections]:
-        """The counts in two halves, each as sections of their own.
+    def halves(self, rng: np.random.Generator, share: float = 0.5) -> tuple[Sections, Sections]:
+        """The counts in two halves, or in a `share` of them and the rest, each as sections of their own.
 
-        Every molecule goes to one half or the other by a fair coin, so given the expression the halves are independent
-        (molecular cross-validation). The values are those of a section with these counts and their own total, taking
-        the layer for log2(scaled count + 1); those at or below zero, which are none, stay as they are.
+        Every molecule goes to one part or the other by the toss of a coin, so given the expression the parts are
+        independent (molecular cross-validation). The values are those of a section with these counts and their own total,
+        taking the layer for log2(scaled count + 1); those at or below zero, which are none, stay as they are.
         """
         whole = self.need_counts()
         counts = whole.values.astype(np.int64)
-        half = rng.binomial(counts, 0.5)
+        part = rng.binomial(counts, share)
         # Counts that float32 rounds up may exceed the depth.
         others = np.maximum(np.rint(whole.depth - counts.sum(axis=1)), 0).astype(np.int64)
-        half_others = rng.binomial(others, 0.5)
-        return self._with(half, half_others, others), self._with(counts - half, others - half_others, others)
+        part_others = rng.binomial(others, share)
+        return self._with(part, part_others, others), self._with(counts - part, others - part_others, others)
 
     def _with(self, part: np.ndarray, part_others: np.ndarray, others: np.ndarray) -> Sections:
         """Sections with a part of the counts, and of the spots' `others`: counts of genes that are not completed."""

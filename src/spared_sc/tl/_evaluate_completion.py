@@ -13,8 +13,8 @@ from spared_sc._core.keys import Key
 from spared_sc._core.lineage import check_rep
 from spared_sc._core.report import warn
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._kernels.masking import REGIMES
-from spared_sc._kernels.metrics import FLOORS
+from spared_sc._kernels.masking import REGIMES, THINNINGS
+from spared_sc._kernels.metrics import CONTROLS, FLOORS
 from spared_sc._models.completion.base import Completer
 from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.device import check_device
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Method: TypeAlias = Completer | UserFunction
 COLUMNS = ("regime", "share", "mask", "method", "library", "subject", "genes", "metric", "value", "n", "flag")
 BELOW_FLOOR = "below floor"
+_FLOOR_STREAM = 5  # of random numbers, beside those of the masks
 _ALL = "all"  # in place of a library and its subject
 
 
@@ -73,7 +74,8 @@ def evaluate_completion(
         an array, spots x genes to complete or spots x all genes, or the name of a layer that it wrote. A layer of that
         name with the suffix `_sd` is read as the standard deviations.
     regimes
-        What to hide, see Notes: any of `"detected"`, `"released"`, `"spots"`, `"blocks"` and `"thinning"`.
+        What to hide, see Notes: any of `"detected"`, `"released"`, `"spots"`, `"blocks"`, `"thinning"` and
+        `"thinning_90"`.
     shares
         Shares of the detected entries to hide in the regime `"detected"`, one after the other; 0.3 by default.
     n_masks
@@ -100,11 +102,13 @@ def evaluate_completion(
     - `library` and `subject`; `"all"` where libraries are taken together
     - `genes`: `"all"`, or a third of the genes by the share of spots that detected them (`"sparse"`, `"medium"`,
       `"dense"`)
-    - `metric`, `value`, and `n`: entries behind the value (genes for `moran_change`, pairs for `correlation_error`)
+    - `metric`, `value`, and `n`: entries behind the value (genes for `moran_change` and `moran_error`, pairs for
+      `correlation_error`)
     - `flag`: `"below floor"` if the squared error of a method is below the lower noise floor, over all libraries and by
       more than two standard errors; else empty
 
-    The rows of the methods `floor_low` and `floor_high` hold the noise floor of the squared error as a range.
+    The rows of the methods `floor_low` and `floor_high` hold the noise floor of the squared error as a range, those of
+    `no_denoising` and `perfect_denoising` the controls of `mse_log` and `poisson_loss`.
 
     Raises
     ------
@@ -129,8 +133,8 @@ def evaluate_completion(
     entries, as in the code released with the paper. `spots` hides all detected entries of a random tenth of the spots of
     every library, `blocks` those of contiguous blocks of up to two hops around a spot. `thinning` splits the molecules
     into two halves (molecular cross-validation, Batson et al. 2019): methods see one half, and their expected counts are
-    scored on the other, zeros included. Methods without expected counts, functions among them, have no rows there. A
-    layer of log2(1 + scaled count) is normalised again by what is left of every spot, so that its scale does not reveal
+    scored on the other, zeros included. `thinning_90` shows nine tenths of the molecules and scores on the last, as the
+    denoising task of Open Problems does. Methods without expected counts, functions among them, have no rows there. A layer of log2(1 + scaled count) is normalised again by what is left of every spot, so that its scale does not reveal
     how much is hidden; scores are on that scale. Where all genes to complete are hidden, no visible value has a scale,
     and the hidden values stay as they are.
 
@@ -149,8 +153,22 @@ def evaluate_completion(
       entries; `coverage_90` of the 90 % interval, and per decile of the prediction `coverage_90_d1` to
       `coverage_90_d10`
 
-    In `thinning`: `deviance`, the mean Poisson deviance, and over all libraries together `calibration_d1` to
-    `calibration_d10`, held-out counts divided by expected ones per decile of the expected ones.
+    Metrics in `thinning` and `thinning_90`:
+
+    - `deviance`, the mean Poisson deviance; over all libraries together `calibration_d1` to `calibration_d10`, held-out
+      counts divided by expected ones per decile of the expected ones
+    - `pcc_depth`: correlation per gene of log2(CPM + 1) of expected and of held-out counts, zeros included, given log
+      depth and its square; mean over genes, zero for an estimate that the depth explains
+    - `moran_error`, `correlation_error`: mean absolute error of Moran's I and of the correlations of pairs of genes, of
+      expected counts divided by depth. What they are compared with comes from products of visible and held-out counts
+      (divided by depth), which noise does not bias: one around each spot of the other, and one gene's with the other's,
+      divided by the covariances of the two parts. Only genes whose parts correlate by at least 0.1 and three standard
+      errors. An estimate that is too smooth has too high a Moran's I and too strong correlations.
+    - `mse_log`, `poisson_loss`: the scores of Open Problems, squared error of log(1 + count) after scaling to a depth of
+      10,000, and rate - count log(rate + 1e-6)
+
+    The rows of `no_denoising` and `perfect_denoising` hold these two for the visible counts as they are, and for the
+    held-out counts themselves.
 
     The noise floor is the mean sampling variance of the hidden entries at two estimates of their rates, from a thinned
     half of the counts and from a zero-truncated Poisson. It requires a layer of log2(1 + scaled count).
@@ -191,10 +209,11 @@ def evaluate_completion(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep
     )
     subjects = validate.get_subjects(adata, subject_key, resolved.libraries)
-    truth = Truth(resolved.sections, np.random.default_rng([random_state, len(REGIMES)]))
-    if "thinning" in regimes and not truth.follows_counts:
+    truth = Truth(resolved.sections, np.random.default_rng([random_state, _FLOOR_STREAM]))
+    thinned = [regime for regime in regimes if regime in THINNINGS]
+    if thinned and not truth.follows_counts:
         raise ValueError(
-            f"the regime 'thinning' needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r} "
+            f"the regime {thinned[0]!r} needs raw counts, and a layer that is log2(1 + scaled count), unlike {layer!r} "
             "here: pass a layer from `sp.pp.normalize_tpm(adata)`, or leave the regime out."
         )
     if not truth.follows_counts:
@@ -263,7 +282,7 @@ def _methods(methods: Any) -> dict[str, Method]:
     pairs = methods.items() if isinstance(methods, Mapping) else [(_name(method), method) for method in methods]
     chosen: dict[str, Method] = {}
     for name, method in pairs:
-        if name in chosen or name in FLOORS or (isinstance(method, str) and name != method):
+        if name in chosen or name in (*FLOORS, *CONTROLS) or (isinstance(method, str) and name != method):
             raise ValueError(f"a method cannot be called {name!r} here: give every function a name of its own.")
         if isinstance(method, str):
             method = COMPLETERS.make(method, {})
