@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from sections import SETS, TITLES, read
 import spared_sc as sp
 
 TUNED_ON = ("VKO", "HER2_C", "prostate")
-REGIMES = ("detected", "released", "spots", "blocks", "thinning")
+REGIMES = ("detected", "released", "spots", "blocks", "thinning", "thinning_90")
 SHARES = (0.1, 0.3, 0.5, 0.7)
 MODELS = ("counts", "factor")
 SHOWN = (
@@ -46,6 +47,11 @@ SHOWN = (
     "stack",
     "counts",
 )
+
+WITH_RATES = ("gene_mean", "counts_at_depth", "neighbor_mean", "kernel", "soft_impute_kernel", "stack", "counts")
+CONTROLS = ("no_denoising", "perfect_denoising")
+AGREEMENT = ("deviance", "pcc_depth", "moran_error", "correlation_error")
+LOSSES = ("mse_log", "poisson_loss")
 
 
 def score(name: str, regime: str, n_masks: int, out: Path, *, update: bool = False) -> None:
@@ -125,7 +131,12 @@ def tables(out: Path) -> None:
         hidden_entries = scores["regime"].isin(("detected", "released"))
         _results.write("completion.uncertainty", _uncertainty(scores[hidden_entries]))
     if (scores["regime"] == "thinning").any():
-        _results.write("completion.expected_counts", _expected_counts(scores[scores["regime"] == "thinning"]))
+        halves = scores[scores["regime"] == "thinning"]
+        _results.write("completion.expected_counts", _expected_counts(halves))
+        _results.write("completion.agreement", _by_method(halves, AGREEMENT, WITH_RATES))
+    if (scores["regime"] == "thinning_90").any():
+        tenth = scores[scores["regime"] == "thinning_90"]
+        _results.write("completion.open_problems", _by_method(tenth, LOSSES, (*CONTROLS, *WITH_RATES)))
 
 
 def _read(out: Path, prefix: str) -> pd.DataFrame | None:
@@ -240,6 +251,21 @@ def _expected_counts(scores: pd.DataFrame) -> list[dict[str, Any]]:
             row |= {"worst_other_tenth": inner[np.argmax(np.abs(np.log(inner)))]}
         rows.append(row)
     return rows
+
+
+def _by_method(scores: pd.DataFrame, metrics: Sequence[str], methods: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for every set and method, with a column for every metric."""
+    means = {metric: _mean(scores, metric).droplevel("regime") for metric in metrics}
+    return [
+        {
+            "set": name,
+            "tuned": "*" if name in TUNED_ON else None,
+            "method": method,
+            **{metric: table.loc[name].get(method) for metric, table in means.items()},
+        }
+        for name in means[metrics[0]].index
+        for method in methods
+    ]
 
 
 def _baselines() -> list[str]:

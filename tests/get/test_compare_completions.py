@@ -137,6 +137,16 @@ def test_arguments_of_the_comparison_are_checked(options, error, message):
         sp.get.compare_completions(scores.drop(columns="metric"))
 
 
+def test_controls_are_no_baselines(ready):
+    scores = sp.tl.evaluate_completion(ready, methods=["gene_mean", "kernel"], regimes="thinning_90", **QUICK)
+    for metric in ("mse_log", "deviance"):
+        assert sp.get.compare_completions(scores, method="kernel", metric=metric)["baseline"].tolist() == ["gene_mean"]
+    found = sp.get.compare_completions(scores, method="kernel", baselines="no_denoising", metric="mse_log").loc[0]
+    means = scores[(scores["metric"] == "mse_log") & (scores["genes"] == "all")].groupby("method")["value"].mean()
+    assert found["baseline_value"] == pytest.approx(means["no_denoising"])
+    assert means["perfect_denoising"] == 0
+
+
 def test_an_evaluation_can_be_compared(ready):
     scores = sp.tl.evaluate_completion(ready, methods=["gene_mean", "kernel", fill], **{**QUICK, "n_masks": 2})
     found = sp.get.compare_completions(scores, method="kernel")

@@ -142,9 +142,19 @@ def test_table_of_the_evaluation_is_drawn():
         n_masks=2,
         library_key="library_id",
     )
-    for metric in ["mse", "pcc_pooled", "moran_change", "deviance", "calibration_d3"]:
+    metrics = [
+        "mse",
+        "pcc_pooled",
+        "moran_change",
+        "deviance",
+        "pcc_depth",
+        "moran_error",
+        "poisson_loss",
+        "calibration_d3",
+    ]
+    for metric in metrics:
         fig = sp.pl.completion_scores(scores, metric=metric)
-        assert set(method_names(fig.axes[0])) <= {"gene_mean", "additive"}
+        assert set(method_names(fig.axes[0])) <= {"gene_mean", "additive", "no_denoising", "perfect_denoising"}
         assert_nothing_is_cut_off(fig)
         plt.close(fig)
     ax = sp.pl.completion_scores(scores, regime="detected").axes[0]

@@ -10,12 +10,13 @@ from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_table, listing
 from spared_sc._kernels import comparison
 from spared_sc._kernels.intervals import independent_unit, reason
-from spared_sc._kernels.metrics import FLOORS, HIGHER_IS_BETTER
+from spared_sc._kernels.metrics import CONTROLS, FLOORS, HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_COMPARED = ("mse", "mae", "deviance", "crps", "correlation_error", "pcc", "r2")
+_LOSSES = ("mse", "mae", "deviance", "crps", "moran_error", "correlation_error", "mse_log", "poisson_loss")
+_COMPARED = (*_LOSSES, "pcc", "pcc_depth", "r2")
 _COLUMNS = ("regime", "share", "mask", "method", "library", "subject", "genes", "metric", "value")
 _CELL = ["set", "regime", "share"]  # what a row of the result is about
 _EVERY_SET = "all"
@@ -40,11 +41,11 @@ def compare_completions(
     method
         Method to compare.
     baselines
-        Methods to compare with; by default all in the table except `method`, the noise floor and the fitted models of
+        Methods to compare with; by default all in the table except `method`, noise floor, controls and the fitted models of
         this package.
     metric
-        `"mse"`, `"mae"`, `"deviance"`, `"crps"`, `"correlation_error"`, `"pcc"` or `"r2"`; higher is better for the last
-        two.
+        `"mse"`, `"mae"`, `"deviance"`, `"crps"`, `"moran_error"`, `"correlation_error"`, `"mse_log"`, `"poisson_loss"`,
+        `"pcc"`, `"pcc_depth"` or `"r2"`; higher is better for the last three.
 
     Returns
     -------
@@ -146,7 +147,7 @@ def _averaged(
     table = scores if sets else scores.assign(set="")
     present = table["method"].unique().tolist()
     if baselines is None:
-        baselines = [name for name in present if name not in (method, *Key.models, *FLOORS)]
+        baselines = [name for name in present if name not in (method, *Key.models, *FLOORS, *CONTROLS)]
     baselines = [baselines] if isinstance(baselines, str) else list(baselines)
     unknown = [name for name in (method, *baselines) if name not in present]
     if unknown:

@@ -30,6 +30,10 @@ _METRICS = {
     "crps_constant": "CRPS at constant width\n(units of the layer)",
     "coverage_90": "hidden values inside the 90 % interval",
     "deviance": "Poisson deviance per entry",
+    "pcc_depth": "correlation with held-out counts, given depth",
+    "moran_error": "mean error of Moran's I",
+    "mse_log": "mean squared error of log(1 + count per 10,000)",
+    "poisson_loss": "Poisson loss per entry",
     "calibration": "held-out over expected counts",
 }
 _IDEALS = {"moran_change": 0, "coverage_90": 0.9, "calibration": 1}  # the nearest to it is the best
@@ -39,6 +43,7 @@ _REGIMES = {  # the quantity that `share` is a share of
     "spots": "{} of spots hidden",
     "blocks": "{} of spots hidden, in blocks",
     "thinning": "counts split, scored on the other part",
+    "thinning_90": "{} of counts held out",
 }
 _WIDE = 4  # largest over smallest value from which a linear axis squeezes the differences between the good methods
 
