@@ -52,7 +52,8 @@ def table(levels=LEVELS, *, n_genes=30, metric="pcc", role="held out", floor=(0.
             for gene, value in zip(names, values.mean(axis=0), strict=True)
         ]
     columns = ["prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper"]
-    return pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=0)  # the order of the rows tells nothing
+    scores = pd.DataFrame(rows, columns=columns).assign(unit="library")
+    return scores.sample(frac=1, random_state=0)  # the order of the rows tells nothing
 
 
 def values_of(scores: pd.DataFrame, prediction: str, library="all") -> dict:
@@ -196,6 +197,18 @@ def test_a_gene_far_off_does_not_squeeze_the_others():
     inside = [value for value in rest if left <= value <= right]
     assert len(inside) + n_beyond == 200
     np.testing.assert_allclose(strips(ax)[0][0], sorted(inside))
+
+
+def test_donors_without_an_interval_are_points(adata):
+    adata.obs["donor"] = adata.obs["library_id"].astype(str).map(lambda name: "ab"[int(name[-1]) % 2])
+    scores = sp.tl.score_prediction(adata, library_key="library_id", subject_key="donor")
+    ax = sp.pl.gene_scores(scores)
+    assert ax.get_title().endswith("genes, mean of 2 donors (4 sections)")
+    assert labelled(ax, "mean of the genes")
+    assert not labelled(ax, "95 % interval")
+    assert not [text for text in ax.texts if "nan" in text.get_text()]
+    plt.close(ax.figure)
+    assert sp.pl.gene_scores(scores, library="library_1").get_title().endswith("genes, section library_1")
 
 
 def test_table_of_the_scores_is_drawn(adata):

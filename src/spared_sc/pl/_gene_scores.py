@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-_COLUMNS = ("prediction", "library", "role", "gene", "metric", "value", "lower", "upper")
+_COLUMNS = ("prediction", "library", "subject", "role", "gene", "metric", "value", "lower", "upper", "unit")
 _ALL = "all"
 _METRICS = {  # metric -> label of the axis, meaning of the bar
     "pcc": ("Pearson correlation of a gene within sections", "mean of the genes"),
@@ -61,7 +61,7 @@ def gene_scores(
     predictions
         Predictions to draw. `None` draws the best twelve.
     library
-        Library to draw, or `"all"` for the mean over libraries.
+        Library to draw, or `"all"` for the mean over libraries or donors.
     n_names
         Number of genes to name for each prediction.
     {others}
@@ -235,7 +235,11 @@ def _title(table: pd.DataFrame, scores: pd.DataFrame, library: str, n_left_out: 
     """Genes and sections, and what is missing."""
     sections = scores[scores["library"] != _ALL].drop_duplicates("library")
     n = len(sections)
-    where = f"section {library}" if library != _ALL else f"mean of {n} sections" if n != 1 else "one section only"
+    where = f"mean of {n} sections" if n != 1 else "one section only"
+    if library != _ALL:
+        where = f"section {library}"
+    elif (table["unit"] == "subject").all():
+        where = f"mean of {sections['subject'].nunique()} donors ({n} sections)"
     lines = [f"{table.loc[table['gene'] != _ALL, 'gene'].nunique():,} genes, {where}"]
     if (sections["role"] == "val").any():
         lines.append("validation sections: the fits were chosen on them")
