@@ -112,18 +112,21 @@ def labels(adata: AnnData, name: str) -> np.ndarray:
 
 
 def clusters(names: list[str]) -> None:
-    """Adjusted Rand index of clusters with the labels, over seeds."""
+    """Adjusted Rand index of clusters with the labels, over seeds: means, lowest and highest."""
     rows = []
     for name in names:
         adata = read(name)
         label = labels(adata, name)
         here = np.flatnonzero(adata.obs["library_id"].astype(str) == SECTIONS[name])
         for genes, mask_var in (("recipe", "spared_selected"), ("most detected", _most_detected(adata))):
-            head = {"section": TITLES[name], "genes": genes, "n_genes": adata.var[mask_var].sum()}
-            for layer, array in layers(adata, mask_var).items():
-                rows += [head | {"layer": layer} | row for row in _agreement(array[here], label[here])]
-        head = {"section": TITLES[name], "genes": "none", "n_genes": 0, "layer": "position"}
-        rows += [head | row for row in _agreement(adata.obsm["spatial"][here].astype(float), label[here])]
+            values = layers(adata, mask_var) | {"position": adata.obsm["spatial"].astype(float)}
+            for method in ("Gaussian mixture", "k-means"):
+                row = {"section": TITLES[name], "domains": len(set(label) - {""}), "genes": genes}
+                row |= {"n_genes": adata.var[mask_var].sum(), "method": method}
+                for layer, array in values.items():
+                    scores = _agreement(array[here], label[here], method)
+                    row |= {layer: np.mean(scores), f"{layer}_lowest": min(scores), f"{layer}_highest": max(scores)}
+                rows.append(row)
     _results.write("domains.clusters", rows)
 
 
@@ -138,21 +141,20 @@ def _first(detected: np.ndarray, number: int) -> np.ndarray:
     return pd.Series(detected).rank(method="first", ascending=False).le(number).to_numpy()
 
 
-def _agreement(values: np.ndarray, label: np.ndarray) -> Iterator[dict[str, float | str]]:
-    """Scores of k-means and of a Gaussian mixture with as many clusters as there are labels."""
+def _agreement(values: np.ndarray, label: np.ndarray, method: str) -> list[float]:
+    """Scores of as many clusters as there are labels, one for each seed."""
     components = PCA(min(N_COMPONENTS, values.shape[1]), random_state=0).fit_transform(values)
     scored = label != ""
     n_domains = len(set(label[scored]))
-    for method in ("k-means", "Gaussian mixture"):
-        scores = []
-        for seed in SEEDS:
-            if method == "k-means":
-                model = KMeans(n_domains, n_init=1, random_state=seed)
-            else:
-                model = GaussianMixture(n_domains, covariance_type="tied", random_state=seed)
-            found = model.fit_predict(components)
-            scores.append(adjusted_rand_score(label[scored], found[scored]))
-        yield {"method": method, "ari": np.mean(scores), "lowest": np.min(scores), "highest": np.max(scores)}
+    scores = []
+    for seed in SEEDS:
+        if method == "k-means":
+            model = KMeans(n_domains, n_init=1, random_state=seed)
+        else:
+            model = GaussianMixture(n_domains, covariance_type="tied", random_state=seed)
+        found = model.fit_predict(components)
+        scores.append(float(adjusted_rand_score(label[scored], found[scored])))
+    return scores
 
 
 # --- markers ----------------------------------------------------------------------------------------------------------

@@ -107,7 +107,8 @@ class Smooth(NamedTuple):
     truth: np.ndarray  # log2(CPM + 1)
     rate: np.ndarray  # expected counts
     detected: np.ndarray  # share of the spots, for each gene
-    edge: np.ndarray  # spots with a neighbour of another dominant programme
+    log_depth: np.ndarray  # of the spots, as measured
+    edge: np.ndarray  # the spots where expression changes most
 
 
 def smooth_sections(depth: int) -> Iterator[Smooth]:
@@ -125,16 +126,17 @@ def smooth_sections(depth: int) -> Iterator[Smooth]:
             genes = np.flatnonzero(in_bin(detected, bounds) & (high > FOLD * low))
             chosen[rng.permutation(genes)[:MOST_GENES]] = True
         found = completed(adata, chosen)
-        yield Smooth(found, log_cpm(rate)[:, chosen], rate[:, chosen], detected[chosen], _edge(adata))
+        log_depth = np.log(_dense(adata.X).sum(axis=1))
+        yield Smooth(found, log_cpm(rate)[:, chosen], rate[:, chosen], detected[chosen], log_depth, _edge(adata))
 
 
 def _edge(adata: ad.AnnData) -> np.ndarray:
+    """The tenth of the spots whose programmes differ most from those of their neighbours."""
     sp.pp.lattice_neighbors(adata, library_key="library_id")
-    domain = adata.obsm["programs"].argmax(axis=1)
-    pairs = adata.obsp["spatial_connectivities"].tocoo()
-    edge = np.zeros(adata.n_obs, dtype=bool)
-    edge[pairs.row[domain[pairs.row] != domain[pairs.col]]] = True
-    return edge
+    programs, pairs = adata.obsm["programs"], adata.obsp["spatial_connectivities"].tocoo()
+    change = np.abs(programs[pairs.row] - programs[pairs.col]).sum(axis=1)
+    steepness = np.bincount(pairs.row, change) / np.bincount(pairs.row)
+    return steepness >= np.quantile(steepness, 0.9)
 
 
 def smooth(depths: list[int]) -> None:
@@ -143,7 +145,6 @@ def smooth(depths: list[int]) -> None:
     for depth in depths:
         sections = list(smooth_sections(depth))
         detected = np.concatenate([one.detected for one in sections])
-        print(f"\ndepth {depth}: spots with a boundary {np.mean([one.edge.mean() for one in sections]):.0%}")
         for name, bounds in BINS.items():
             where = in_bin(detected, bounds)
             head = {"depth": depth, "detected": name, "genes": where.sum()}
@@ -164,11 +165,19 @@ def _agreement(sections: list[Smooth], where: np.ndarray) -> dict[str, float]:
         values = np.concatenate([within_genes(one.found.layers[layer], one.truth) for one in sections])
         row[layer] = values[where].mean()
     row["denoised_worst"] = values[where].min()
+    for layer in ("given_detection", "denoised"):
+        row[f"depth_{layer}"] = np.concatenate([_with_depth(one, layer) for one in sections])[where].mean()
     errors = np.concatenate([(one.found.layers["denoised"] - one.truth).mean(axis=0) for one in sections])
     spread = np.concatenate([one.found.layers["denoised"].std(axis=0) / one.truth.std(axis=0) for one in sections])
     squares = np.concatenate([((one.found.layers["denoised"] - one.truth) ** 2).mean(axis=0) for one in sections])
     row |= {"bias": errors[where].mean(), "rms": np.sqrt(squares[where].mean()), "spread": spread[where].mean()}
     return row
+
+
+def _with_depth(one: Smooth, layer: str) -> np.ndarray:
+    """Correlation of each gene with the logarithm of the depth."""
+    values = one.found.layers[layer]
+    return within_genes(values, np.broadcast_to(one.log_depth[:, None], values.shape))
 
 
 def _coverage(sections: list[Smooth], bounds: tuple[float, float]) -> dict[str, float]:
@@ -282,12 +291,14 @@ def boundary() -> None:
     sections = [drawn(left, right, seed) for seed in range(N_NULL)]
     rows = []
     for layer in LAYERS:
-        p_values = []
+        p_values, differences = [], []
         for one in sections:
             values, right_side = one.found.layers[layer][:, groups["same"]], one.distance > 0
             p_values.append(mannwhitneyu(values[right_side], values[~right_side]).pvalue)
+            differences.append(np.abs(values[right_side].mean(axis=0) - values[~right_side].mean(axis=0)))
         p = np.concatenate(p_values)
         row = {"layer": layer, "tests": len(p), "below_05": (p < 0.05).mean(), "below_1e4": (p < 1e-4).mean()}
+        row["difference"] = np.median(differences)
         row["pairs"] = np.mean([between_genes(one.found.layers[layer][:, groups["same"]]).mean() for one in sections])
         rows.append(row)
     _results.write("truth.domains", rows)
