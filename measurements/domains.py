@@ -22,6 +22,7 @@ from sections import SETS, read
 from sections import _raw as read_raw
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
@@ -40,6 +41,9 @@ MOST_GENES = {"clusters": 1000, "markers": 500}  # the most detected ones
 LEAST_DETECTED = 0.01  # share of the spots
 N_COMPONENTS = 15
 SEEDS = range(10)
+N_BLOCKS = 10  # of the tissue
+LAYERS = ("raw", "log1p_cp10k", "neighborhood", "kernel", "given_detection", "denoised")
+CONTROLS = ("position", "depth")
 N_SPLITS = 3  # of the molecules into halves
 N_MARKERS = 10  # selected for each domain
 
@@ -112,22 +116,32 @@ def labels(adata: AnnData, name: str) -> np.ndarray:
 
 
 def clusters(names: list[str]) -> None:
-    """Adjusted Rand index of clusters with the labels, over seeds: means, lowest and highest."""
+    """Adjusted Rand index of clusters with the labels, and how well a discriminant predicts these, over seeds."""
     rows = []
     for name in names:
         adata = read(name)
         label = labels(adata, name)
         here = np.flatnonzero(adata.obs["library_id"].astype(str) == SECTIONS[name])
         for genes, mask_var in (("recipe", "spared_selected"), ("most detected", _most_detected(adata))):
-            values = layers(adata, mask_var) | {"position": adata.obsm["spatial"].astype(float)}
-            for method in ("Gaussian mixture", "k-means"):
+            position = adata.obsm["spatial"].astype(float)
+            depth = np.log(dense(adata.X).sum(axis=1, keepdims=True))
+            values = layers(adata, mask_var) | {"position": position, "depth": depth}
+            for method in ("Gaussian mixture", "k-means", "discriminant"):
                 row = {"section": TITLES[name], "domains": len(set(label) - {""}), "genes": genes}
                 row |= {"n_genes": adata.var[mask_var].sum(), "method": method}
                 for layer, array in values.items():
-                    scores = _agreement(array[here], label[here], method)
+                    components = _components(array[here])
+                    if method == "discriminant":
+                        scores = _recovery(components, label[here], position[here])
+                    else:
+                        scores = _agreement(components, label[here], method)
                     row |= {layer: np.mean(scores), f"{layer}_lowest": min(scores), f"{layer}_highest": max(scores)}
                 rows.append(row)
-    _results.write("domains.clusters", rows)
+    table = pd.DataFrame(rows)
+    for keys, part in table.groupby(["genes", "method"], sort=False):
+        rows.append({"section": "mean", "genes": keys[0], "method": keys[1], **part[[*LAYERS, *CONTROLS]].mean()})
+    _results.write("domains.clusters", [row for row in rows if row["method"] != "discriminant"])
+    _results.write("domains.recovery", [row for row in rows if row["method"] == "discriminant"])
 
 
 def _most_detected(adata: AnnData) -> str:
@@ -141,9 +155,31 @@ def _first(detected: np.ndarray, number: int) -> np.ndarray:
     return pd.Series(detected).rank(method="first", ascending=False).le(number).to_numpy()
 
 
-def _agreement(values: np.ndarray, label: np.ndarray, method: str) -> list[float]:
+def _components(values: np.ndarray) -> np.ndarray:
+    return PCA(min(N_COMPONENTS, values.shape[1]), random_state=0).fit_transform(values)
+
+
+def _recovery(components: np.ndarray, label: np.ndarray, position: np.ndarray) -> list[float]:
+    """Balanced accuracy of a linear discriminant in blocks of the tissue that it has not seen, one for each seed."""
+    scored = label != ""
+    components, label, position = components[scored], label[scored], position[scored]
+    scores = []
+    for seed in SEEDS:
+        block = KMeans(N_BLOCKS, n_init=1, random_state=seed).fit_predict(position)
+        found = np.empty_like(label)
+        for one in range(N_BLOCKS):
+            train = block != one
+            n_domains = len(set(label[train]))
+            model = LinearDiscriminantAnalysis(
+                solver="lsqr", shrinkage="auto", priors=np.full(n_domains, 1 / n_domains)
+            )
+            found[~train] = model.fit(components[train], label[train]).predict(components[~train])
+        scores.append(float(np.mean([(found == label)[label == domain].mean() for domain in np.unique(label)])))
+    return scores
+
+
+def _agreement(components: np.ndarray, label: np.ndarray, method: str) -> list[float]:
     """Scores of as many clusters as there are labels, one for each seed."""
-    components = PCA(min(N_COMPONENTS, values.shape[1]), random_state=0).fit_transform(values)
     scored = label != ""
     n_domains = len(set(label[scored]))
     scores = []
@@ -175,7 +211,12 @@ def markers(names: list[str]) -> None:
             known += [head | row for row in _known(values, genes, label[scored], MARKERS[name], counts[1])]
             selected += [head | row for row in _selected(values, label[scored], *counts)]
     _results.write("domains.known", _over_splits(known, ["section", "gene", "domain"]))
-    _results.write("domains.selected", _over_splits(selected, ["section", "domain"]))
+    rows = _over_splits(selected, ["section", "domain"])
+    _results.write("domains.selected", rows)
+    table = pd.DataFrame(rows)
+    wins = {f"{layer}_wins": (table[layer] > table["counts"]).sum() for layer in LAYERS}
+    means = table[["best", "counts", *LAYERS]].mean()
+    _results.write("domains.selected_mean", [{"domains": len(table), **means, **wins}])
 
 
 def _halves(name: str, seed: int) -> tuple[AnnData, AnnData]:
