@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-BLOCKS = ("completed", "rate", "sd")  # of an estimate of completion
+BLOCKS = ("completed", "denoised", "rate", "sd", "denoised_sd")  # of an estimate of completion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,5 +59,15 @@ class Key:
     mean = "{}_mean".format  # column of `var` with the train mean that was subtracted
     rate = "{}_rate".format  # layer of expected counts, true zeros included
     sd = "{}_sd".format  # layer of standard deviations of filled entries
+    denoised = "{}_denoised".format  # layer of expression per depth, true zeros included
+    denoised_sd = "{}_denoised_sd".format  # layer of its standard deviations
+    skill = "{}_skill".format  # column of `var`: deviance explained beyond depth and the gene's share
+    skill_se = "{}_skill_se".format  # column of `var`: its standard error
+    verdict = "{}_verdict".format  # column of `var`: which layer has been shown to be better than averages
     hidden = "{}_hidden".format  # layer with the values of hidden entries
     predicted = "predicted_{}".format  # table of predicted expression in `obsm`
+
+    @classmethod
+    def completed(cls, key: str) -> tuple[str, ...]:
+        """Layers that a completion of that name may write."""
+        return key, cls.denoised(key), cls.rate(key), cls.sd(key), cls.denoised_sd(key)

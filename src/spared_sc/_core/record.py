@@ -70,7 +70,7 @@ def check_key(adata: AnnData, key: str, *, attr: str = "layers", source: str | N
             f'or remove it first with `del adata.{attr}["{key}"]`.'
         )
     past = adata.uns.get(Key.uns.records, {}).get(key) if attr in _GUARDED else None
-    if past is not None and not {f'{attr}["{name}"]' for name in (key, Key.rate(key), Key.sd(key))} & slots_of(past):
+    if past is not None and not {f'{attr}["{name}"]' for name in Key.completed(key)} & slots_of(past):
         raise ValueError(
             f"key_added={key!r} is the name of a record of {past.get('function')}, which would be lost: pass another."
         )

@@ -26,6 +26,14 @@ def progress_bar(*, total: int, desc: str, show: bool | None = None, unit: str =
     return tqdm(total=total, desc=desc, disable=not show, unit=unit, leave=False, dynamic_ncols=True)
 
 
+def announce(message: str) -> None:
+    """Say what a function did in one line: through the logger where somebody listens to it, else printed."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.info(message)
+    elif settings.verbosity is None:
+        print(message)
+
+
 def warn(message: str) -> None:
     """Warn, and point at the line outside of this package that called it, however deep inside the reason was found."""
     level, frame = 1, sys._getframe()

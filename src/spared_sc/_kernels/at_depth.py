@@ -53,6 +53,13 @@ def detected_values(visible: Sections, rate: np.ndarray) -> np.ndarray:
     return truncated_moments(rate / (1 - hidden), size(hidden), visible.count_scale())[0]
 
 
+def size_by_moments(counts: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Size of negative binomial counts (n_spots, n_genes) with these means: their variance is rate + rate^2 / size."""
+    squares = (rate.astype(np.float64) ** 2).sum(axis=0)
+    excess = (counts.astype(np.float64) ** 2).sum(axis=0) - squares - rate.sum(axis=0, dtype=np.float64)
+    return 1 / np.maximum(ratio(excess, squares, default=0.0), _LEAST_DISPERSION)
+
+
 def values_at_depth(visible: Sections, simple: Mapping[str, Estimate]) -> np.ndarray:
     """The same from the rates of the completers `depth_only`, `additive` and `gene_mean`."""
     rates = [simple[name].need_rate() for name in ("depth_only", "additive", "gene_mean")]

@@ -13,6 +13,7 @@ from spared_sc._kernels.lowrank import members
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.metrics import WIDTH_90, poisson_deviance, ratio
 from spared_sc._kernels.sections import CompletionFunction, Estimate, Sections
+from spared_sc._kernels.verdicts import discoveries
 
 COMPLETE, AS_IS, DROP, NOT_AUDITED = "complete", "use as is", "drop", "not audited"
 REFERENCES = ("depth_only", "additive", "gene_mean")  # simple completers that the method is compared with
@@ -21,7 +22,6 @@ _HIDDEN_SHARE = 0.3  # of the detected entries
 _LEAST_HIDDEN = 30  # entries of a gene, over all masks, for a verdict
 _LEAST_MISSING = 0.01  # share of undetected spots below which there is nothing to complete
 _LEAST_AGREEMENT = 2.33  # standard errors of the correlation of the halves, which chance exceeds once in a hundred
-_FALSE_DISCOVERIES = 0.05
 _N_BOOTSTRAP = 1000
 _BLOCK_HOPS = 2
 
@@ -202,16 +202,6 @@ def divide_into_blocks(sections: Sections, rng: np.random.Generator) -> np.ndarr
             block[spot] = number
             number += 1
     return block
-
-
-def discoveries(chance: np.ndarray) -> np.ndarray:
-    """Which of the tests pass at a false discovery rate of 5 % (Benjamini and Hochberg, 1995)."""
-    order = np.argsort(chance, kind="stable")
-    passes = chance[order] <= _FALSE_DISCOVERIES * np.arange(1, chance.size + 1) / max(chance.size, 1)
-    last = np.flatnonzero(passes).max(initial=-1)
-    result = np.zeros(chance.size, dtype=bool)
-    result[order[: last + 1]] = True
-    return result
 
 
 def _skill(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -214,9 +214,12 @@ def _log_scaled(values: np.ndarray) -> np.ndarray:
 class Estimate:
     """What a completer says of every entry, the known ones included; arrays are (n_spots, n_genes) float32."""
 
+    blocks: ClassVar[tuple[str, ...]] = ("values", "rate", "sd", "log_rate_sd")
+
     values: np.ndarray | None  # expression given detection, in the unit of the layer; `None` where nobody asked for it
     rate: np.ndarray | None = None  # expected count at the spot's depth, true zeros included
     sd: np.ndarray | None = None  # standard deviation of `values`, given detection
+    log_rate_sd: np.ndarray | None = None  # standard deviation of the natural logarithm of `rate`
     params: dict[str, Any] = field(default_factory=dict)  # as used; what was tuned, as chosen
     interrupted: bool = False  # whether the method was, and this is what it had up to then
 

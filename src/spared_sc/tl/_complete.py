@@ -11,9 +11,10 @@ from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import check_rep
 from spared_sc._core.record import check_key
-from spared_sc._core.report import logger, warn
+from spared_sc._core.report import announce, logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.threads import limited_threads
+from spared_sc._kernels.verdicts import COMPLETE, DENOISE, UNDECIDED
 from spared_sc._models.device import check_device
 from spared_sc.tl._resolve import resolve, write_layers
 
@@ -158,7 +159,7 @@ def complete(
     completer, saved = _completer(method, dict(method_params or {}))
     if key_added is None:
         key_added = Key.layers.spackle if completer.name == Key.layers.counts else completer.name
-    for key in (key_added, Key.rate(key_added), Key.sd(key_added)):
+    for key in Key.completed(key_added):
         check_key(adata, key, source=layer)
     _check_options(completer, use_rep, save_model, checkpoint)
     if completer.hides_entries:
@@ -175,8 +176,8 @@ def complete(
         use_counts=completer.uses_counts,
     )
     resolved.sections.check_size()
-    if write is not None and "rate" in compute.write and completer.uses_counts and resolved.counts is None:
-        raise ValueError("there are no raw counts, hence no rates: leave 'rate' out of `write=`.")
+    if write is not None:
+        _check_blocks(compute.write, resolved, completer, layer)
     fitted_before = isinstance(completer, FittedCompleter) and completer.fitted
     save = None if save_model is None else Path(save_model)
     estimate, details = _estimate(completer, saved, resolved, compute, save, adata, layer)
@@ -188,6 +189,7 @@ def complete(
         resolved,
         estimate,
         blocks=compute.write,
+        columns=completer.gene_report() if isinstance(completer, FittedCompleter) else {},
         key_added=key_added,
         params={
             "method": completer.name,
@@ -203,6 +205,7 @@ def complete(
         },
         details={"scope": completer.scope, **details},
     )
+    _announce(adata, resolved, key_added)
     return adata if copy else None
 
 
@@ -278,15 +281,43 @@ def _estimate(
     return estimate, details
 
 
+def _check_blocks(blocks: frozenset[str], resolved: Resolved, completer: Completer, layer: str) -> None:
+    """Refuse, before any work is done, to write layers that these data do not allow."""
+    of_rates = sorted(blocks & {"rate", "denoised", "denoised_sd"})
+    if of_rates and completer.uses_counts and resolved.counts is None:
+        raise ValueError(f"there are no raw counts, hence no {validate.listing(of_rates)}: leave that out of `write=`.")
+    of_scale = sorted(blocks & {"denoised", "denoised_sd"})
+    if of_scale and resolved.sections.total is None:
+        raise ValueError(
+            f"{validate.listing(of_scale)} needs a layer that is log2(1 + scaled count), unlike {layer!r} here: pass a "
+            "layer from `sp.pp.normalize_tpm(adata)`, or leave that out of `write=`."
+        )
+
+
 def _check_given(estimate: Estimate, compute: Compute, method: str) -> None:
     """Refuse to leave out a layer that was asked for."""
-    given = {"completed": estimate.values, "rate": estimate.rate, "sd": estimate.sd}
+    rate = estimate.rate
+    given = {"completed": estimate.values, "rate": rate, "denoised": rate, "sd": estimate.sd}
+    given["denoised_sd"] = estimate.log_rate_sd
     missing = sorted(name for name in compute.write if given[name] is None)
     if missing:
         raise ValueError(
             f"method {method!r} gives no {validate.listing(missing)} for these data: leave that out of `write=`, or choose "
             "another method. Rates need raw counts."
         )
+
+
+def _announce(adata: AnnData, resolved: Resolved, key_added: str) -> None:
+    """How many genes of each verdict there are, and what was filled."""
+    if Key.verdict(key_added) not in adata.var:
+        return
+    of_kind = adata.var[Key.verdict(key_added)].iloc[resolved.genes[resolved.genes >= 0]].value_counts()
+    kinds = ", ".join(f"{of_kind.get(kind, 0)} {kind}" for kind in (COMPLETE, DENOISE, UNDECIDED))
+    known = resolved.sections.known
+    announce(
+        f"{key_added}: {known.shape[1]} genes ({kinds}) in {known.shape[0]} spots; {1 - known.mean():.0%} of the entries "
+        "were undetected and are filled."
+    )
 
 
 def _log_score(method: str, score: Mapping[str, float]) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from spared_sc._core.validate import Libraries
     from spared_sc._kernels.sections import Estimate
 
+NOT_COMPLETED = "not completed"  # in place of a verdict
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -147,46 +149,66 @@ def write_layers(
     estimate: Estimate,
     *,
     blocks: frozenset[str],
+    columns: Mapping[str, np.ndarray],
     key_added: str,
     params: Mapping[str, Any],
     details: Mapping[str, Any],
 ) -> None:
-    """Write the layers of an estimate that are among the blocks: filled values, rates and standard deviations.
+    """Write the layers of an estimate that are among the blocks, and columns of the genes.
 
-    Layers of an earlier estimate under the same name do not stay behind.
+    What an earlier estimate wrote under the same name does not stay behind.
     """
     present = resolved.genes >= 0
     genes = resolved.genes[present]
-    known = resolved.to_rows(resolved.sections.known)[:, present]
+
+    def of_data(block: np.ndarray) -> np.ndarray:
+        return resolved.to_rows(block)[:, present]
+
+    known = of_data(resolved.sections.known)
+    shape = resolved.values.shape
+    zero = np.zeros(shape, dtype=np.float32)
+    zero = sps.csr_matrix(zero.shape, dtype=np.float32) if sps.issparse(resolved.values) else zero
     layers = {}
     if "completed" in blocks:
-        filled = resolved.to_rows(estimate.need_values())[:, present]
-        filled = np.where(known, validate.dense(resolved.values[:, genes]), filled)
+        filled = np.where(known, validate.dense(resolved.values[:, genes]), of_data(estimate.need_values()))
         dtype = np.result_type(resolved.values.dtype, np.float32)
         layers[key_added] = write_columns(resolved.values, genes, filled.astype(dtype, copy=False))
+    follows_counts = resolved.sections.total is not None
+    if follows_counts and blocks & {"denoised", "denoised_sd"} and estimate.rate is not None:
+        scaled = estimate.rate * resolved.sections.count_scale()
+        if "denoised" in blocks:
+            layers[Key.denoised(key_added)] = write_columns(resolved.values, genes, of_data(np.log2(1 + scaled)))
+        if "denoised_sd" in blocks and estimate.log_rate_sd is not None:  # to first order
+            sd = estimate.log_rate_sd * scaled / ((1 + scaled) * np.float32(np.log(2)))
+            layers[Key.denoised_sd(key_added)] = write_columns(zero, genes, of_data(sd))
     if "rate" in blocks and estimate.rate is not None and resolved.counts is not None:
-        rate = resolved.to_rows(estimate.rate)[:, present]
-        layers[Key.rate(key_added)] = write_columns(resolved.counts, genes, rate)
+        layers[Key.rate(key_added)] = write_columns(resolved.counts, genes, of_data(estimate.rate))
     if "sd" in blocks and estimate.sd is not None:
-        sd = np.where(known, np.float32(0), resolved.to_rows(estimate.sd)[:, present])
-        shape = resolved.values.shape
-        empty = sps.csr_matrix(shape, dtype=np.float32)
-        zero = empty if sps.issparse(resolved.values) else np.zeros(shape, dtype=np.float32)
+        sd = np.where(known, np.float32(0), of_data(estimate.sd))
         layers[Key.sd(key_added)] = write_columns(zero, genes, sd)
+    of_genes = {}
+    for name, values in columns.items():
+        empty = np.full(shape[1], np.nan) if values.dtype.kind == "f" else np.full(shape[1], NOT_COMPLETED, object)
+        empty[genes] = values[present]
+        of_genes[f"{key_added}_{name}"] = empty
     before = slots_of(adata.uns.get(Key.uns.records, {}).get(key_added, {}))
     record(
         adata,
         key=key_added,
         function="tl.complete",
         params={**params, "lattice": resolved.lattice_kind},
-        slots={"layers": layers},
+        slots={"layers": layers, "var": of_genes},
         genes=adata.var_names[genes].to_numpy(dtype=object),
         split=validate.recorded_split(resolved.libraries, resolved.library_split),
         **details,
     )
-    for name in (key_added, Key.rate(key_added), Key.sd(key_added)):
+    # Of the method that wrote here before.
+    for name in Key.completed(key_added):
         if name in adata.layers and name not in layers and f'layers["{name}"]' in before:
-            del adata.layers[name]  # of the method that wrote here before
+            del adata.layers[name]
+    for name in (Key.skill(key_added), Key.skill_se(key_added), Key.verdict(key_added)):
+        if name in adata.var and name not in of_genes and f'var["{name}"]' in before:
+            del adata.var[name]
 
 
 def _seen(adata: AnnData, genes: np.ndarray, detected: sps.csr_matrix) -> np.ndarray:

@@ -87,7 +87,8 @@ class Completer(Method):
             if part.interrupted:  # the other splits are not there
                 raise KeyboardInterrupt
             whole = _empty_like(part, sections.values.shape) if whole is None else whole
-            for block, values in ((whole.values, part.values), (whole.rate, part.rate), (whole.sd, part.sd)):
+            for name in Estimate.blocks:
+                block, values = getattr(whole, name), getattr(part, name)
                 if block is not None and values is not None:
                     block[here] = values[here[spots]]
         if whole is None:
@@ -165,6 +166,10 @@ class FittedCompleter(Completer, Generic[L]):
     def report(self) -> dict[str, Any]:
         """Summary of the fit for the record."""
 
+    def gene_report(self) -> dict[str, np.ndarray]:
+        """What is known of each gene it was fitted to, (n_genes,), by what follows the key in the name of a column."""
+        return {}
+
     @abstractmethod
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Learned state: arrays, and values that JSON can hold."""
@@ -197,4 +202,4 @@ def _empty_like(part: Estimate, shape: tuple[int, ...]) -> Estimate:
     def empty(block: np.ndarray | None) -> np.ndarray | None:
         return None if block is None else np.empty(shape, block.dtype)
 
-    return Estimate(empty(part.values), empty(part.rate), empty(part.sd), params=part.params)
+    return Estimate(**{name: empty(getattr(part, name)) for name in Estimate.blocks}, params=part.params)

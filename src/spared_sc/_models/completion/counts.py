@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from spared_sc._core.report import logger
+from spared_sc._kernels.at_depth import size_by_moments
 from spared_sc._kernels.lowrank import gene_means
 from spared_sc._kernels.masking import hide_spots
 from spared_sc._kernels.regression import variance_regression
+from spared_sc._kernels.shrinkage import Shrinkage, Split, learn, share_counts, shrunk
 from spared_sc._kernels.stack import combine, ridge_stack
 from spared_sc._kernels.threads import limited_threads
+from spared_sc._kernels.truncated import truncated_moments
+from spared_sc._kernels.verdicts import decide
 from spared_sc._models import checkpoint as files
 from spared_sc._models.completion.base import About, Compute, Estimate, FittedCompleter, Sections, parameter
 from spared_sc._models.completion.depth_only import DepthOnly, depth_values
@@ -34,14 +38,15 @@ if TYPE_CHECKING:
     from spared_sc._models.completion.factor import FactorFit
     from spared_sc._models.completion.trial import Tuned
 
-_VALUES = ("tuned", "names", "with_counts", "data", "score")  # of what was learned, beside the arrays
+_VALUES = ("tuned", "names", "data", "score")  # of what was learned, beside the arrays
 _SCORE_SHARE = 0.25  # of the hidden entries, that nothing is learned from
 _LEAST_ENTRIES = 50  # detected entries
 _LEAST_HIDDEN = 5  # entries to learn from
 _MOST_ENTRIES = 1_000_000  # hidden entries that weights are learned from
 _SILENCED = 0.1  # share of the spots that are hidden as a whole, to learn what the error is there
 _N_TUNED = 5  # steps of the bar for the simple estimates
-_SECONDS = 1e-5  # of one core for one entry in each of the two parts, about
+_N_SPLITS = 2  # of the molecules into halves
+_SECONDS = 1e-5  # of one core for one entry in each of the fits, about
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Fitted:
     names: list[str]  # of the estimates
     stack: np.ndarray  # (1 + number of estimates,) weights, the intercept first
     width: np.ndarray  # (2,) the logarithm of the squared error: intercept, and weight of a hint
-    with_counts: bool
+    shrinkage: Shrinkage | None  # of the rates; `None` without counts
     data: str  # short name of the data
     score: dict[str, float] = field(default_factory=dict)  # MSE on hidden entries beside simple estimates
     interrupted: bool = False
@@ -107,7 +112,9 @@ class CountsModel(FittedCompleter[Fitted]):
             )
         with self._bar(sections, "hidden entries", compute) as bar:
             folder = compute.below("hidden entries")
-            fitted = self._count_model(trial.train, folder, bar.update, keep_interrupted=False)
+            fitted = None
+            if sections.counts is not None:
+                fitted = self._fit(trial.train, folder, bar.update, keep_interrupted=False)
             tuned = _tune(trial, bar.update)
             names, estimates, hint = self._estimates(trial.train, trial.fit, tuned, fitted, compute)
         stack = ridge_stack(_columns(estimates, learned_from), trial.truth[learned_from])
@@ -121,17 +128,29 @@ class CountsModel(FittedCompleter[Fitted]):
         for name, estimate in zip(names, estimates, strict=True):
             score[name] = float(np.mean((trial.truth - estimate)[scored] ** 2))
         score["n_entries"] = int(scored.sum())
-        data = data_hash(sections)
-        self.learned = Fitted(tuned, names, stack, width, sections.counts is not None, data, score)
+        shrinkage = None if sections.counts is None else self._learn_shrinkage(sections, compute)
+        self.learned = Fitted(tuned, names, stack, width, shrinkage, data_hash(sections), score)
+
+    def _learn_shrinkage(self, sections: Sections, compute: Compute) -> Shrinkage:
+        """What fits to a half of the molecules say of the other half."""
+        splits = []
+        with self._bar(sections, "molecules", compute, n_fits=_N_SPLITS) as bar:
+            for number in range(_N_SPLITS):
+                half, counts = sections.thinned(np.random.default_rng([compute.seed, 6, number]))
+                folder = compute.below(f"molecules {number}")
+                fitted = self._fit(half, folder, bar.update, keep_interrupted=False)
+                splits.append(_split(sections, half, counts, fitted, compute.n_threads))
+        return learn(splits)
 
     @limited_threads(1)
     def apply(self, sections: Sections, compute: Compute) -> Estimate:
         """Estimate of every entry, its standard deviation and, with counts, its expected count."""
         learned = self.result()
-        if learned.with_counts != (sections.counts is not None):
+        with_counts = learned.shrinkage is not None
+        if with_counts != (sections.counts is not None):
             raise ValueError(
-                f"the model was fitted {'with' if learned.with_counts else 'without'} raw counts, and these data have "
-                f"{'none' if learned.with_counts else 'some'}: fit a model to these data."
+                f"the model was fitted {'with' if with_counts else 'without'} raw counts, and these data have "
+                f"{'none' if with_counts else 'some'}: fit a model to these data."
             )
         # One fit for each split, whose data differ.
         folder = _below(compute, "all entries", sections)
@@ -139,47 +158,53 @@ class CountsModel(FittedCompleter[Fitted]):
         # Learned first, so that an interrupt of what follows keeps what is there.
         widening = self._widening(sections, compute) if silent.any() and sections.counts is not None else 1.0
         with self._bar(sections, "all entries", compute) as bar:
-            fitted = self._count_model(sections, folder, bar.update)
+            fitted = None if sections.counts is None else self._fit(sections, folder, bar.update)
             simple = AdditiveFit(sections, learned.tuned["additive"], seed=compute.seed)
             _, estimates, hint = self._estimates(sections, simple, learned.tuned, fitted, compute)
             bar.update(_N_TUNED)
         values = combine(learned.stack, estimates)
         log_width = learned.width[0] + learned.width[1] * (values if hint is None else hint)
         sd = np.exp(log_width / 2, dtype=np.float32)
-        if fitted is None or hint is None:
+        if fitted is None or hint is None or learned.shrinkage is None:
             return Estimate(values, None, sd)
-        rate = fitted.posterior_rate() if "rate" in compute.write else None
+        rate = log_rate_sd = None
+        if compute.write & {"rate", "denoised", "denoised_sd"}:
+            weight = learned.shrinkage.weight
+            rate = shrunk(fitted.posterior_rate(), share_counts(sections), weight, sections.library)
+        if "denoised_sd" in compute.write:
+            factors = learned.shrinkage.variances
+            parts = zip(factors.astype(np.float32), fitted.log_variances(), strict=True)
+            log_rate_sd = np.sqrt(sum(factor * part for factor, part in parts))
         if silent.any() and not silent.all():
             # The combination has never seen a spot of which nothing is known; the count model does without.
             values[silent] = estimates[-1][silent]
             sd[silent] = np.exp(hint[silent]) * widening
-        return Estimate(values, rate, sd, interrupted=fitted.rates.interrupted)
+        return Estimate(values, rate, sd, log_rate_sd=log_rate_sd, interrupted=fitted.rates.interrupted)
 
-    def _bar(self, sections: Sections, part: str, compute: Compute) -> tqdm:
+    def _bar(self, sections: Sections, part: str, compute: Compute, *, n_fits: int = 1) -> tqdm:
         """A bar of the steps of a count model, and of the simple estimates, which says what they will cost."""
         n, n_genes = sections.values.shape
-        seconds = 1 + _SECONDS * n * n_genes
+        seconds = 1 + _SECONDS * n * n_genes * n_fits
         cost = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
         logger.info("count model, %s: %d spots x %d genes, about %s", part, n, n_genes, cost)
-        n_fit = 0 if sections.counts is None else n_steps(self.factor, n_genes)
-        return compute.bar(n_fit + _N_TUNED, f"count model, {part} (about {cost})")
+        n_fit = 0 if sections.counts is None else n_fits * n_steps(self.factor, n_genes)
+        n_tuned = 0 if part == "molecules" else _N_TUNED
+        return compute.bar(n_fit + n_tuned, f"count model, {part} (about {cost})")
 
     @property
     def factor(self) -> FactorParams:
         """Parameters of the count model."""
         return FactorParams(n_iterations=self.n_iterations)
 
-    def _count_model(
+    def _fit(
         self,
         sections: Sections,
         compute: Compute,
         on_step: Callable[[], object],
         *,
         keep_interrupted: bool = True,
-    ) -> FactorFit | None:
-        """The count model, where there are counts."""
-        if sections.counts is None:
-            return None
+    ) -> FactorFit:
+        """The count model of sections with counts."""
         # As a JSON card gives it back; the hash takes time, and only a checkpoint needs it.
         identity = None
         if compute.checkpoint is not None:
@@ -216,9 +241,7 @@ class CountsModel(FittedCompleter[Fitted]):
         visible = sections.without(hidden)
         folder = _below(compute, "hidden spots", visible)
         with compute.bar(n_steps(self.factor, visible.values.shape[1]), "count model, spots without counts") as bar:
-            fitted = self._count_model(visible, folder, bar.update, keep_interrupted=False)
-        if fitted is None:
-            return 1.0
+            fitted = self._fit(visible, folder, bar.update, keep_interrupted=False)
         mean, width = fitted.given_detection(visible.count_scale(), n_threads=compute.n_threads)
         error = sections.renormalised(hidden)[hidden] - mean[hidden]
         return float(np.sqrt(np.mean(error**2) / np.mean(width[hidden] ** 2)))
@@ -229,21 +252,65 @@ class CountsModel(FittedCompleter[Fitted]):
         weights = dict(zip(["intercept", *learned.names], learned.stack.tolist(), strict=True))
         return {"data": learned.data, "score": learned.score, "tuned": learned.tuned, "weights": weights}
 
+    def gene_report(self) -> dict[str, np.ndarray]:
+        """Skill and verdict of every gene; nothing without counts."""
+        shrinkage = self.result().shrinkage
+        if shrinkage is None:
+            return {}
+        verdict = decide(shrinkage.given_detection, np.where(shrinkage.weight > 0, shrinkage.pattern, np.nan))
+        return {"skill": shrinkage.skill, "skill_se": shrinkage.skill_se, "verdict": verdict}
+
+    @property
+    def n_genes(self) -> int | None:
+        """Number of genes that it was fitted to, with counts."""
+        shrinkage = None if self.learned is None else self.learned.shrinkage
+        return None if shrinkage is None else shrinkage.weight.size
+
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Weights, and parameters."""
         learned = self.result()
         values = {name: getattr(learned, name) for name in _VALUES}
-        return {"stack": learned.stack, "width": learned.width}, {"params": self.params(), **values}
+        of_genes = {} if learned.shrinkage is None else asdict(learned.shrinkage)
+        return {"stack": learned.stack, "width": learned.width, **of_genes}, {"params": self.params(), **values}
 
     @classmethod
     def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
         """The completer with that state."""
         completer = cls(**values["params"])
-        learned = {name: values[name] for name in _VALUES}
-        if arrays["stack"].shape != (1 + len(learned["names"]),) or arrays["width"].shape != (2,):
+        arrays, learned = dict(arrays), {name: values[name] for name in _VALUES}
+        stack, width = arrays.pop("stack"), arrays.pop("width")
+        if stack.shape != (1 + len(learned["names"]),) or width.shape != (2,):
             raise ValueError("there is not one weight for each estimate.")
-        completer.learned = Fitted(stack=arrays["stack"], width=arrays["width"], **learned)
+        shrinkage = Shrinkage(**arrays) if arrays else None
+        completer.learned = Fitted(stack=stack, width=width, shrinkage=shrinkage, **learned)
         return completer
+
+
+def _split(sections: Sections, half: Sections, counts: np.ndarray, fitted: FactorFit, n_threads: int) -> Split:
+    """What a fit to half of the molecules says of the `counts` of the other half, in spots that have both."""
+    other = sections.need_counts().depth - half.need_counts().depth
+    spots = np.flatnonzero(~sections.silent & (other > 0))
+    # The halves of a spot are not equally large.
+    relative = (other / half.whole_depth()).astype(np.float32)[:, None]
+    scale, share = half.count_scale() / np.maximum(relative, 1e-9), share_counts(half) * relative
+    filled, _ = replace(fitted, rates=fitted.rates.scaled(relative)).given_detection(scale, n_threads=n_threads)
+    at_depth, _ = truncated_moments(share, size_by_moments(counts, share), scale, n_threads=n_threads)
+    mean = gene_means(half.values, half.known)
+    blocks = {
+        "rate": fitted.posterior_rate() * relative,
+        "share": share,
+        "counts": counts,
+        "values": np.log2(1 + counts * scale),
+        "filled": filled,
+        "at_depth": at_depth,
+    }
+    variances = fitted.log_variances()
+    return Split(
+        **{name: block[spots] for name, block in blocks.items()},
+        mean=mean,
+        variances=tuple(variance[spots] for variance in variances),
+        library=np.unique(sections.library[spots], return_inverse=True)[1],
+    )
 
 
 def _tune(trial: Trial, on_step: Callable[[], object]) -> Tuned:

@@ -51,6 +51,16 @@ class FactorFit:
         said_nothing = np.where(self.silent[spots, None], np.float32(1), said_nothing)
         return np.where(counts > 0, informed, said_nothing * rate + (1 - said_nothing) * informed)
 
+    def log_variances(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two parts of the variance of the logarithm of that: of the factors, and of what they do not explain.
+
+        The second is the variance of a gamma posterior; both are for errors that are independent, and small.
+        """
+        rate, size = np.exp(self.rates.log_rate), self.rates.size.astype(np.float32)
+        rate[self.silent] = 0
+        unexplained = 1 / (size + self.counts)
+        return (self.rates.log_rate_sd * size / (size + rate)) ** 2, unexplained
+
     def given_detection(self, scale: np.ndarray, *, n_threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of log2(1 + count x scale), given a count above zero."""
         return detected_moments(
@@ -93,8 +103,12 @@ class Factor(Completer):
         values = sd = None
         if compute.write & {"completed", "sd"}:
             values, sd = fitted.given_detection(sections.count_scale(), n_threads=compute.n_threads)
-        rate = fitted.posterior_rate() if "rate" in compute.write else None
-        return Estimate(values, rate, sd, interrupted=fitted.rates.interrupted)
+        rate = log_rate_sd = None
+        if compute.write & {"rate", "denoised", "denoised_sd"}:
+            rate = fitted.posterior_rate()
+        if "denoised_sd" in compute.write:
+            log_rate_sd = np.sqrt(sum(fitted.log_variances()))
+        return Estimate(values, rate, sd, log_rate_sd=log_rate_sd, interrupted=fitted.rates.interrupted)
 
 
 def fit_factor(

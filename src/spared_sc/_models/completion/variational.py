@@ -97,6 +97,10 @@ class Rates:
     lost: np.ndarray  # (n_genes,)
     interrupted: bool = field(default=False, kw_only=True)
 
+    def scaled(self, factor: np.ndarray) -> Rates:
+        """The same with expected counts multiplied by a factor."""
+        return replace(self, log_rate=self.log_rate + np.log(np.maximum(factor, 1e-9)))
+
 
 def fit_rates(
     sections: Sections,

@@ -1,0 +1,220 @@
+"""Shrinkage of expected counts toward each gene's share, as far as held-out molecules support its pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import nnls
+
+from spared_sc._kernels.lowrank import members
+from spared_sc._kernels.metrics import poisson_deviance, ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from spared_sc._kernels.sections import Sections
+
+_ENTRIES = 1 << 20  # that are computed at once
+_NEWTON_STEPS, _LARGEST_STEP, _WEIGHTS = 8, 0.5, (-1.0, 3.0)
+_LEAST_ENTRIES = 10  # detected, of a gene, for evidence on values given detection
+_UNSURE = 3.0  # standard error of a weight that says nothing
+_LEAST_EVIDENCE = 2.0  # standard errors of the gain of all genes together, or else everything is flat
+_VARIANCES, _VARIANCES_SD = (1.5, 0.5), 0.5  # prior of the factors of the two parts of the variance
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a part of the molecules says of the others; arrays are (n_spots, n_genes) unless said otherwise."""
+
+    counts: np.ndarray  # of the others
+    rate: np.ndarray  # their expected counts
+    share: np.ndarray  # the same from depth and the gene's share in the library alone
+    variances: tuple[np.ndarray, ...]  # two parts of the variance of the logarithm of the rate
+    values: np.ndarray  # the counts in the unit of the layer
+    filled: np.ndarray  # what is expected of these, given detection
+    at_depth: np.ndarray  # the same from depth and share alone
+    mean: np.ndarray  # (n_genes,) the same from the gene alone
+    library: np.ndarray  # (n_spots,)
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """What is learned of each gene, (n_genes,), and of all of them together."""
+
+    weight: np.ndarray  # of the gene's pattern, 0 (flat) to 1
+    skill: np.ndarray  # deviance explained beyond depth and share, before shrinkage
+    skill_se: np.ndarray
+    pattern: np.ndarray  # evidence for one, in standard errors; standard normal where there is none
+    given_detection: np.ndarray  # evidence that values given detection beat averages; NaN with few entries
+    variances: np.ndarray  # (2,) factors of the two parts of the variance of the logarithm of the rate
+
+    def __post_init__(self) -> None:
+        shapes = {x.shape for x in (self.weight, self.skill, self.skill_se, self.pattern, self.given_detection)}
+        if len(shapes) != 1 or self.variances.shape != (2,):
+            raise ValueError("there is not one weight for each gene.")
+
+
+def share_counts(sections: Sections) -> np.ndarray:
+    """Counts expected from depth and the gene's share in the library alone, (n_spots, n_genes) float32.
+
+    A library's share has one count at the share in all libraries as its prior.
+    """
+    counts, depth = sections.need_counts().values, np.maximum(sections.whole_depth(), 1)
+    overall = (counts.sum(axis=0, dtype=np.float64) + 0.5) / depth.sum()
+    result = np.empty_like(counts)
+    for code in range(sections.n_libraries):
+        here = sections.library == code
+        of_library = counts[here].sum(axis=0, dtype=np.float64)
+        share = (of_library + 1) / (depth[here].sum() + 1 / overall)
+        result[here] = depth[here, None] * share
+    return result
+
+
+def shrunk(rate: np.ndarray, share: np.ndarray, weight: np.ndarray, library: np.ndarray) -> np.ndarray:
+    """Rates with the logarithm of their deviation from the share multiplied by the gene's weight, float32.
+
+    The sum over the spots of a library stays.
+    """
+    result = np.empty_like(rate)
+    for genes in _blocks(rate):
+        block = share[:, genes] * np.exp(weight[genes] * np.log(rate[:, genes] / share[:, genes]), dtype=np.float32)
+        result[:, genes] = block * _restoring(block, rate[:, genes], library)
+    return result
+
+
+def learn(splits: Sequence[Split]) -> Shrinkage:
+    """Weights by empirical Bayes, skill and evidence, and the variance that the errors of the rates show.
+
+    Every split has one half of the molecules held out, drawn again for each. A weight maximises the likelihood of the
+    held-out counts; over the genes, weights are normal with a mean and a variance that are learned.
+    """
+    information = weighted = gain = gain_variance = total = n = nearer = nearer_variance = 0.0
+    normal, right = np.zeros((2, 2)), np.zeros(2)
+    for split in splits:
+        weight, of_split = _fit_weights(split)
+        information, weighted = information + of_split, weighted + of_split * weight
+        of_share, difference, variance = _gains(split)
+        total, gain, gain_variance = total + of_share, gain + difference, gain_variance + variance
+        n_detected, difference, variance = _improvements(split)
+        n, nearer, nearer_variance = n + n_detected, nearer + difference, nearer_variance + variance
+        used = _posterior_weights(weight, 1 / np.sqrt(of_split))
+        of_normal, of_right = _variance_equations(split, used)
+        normal, right = normal + of_normal / len(splits), right + of_right / len(splits)
+    # The molecules are the same in every split: averages of n of them have 1/2 + 1/2n of the variance of one.
+    scale = np.sqrt((len(splits) + 1) / 2)
+    weight, se = weighted / information, scale / np.sqrt(information)
+    supported = gain.sum() > _LEAST_EVIDENCE * scale * np.sqrt(gain_variance.sum())
+    return Shrinkage(
+        weight=_posterior_weights(weight, se) if supported else np.zeros_like(weight),
+        skill=ratio(gain, total, default=0.0),
+        skill_se=ratio(scale * np.sqrt(gain_variance), total, default=np.inf),
+        pattern=weight / se,
+        given_detection=np.where(
+            n >= _LEAST_ENTRIES * len(splits),
+            ratio(nearer, scale * np.sqrt(nearer_variance), default=np.nan),
+            np.nan,
+        ),
+        variances=_solve_variances(normal, right),
+    )
+
+
+def _blocks(block: np.ndarray) -> list[slice]:
+    n_genes = block.shape[1]
+    size = max(_ENTRIES // len(block), 1)
+    return [slice(start, start + size) for start in range(0, n_genes, size)]
+
+
+def _restoring(block: np.ndarray, target: np.ndarray, library: np.ndarray) -> np.ndarray:
+    """Factors (n_spots, n_genes) that give a block the target's sums over the spots of each library."""
+    of_library = members(library)
+    factor = ratio(of_library @ target.astype(np.float64), of_library @ block.astype(np.float64), default=1.0)
+    return factor[library].astype(np.float32)
+
+
+def _fit_weights(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest weight of every gene's pattern for the held-out counts, and its Fisher information, (n_genes,)."""
+    n_genes = split.counts.shape[1]
+    weight, information = np.empty((2, n_genes))
+    of_library = members(split.library)
+    for genes in _blocks(split.counts):
+        rate, share, counts = (x[:, genes].astype(np.float64) for x in (split.rate, split.share, split.counts))
+        pattern, totals = np.log(rate / share), of_library @ rate
+        here = np.ones(rate.shape[1])
+        for _ in range(_NEWTON_STEPS):
+            expected = share * np.exp(here * pattern)
+            expected *= ratio(totals, of_library @ expected, default=1.0)[split.library]
+            # The sums of the libraries stay, whatever the weight.
+            mean = ratio(of_library @ (expected * pattern), of_library @ expected, default=0.0)
+            centred = pattern - mean[split.library]
+            slope, curvature = ((counts - expected) * centred).sum(axis=0), (expected * centred**2).sum(axis=0)
+            step = np.clip(ratio(slope, curvature, default=0.0), -_LARGEST_STEP, _LARGEST_STEP)
+            here = np.clip(here + step, *_WEIGHTS)
+        weight[genes], information[genes] = here, np.maximum(curvature, 1e-12)
+    return weight, information
+
+
+def _posterior_weights(weight: np.ndarray, se: np.ndarray) -> np.ndarray:
+    """Posterior means of the weights, between 0 and 1; mean and variance of the prior by moments (DerSimonian, Laird)."""
+    sure = se < _UNSURE
+    if not sure.any():
+        return np.zeros_like(weight)
+    precision = 1 / se[sure] ** 2
+    mean = np.average(weight[sure], weights=precision)
+    excess = (precision * (weight[sure] - mean) ** 2).sum() - (sure.sum() - 1)
+    variance = max(ratio(excess, precision.sum() - (precision**2).sum() / precision.sum(), default=0.0).item(), 0.0)
+    mean = np.average(weight[sure], weights=1 / (se[sure] ** 2 + variance))
+    pull = se**2 / (se**2 + variance) if variance > 0 else np.ones_like(se)
+    return np.clip(np.where(sure, weight + pull * (mean - weight), mean), 0, 1)
+
+
+def _gains(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Deviance of the share, what the rates take from it, and the sampling variance of that, (n_genes,) each."""
+    total, gain, variance = np.empty((3, split.counts.shape[1]))
+    for genes in _blocks(split.counts):
+        of_share = poisson_deviance(split.counts[:, genes], split.share[:, genes])
+        difference = of_share - poisson_deviance(split.counts[:, genes], split.rate[:, genes])
+        total[genes], gain[genes] = of_share.sum(axis=0), difference.sum(axis=0)
+        variance[genes] = len(difference) * difference.var(axis=0)
+    return total, gain, variance
+
+
+def _improvements(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number of detected entries, squared error of averages less that of the filled values, and its variance, (n_genes,).
+
+    The average is the gene's mean, or what its depth and share say, whichever is nearer to the values.
+    """
+    detected = split.counts > 0
+    n = detected.sum(axis=0)
+    of_mean, at_depth, filled = ((split.values - x) ** 2 for x in (split.mean, split.at_depth, split.filled))
+    by_depth = at_depth.sum(axis=0, where=detected) < of_mean.sum(axis=0, where=detected)
+    difference = np.where(detected, np.where(by_depth, at_depth, of_mean) - filled, 0).astype(np.float64)
+    total = difference.sum(axis=0)
+    mean = total / np.maximum(n, 1)
+    return n, total, np.where(detected, (difference - mean) ** 2, 0).sum(axis=0)
+
+
+def _variance_equations(split: Split, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Normal equations of the factors of the two parts of the variance.
+
+    The squared error on held-out counts, less what Poisson counts would have, is that of the rate.
+    """
+    normal, right = np.zeros((2, 2)), np.zeros(2)
+    for genes in _blocks(split.counts):
+        rate = shrunk(split.rate[:, genes], split.share[:, genes], weight[genes], split.library).astype(np.float64)
+        counts = split.counts[:, genes].astype(np.float64)
+        parts = [(rate**2 * variance[:, genes]).ravel() for variance in split.variances]
+        precision = (1 / (rate + 2 * rate**2 + 0.4 * rate**3)).ravel()
+        excess = ((counts - rate) ** 2 - counts).ravel()
+        weighted = np.stack([precision * part for part in parts])
+        normal += weighted @ np.stack(parts, axis=1)
+        right += weighted @ excess
+    return normal, right
+
+
+def _solve_variances(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Posterior mode of the two factors under their prior; none is below zero."""
+    prior = np.eye(2) / _VARIANCES_SD**2
+    root = np.linalg.cholesky(normal + prior)
+    return nnls(root.T, np.linalg.solve(root, right + prior @ _VARIANCES))[0]
