@@ -21,7 +21,7 @@ _NEWTON_STEPS, _LARGEST_STEP, _WEIGHTS = 8, 0.5, (-1.0, 3.0)
 _LEAST_ENTRIES = 10  # detected, of a gene, for evidence on values given detection
 _UNSURE = 3.0  # standard error of a weight that says nothing
 _LEAST_EVIDENCE = 2.0  # standard errors of the gain of all genes together, or else everything is flat
-_VARIANCES, _VARIANCES_SD = (1.5, 0.5), 0.5  # prior of the factors of the two parts of the variance
+_VARIANCES, _VARIANCES_SD = (2.0, 0.3), 0.4  # prior of the factors of the two parts of the variance
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Split:
     filled: np.ndarray  # what is expected of these, given detection
     at_depth: np.ndarray  # the same from depth and share alone
     mean: np.ndarray  # (n_genes,) the same from the gene alone
+    depth: np.ndarray  # (n_spots,) number of the other molecules
     library: np.ndarray  # (n_spots,)
 
 
@@ -198,7 +199,7 @@ def _improvements(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _variance_equations(split: Split, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Normal equations of the factors of the two parts of the variance.
 
-    The squared error on held-out counts, less what Poisson counts would have, is that of the rate.
+    The squared error on held-out counts, less the variance of multinomial counts of that depth, is that of the rate.
     """
     normal, right = np.zeros((2, 2)), np.zeros(2)
     for genes in _blocks(split.counts):
@@ -206,7 +207,7 @@ def _variance_equations(split: Split, weight: np.ndarray) -> tuple[np.ndarray, n
         counts = split.counts[:, genes].astype(np.float64)
         parts = [(rate**2 * variance[:, genes]).ravel() for variance in split.variances]
         precision = (1 / (rate + 2 * rate**2 + 0.4 * rate**3)).ravel()
-        excess = ((counts - rate) ** 2 - counts).ravel()
+        excess = ((counts - rate) ** 2 - counts + rate**2 / split.depth[:, None]).ravel()
         weighted = np.stack([precision * part for part in parts])
         normal += weighted @ np.stack(parts, axis=1)
         right += weighted @ excess

@@ -308,6 +308,7 @@ def _split(sections: Sections, half: Sections, counts: np.ndarray, fitted: Facto
     return Split(
         **{name: block[spots] for name, block in blocks.items()},
         mean=mean,
+        depth=other[spots],
         variances=tuple(variance[spots] for variance in variances),
         library=np.unique(sections.library[spots], return_inverse=True)[1],
     )

@@ -554,6 +554,7 @@ class _Model:
 
     def finish(self) -> Rates:
         """Rates of the posterior as it is; the derivatives are given up, and with them their memory."""
+        of_spot, of_level = self._other_variances()
         self.slope = self.weight = self.counts.new_empty(0)
         self._spread_all()
         at = self.posterior
@@ -565,10 +566,18 @@ class _Model:
             mean = self.factors[rows] @ at.loadings.T
             mean += (self.log_depth + at.spot)[rows, None] + (at.gene + at.library_gene)[self.library[rows]]
             log_rate[rows] = (mean + half_variance).clamp_(*_LIMITS).cpu().numpy()
-            sd[rows] = (2 * half_variance).sqrt().cpu().numpy()
+            variance = 2 * half_variance + of_spot[rows, None] + of_level[self.library[rows]]
+            sd[rows] = variance.sqrt().cpu().numpy()
 
         self.workers.map(part, self.parts)
         return Rates(log_rate, sd, at.log_size.exp().numpy(), at.lost.numpy())
+
+    def _other_variances(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior variances of the spots' departures, and of the levels of the genes in the libraries."""
+        of_spot = 1 / (self.weight.sum(dim=1) + self.params.spot_precision)
+        by_library = self._over_spots(self.weight, self.members).T
+        prior = 1 / self.params.library_precision + 1 / by_library.sum(dim=0).clamp(min=1 / _MOST_VARIANCE)
+        return of_spot, 1 / (by_library + 1 / prior)
 
 
 class _Smoother:
