@@ -1,7 +1,7 @@
 """What the layers of a completion show of the domains that experts drew: clusters, and markers.
 
-    python measurements/domains.py              clusters of cortex and HER2+ sections with labels    TIME
-    python measurements/domains.py --markers    markers, on one half of the molecules, checked on the other    TIME
+    python measurements/domains.py              clusters of cortex and HER2+ sections with labels, 5 minutes on one core
+    python measurements/domains.py --markers    markers from one half of the molecules, 10 minutes
 
 Cortical layers of section 151510 (Maynard et al. 2021), and the domains of the first section of four patients with HER2+
 breast cancer (Andersson et al. 2021). Labels with fewer than five spots and "undetermined" are left out of the scores. All
@@ -48,6 +48,7 @@ N_SPLITS = 3  # of the molecules into halves
 N_MARKERS = 10  # selected for each domain
 
 UPPER = ("Layer2", "Layer3")
+# KRT17 (layer 6), and markers of fat, are not among the genes or hardly detected.
 MARKERS: dict[str, dict[tuple[str, ...], list[str]]] = {
     "DLPFC": {
         ("Layer1",): ["AQP4", "FABP7"],
@@ -69,18 +70,6 @@ def dense(values: np.ndarray | sps.spmatrix) -> np.ndarray:
     return (values.toarray() if sps.issparse(values) else np.asarray(values)).astype(np.float64)
 
 
-def denoised(adata: AnnData) -> np.ndarray:
-    """Estimated rate per depth, in the unit of the input layer."""
-    if "spackle_denoised" in adata.layers:
-        return dense(adata.layers["spackle_denoised"])
-    counts, values = dense(adata.X), np.exp2(dense(adata.layers["log2tpm"])) - 1
-    # A value is its count times a factor of the spot and one of the gene.
-    lengths = adata.var["gene_length"].to_numpy(float) if "gene_length" in adata.var else np.ones(adata.n_vars)
-    lengths = np.where(lengths > 0, lengths, np.inf)
-    factor = values.sum(axis=1) / (counts / lengths).sum(axis=1)
-    return np.log2(1 + dense(adata.layers["spackle_rate"]) / lengths * factor[:, None])
-
-
 def layers(adata: AnnData, mask_var: str) -> dict[str, np.ndarray]:
     """Values of the genes of a mask in all layers that are compared; the mean over a spot and its neighbours is one."""
     sp.tl.complete(adata, method="kernel", mask_var=mask_var, **KEY)
@@ -95,7 +84,7 @@ def layers(adata: AnnData, mask_var: str) -> dict[str, np.ndarray]:
         "neighborhood": np.log2(1 + (near @ tpm) / np.asarray(near.sum(axis=1)).reshape(-1, 1)),
         "kernel": dense(adata.layers["kernel"]),
         "given_detection": dense(adata.layers["spackle"]),
-        "denoised": denoised(adata),
+        "denoised": dense(adata.layers["spackle_denoised"]),
     }
     genes = adata.var[mask_var].to_numpy()
     return {name: values[:, genes] for name, values in found.items()}

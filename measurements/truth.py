@@ -1,7 +1,7 @@
 """Layers of a completion beside the truth of simulated sections, and what they show where there is nothing to find.
 
-    python measurements/truth.py              three depths: correlation, coverage, calibration    3 minutes on one core
-    python measurements/truth.py --nulls      genes that vary nowhere, and a sharp boundary        1 minute
+    python measurements/truth.py              three depths: correlation, coverage, calibration; 2 minutes on one core
+    python measurements/truth.py --nulls      genes that vary nowhere, and a sharp boundary; 1 minute
 
 The sections of the first part are drawn by `sp.datasets.synthetic`: the share of a gene varies smoothly over the tissue,
 and the depth of a spot has nothing to do with it. Genes are completed if their true share varies at least threefold (95%
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 KEY = {"library_key": "library_id", "show_progress_bar": False}
 BINS = {"below 10%": (0.01, 0.1), "10 to 30%": (0.1, 0.3), "30 to 60%": (0.3, 0.6), "60 to 90%": (0.6, 0.9)}
 BINS["above 90%"] = (0.9, 1.01)
-LAYERS = ("raw", "given_detection", "rate", "denoised")
+LAYERS = {"raw": "log2tpm", "given_detection": "spackle", "rate": "spackle_rate", "denoised": "spackle_denoised"}
+SD = {"given_detection": "spackle_sd", "denoised": "spackle_denoised_sd"}
 MOST_GENES = 28  # completed in each bin of a section
 FOLD = 3.0  # least variation of the true share of a gene
 Z_90 = 1.645
@@ -43,15 +44,7 @@ class Completed(NamedTuple):
 
     counts: np.ndarray
     layers: Mapping[str, np.ndarray]
-    sd: Mapping[str, np.ndarray]  # of the layers that have one
-
-
-def denoised(adata: ad.AnnData) -> tuple[np.ndarray, np.ndarray | None]:
-    """Estimated rate per depth, log2(CPM + 1), and its standard deviation."""
-    if "spackle_denoised" in adata.layers:
-        return tuple(_dense(adata.layers[name]) for name in ("spackle_denoised", "spackle_denoised_sd"))
-    depth = np.asarray(adata.X.sum(axis=1)).reshape(-1, 1)
-    return np.log2(1 + _dense(adata.layers["spackle_rate"]) * 1e6 / depth), None
+    sd: Mapping[str, np.ndarray]
 
 
 def completed(adata: ad.AnnData, chosen: np.ndarray) -> Completed:
@@ -59,14 +52,10 @@ def completed(adata: ad.AnnData, chosen: np.ndarray) -> Completed:
     adata.var["chosen"] = chosen
     sp.pp.normalize_tpm(adata, gene_lengths=None)
     sp.tl.spackle_complete(adata, mask_var="chosen", n_jobs=1, **KEY)
-    value, sd = denoised(adata)
-    names = {"raw": "log2tpm", "given_detection": "spackle", "rate": "spackle_rate"}
-    layers = {name: _dense(adata.layers[layer]) for name, layer in names.items()} | {"denoised": value}
-    widths = {"given_detection": _dense(adata.layers["spackle_sd"]), **({} if sd is None else {"denoised": sd})}
     return Completed(
         _dense(adata.X)[:, chosen],
-        {name: values[:, chosen] for name, values in layers.items()},
-        {name: values[:, chosen] for name, values in widths.items()},
+        {name: _dense(adata.layers[layer])[:, chosen] for name, layer in LAYERS.items()},
+        {name: _dense(adata.layers[layer])[:, chosen] for name, layer in SD.items()},
     )
 
 
@@ -316,12 +305,10 @@ def _blur(sections: list[Drawn], groups: Mapping[str, slice]) -> Iterator[dict[s
                 truth.append(one.share[spots, genes])
                 cpm.append((np.exp2(one.found.layers["denoised"]) - 1)[spots, genes] / 1e6)
                 raw.append((np.exp2(one.found.layers["raw"]) - 1)[spots, genes] / 1e6)
-                if "denoised" in one.found.sd:
-                    error = np.abs(one.found.layers["denoised"] - np.log2(1 + 1e6 * one.share))
-                    held.append((error <= Z_90 * one.found.sd["denoised"])[spots, genes])
+                error = np.abs(one.found.layers["denoised"] - np.log2(1 + 1e6 * one.share))
+                held.append((error <= Z_90 * one.found.sd["denoised"])[spots, genes])
             cpm, raw, truth = (np.concatenate(parts) for parts in (cpm, raw, truth))
-            if held:
-                row[f"{group}_coverage"] = np.concatenate(held).mean()
+            row[f"{group}_coverage"] = np.concatenate(held).mean()
             if group == "same":
                 continue
             high = truth > truth.mean(axis=0)
