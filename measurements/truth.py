@@ -29,10 +29,12 @@ KEY = {"library_key": "library_id", "show_progress_bar": False}
 BINS = {"below 10%": (0.01, 0.1), "10 to 30%": (0.1, 0.3), "30 to 60%": (0.3, 0.6), "60 to 90%": (0.6, 0.9)}
 BINS["above 90%"] = (0.9, 1.01)
 LAYERS = {"raw": "log2tpm", "given_detection": "spackle", "rate": "spackle_rate", "denoised": "spackle_denoised"}
+TITLES = dict(zip(LAYERS, ("raw", "given detection", "expected count", "denoised"), strict=True))
 SD = {"given_detection": "spackle_sd", "denoised": "spackle_denoised_sd"}
 MOST_GENES = 28  # completed in each bin of a section
 FOLD = 3.0  # least variation of the true share of a gene
 Z_90 = 1.645
+FLAT = 1e-5  # standard deviations that are rounding errors
 SECTIONS = {80: (100, 10), 300: (400, 4), 5000: (2000, 3)}  # depth: genes and sections, for 20 genes in each bin
 SHAPE = (22, 22)  # spots
 DEPTH = 300  # of the sections of the second part
@@ -71,8 +73,11 @@ def within_genes(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def between_genes(values: np.ndarray) -> np.ndarray:
-    """Correlations of the pairs of genes."""
-    correlations = np.corrcoef(values, rowvar=False)
+    """Correlations of the pairs of genes; zero where one does not vary."""
+    centered = values - values.mean(axis=0)
+    sd = centered.std(axis=0)
+    scaled = np.divide(centered, sd, out=np.zeros_like(centered), where=sd > FLAT)
+    correlations = scaled.T @ scaled / len(scaled)
     return correlations[np.triu_indices_from(correlations, k=1)]
 
 
@@ -286,7 +291,13 @@ def boundary() -> None:
             p_values.append(mannwhitneyu(values[right_side], values[~right_side]).pvalue)
             differences.append(np.abs(values[right_side].mean(axis=0) - values[~right_side].mean(axis=0)))
         p = np.concatenate(p_values)
-        row = {"layer": layer, "tests": len(p), "below_05": (p < 0.05).mean(), "below_1e4": (p < 1e-4).mean()}
+        row = {
+            "layer": layer,
+            "title": TITLES[layer],
+            "tests": len(p),
+            "below_05": (p < 0.05).mean(),
+            "below_1e4": (p < 1e-4).mean(),
+        }
         row["difference"] = np.median(differences)
         row["pairs"] = np.mean([between_genes(one.found.layers[layer][:, groups["same"]]).mean() for one in sections])
         rows.append(row)
