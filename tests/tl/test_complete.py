@@ -14,6 +14,7 @@ import spared_sc as sp
 from helpers import KEY, dense, spackle
 from helpers.completion import SECTIONS, WITH_RATE, estimate_of, sections_of
 from spared_sc._core.compute import Compute
+from spared_sc._core.keys import Key
 from spared_sc._core.record import from_record
 from spared_sc._models.completion.base import About, Estimate, SimpleCompleter, parameter
 from spared_sc._models.completion.counts import CountsModel
@@ -76,11 +77,15 @@ def test_layers_hold_the_estimate(ready, sections, name):
     np.testing.assert_array_equal(after[:, place.genes], filled)
     others = np.setdiff1d(np.arange(ready.n_vars), place.genes)
     np.testing.assert_array_equal(after[:, others], before[:, others])
-    assert set(adata.layers) - set(ready.layers) == {"result"} | ({"result_rate"} if name in WITH_RATE else set())
+    of_rate = {"result_rate", "result_denoised"} if name in WITH_RATE else set()
+    assert set(adata.layers) - set(ready.layers) == {"result"} | of_rate
     if name in WITH_RATE:
-        rate = dense(adata.layers["result_rate"])
+        rate, denoised = (dense(adata.layers[layer]) for layer in ("result_rate", "result_denoised"))
         np.testing.assert_allclose(rate[:, place.genes], place.to_rows(estimate.rate), rtol=1e-6)
         np.testing.assert_array_equal(rate[:, others], dense(ready.X)[:, others])
+        np.testing.assert_array_equal(denoised[:, others], before[:, others])
+        scaled = rate[:, place.genes] * place.to_rows(sections.count_scale())
+        np.testing.assert_allclose(denoised[:, place.genes], np.log2(1 + scaled), rtol=1e-5)
     record = from_record(adata.uns["spared_sc"]["result"])
     assert record["function"] == "tl.complete"
     assert record["scope"] == ("library" if name == "median" else "collection")
@@ -98,7 +103,7 @@ def test_order_of_spots_and_threads_do_not_matter(ready, name):
     first = complete(ready, name, n_jobs=1)
     order = np.random.default_rng(0).permutation(ready.n_obs)
     second = complete(ready[order].copy(), name, n_jobs=2)
-    assert {name} <= set(first.layers) - set(ready.layers) <= {name, f"{name}_rate"}
+    assert {name} <= set(first.layers) - set(ready.layers) <= {name, f"{name}_rate", f"{name}_denoised"}
     for layer in set(first.layers) - set(ready.layers):
         np.testing.assert_array_equal(dense(second.layers[layer]), dense(first.layers[layer])[order])
 
@@ -242,10 +247,10 @@ def test_the_default_is_the_counts_model_under_a_name_that_is_free(ready):
     adata = ready.copy()
     params = {"n_iterations": 1}
     sp.tl.complete(adata, method_params=params, device="cpu", show_progress_bar=False, **KEY)
-    assert set(adata.layers) - set(ready.layers) == {"spackle", "spackle_rate", "spackle_sd"}
+    assert set(adata.layers) - set(ready.layers) == set(Key.completed("spackle"))
     assert params_of(adata, "spackle")["method"] == "counts"
     door = spackle.complete(ready, "counts", params=params)
-    for layer in ("spackle", "spackle_rate", "spackle_sd"):
+    for layer in Key.completed("spackle"):
         np.testing.assert_array_equal(dense(adata.layers[layer]), dense(door.layers[layer]))
 
 
@@ -268,7 +273,7 @@ def test_spackle_complete_is_a_door_to_complete(ready, model):
 
 def test_the_factor_model_has_rates_and_standard_deviations(ready):
     result = complete(ready, "factor", method_params={"n_iterations": 1}, device="cpu", show_progress_bar=False)
-    assert set(result.layers) - set(ready.layers) == {"factor", "factor_rate", "factor_sd"}
+    assert set(result.layers) - set(ready.layers) == set(Key.completed("factor"))
     assert params_of(result, "factor")["method_params"] == {"n_iterations": 1}
 
 
@@ -276,7 +281,9 @@ def test_layers_of_the_method_before_do_not_stay_behind(ready):
     adata = ready.copy()
     adata.layers["mine_other"] = adata.layers["log2tpm"].copy()
     options = {**KEY, "key_added": "mine", "device": "cpu", "show_progress_bar": False}
-    for method, written in {"factor": {"mine_rate", "mine_sd"}, "kernel": {"mine_rate"}, "alra": set()}.items():
+    of_rate = {"mine_rate", "mine_denoised"}
+    of_method = {"factor": of_rate | {"mine_sd", "mine_denoised_sd"}, "kernel": of_rate, "alra": set()}
+    for method, written in of_method.items():
         for _ in range(2):
             sp.tl.complete(
                 adata, method=method, method_params={"n_iterations": 1} if method == "factor" else None, **options
@@ -289,7 +296,7 @@ def test_layers_of_the_method_before_do_not_stay_behind(ready):
         sp.tl.complete(adata, method="alra", **options)
 
 
-BLOCKS = {"completed": "mine", "rate": "mine_rate", "sd": "mine_sd"}
+BLOCKS = {"completed": "mine"} | {block: f"mine_{block}" for block in ("rate", "sd", "denoised", "denoised_sd")}
 QUICK = {"device": "cpu", "show_progress_bar": False, "key_added": "mine"}
 
 
@@ -298,19 +305,20 @@ def test_only_the_layers_asked_for_are_written(ready, method):
     options = {**QUICK, "method_params": {"n_iterations": 1}}
     everything = complete(ready, method, **options)
     assert set(everything.layers) - set(ready.layers) == set(BLOCKS.values())
-    for write in (*combinations(BLOCKS, 1), *combinations(BLOCKS, 2), "rate"):
+    for write in (*combinations(BLOCKS, 1), ("denoised", "sd"), "rate"):
         result = complete(ready, method, write=write, **options)
         written = {BLOCKS[block] for block in ([write] if isinstance(write, str) else write)}
         assert set(result.layers) - set(ready.layers) == written
         for layer in written:
             np.testing.assert_array_equal(dense(result.layers[layer]), dense(everything.layers[layer]))
-        assert set(result.uns["spared_sc"]["mine"]["slots"]) == {f'layers["{layer}"]' for layer in written}
+        slots = {slot for slot in result.uns["spared_sc"]["mine"]["slots"] if slot.startswith("layers")}
+        assert slots == {f'layers["{layer}"]' for layer in written}
 
 
 @pytest.mark.parametrize("name", SIMPLE)
 def test_simple_methods_write_what_is_asked_for(ready, name):
     everything = complete(ready, name, key_added="mine")
-    for block in ("completed", "rate") if name in WITH_RATE else ("completed",):
+    for block in ("completed", "rate", "denoised") if name in WITH_RATE else ("completed",):
         result = complete(ready, name, key_added="mine", write={block})
         layer = BLOCKS[block]
         assert set(result.layers) - set(ready.layers) == {layer}
@@ -351,7 +359,7 @@ def test_layers_that_cannot_be_written_are_refused(ready, method, write, message
 def test_rates_without_raw_counts_are_refused(ready):
     adata = ready.copy()
     adata.X = adata.layers["log2tpm"].copy()
-    with pytest.raises(ValueError, match="no raw counts.*'rate' out of `write=`"):
+    with pytest.raises(ValueError, match="no raw counts, hence no 'rate': leave that out of `write=`"):
         sp.tl.complete(adata, method_params={"n_iterations": 1}, write=["rate"], **QUICK, **KEY)
     assert set(adata.layers) == set(ready.layers)
 

@@ -173,9 +173,10 @@ def write_layers(
         filled = np.where(known, validate.dense(resolved.values[:, genes]), of_data(estimate.need_values()))
         dtype = np.result_type(resolved.values.dtype, np.float32)
         layers[key_added] = write_columns(resolved.values, genes, filled.astype(dtype, copy=False))
-    follows_counts = resolved.sections.total is not None
-    if follows_counts and blocks & {"denoised", "denoised_sd"} and estimate.rate is not None:
-        scaled = estimate.rate * resolved.sections.count_scale()
+    if blocks & {"denoised", "denoised_sd"} and estimate.rate is not None and resolved.sections.total is None:
+        warn("there are no denoised values: they need a layer that is log2(1 + scaled count).")
+    elif blocks & {"denoised", "denoised_sd"} and estimate.rate is not None:
+        scaled = estimate.rate * _count_scale(resolved)
         if "denoised" in blocks:
             layers[Key.denoised(key_added)] = write_columns(resolved.values, genes, of_data(np.log2(1 + scaled)))
         if "denoised_sd" in blocks and estimate.log_rate_sd is not None:  # to first order
@@ -209,6 +210,18 @@ def write_layers(
     for name in (Key.skill(key_added), Key.skill_se(key_added), Key.verdict(key_added)):
         if name in adata.var and name not in of_genes and f'var["{name}"]' in before:
             del adata.var[name]
+
+
+def _count_scale(resolved: Resolved) -> np.ndarray:
+    """What one count adds to the scaled expression, learned for a split from itself and the train libraries alone."""
+    sections, split = resolved.sections, resolved.split
+    if split is None:
+        return sections.count_scale()
+    result = np.ones_like(sections.values)
+    for name in np.unique(split):
+        spots = np.flatnonzero((split == name) | (split == "train"))
+        result[split == name] = sections.of_spots(spots).count_scale()[split[spots] == name]
+    return result
 
 
 def _seen(adata: AnnData, genes: np.ndarray, detected: sps.csr_matrix) -> np.ndarray:

@@ -108,7 +108,8 @@ def test_it_keeps_what_every_writing_function_promises(ready, tmp_path):
     options = {"method": "shifted", **KEY}
     written = written_by(sp.tl.complete, ready, options)
     assert written == {
-        'layers["shifted"]', 'layers["shifted_rate"]', 'layers["shifted_sd"]', 'uns["spared_sc"]["shifted"]',
+        'layers["shifted"]', 'layers["shifted_denoised"]', 'layers["shifted_rate"]', 'layers["shifted_sd"]',
+        'uns["spared_sc"]["shifted"]',
     }  # fmt: skip
     check_copy(sp.tl.complete, ready, options)
     check_completed(check_measurements(sp.tl.complete, ready, options), "shifted")
