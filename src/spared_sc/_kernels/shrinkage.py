@@ -20,7 +20,7 @@ _ENTRIES = 1 << 20  # that are computed at once
 _NEWTON_STEPS, _LARGEST_STEP, _WEIGHTS = 8, 0.5, (-1.0, 3.0)
 _LEAST_ENTRIES = 10  # detected, of a gene, for evidence on values given detection
 _UNSURE = 3.0  # standard error of a weight that says nothing
-_LEAST_EVIDENCE = 2.0  # standard errors of the gain of all genes together, or else everything is flat
+_LEAST_EVIDENCE = 2.0  # standard errors of the weight of all genes together, or else everything is flat
 _VARIANCES, _VARIANCES_SD = (2.0, 0.3), 0.4  # prior of the factors of the two parts of the variance
 
 
@@ -106,7 +106,8 @@ def learn(splits: Sequence[Split]) -> Shrinkage:
     # The molecules are the same in every split: averages of n of them have 1/2 + 1/2n of the variance of one.
     scale = np.sqrt((len(splits) + 1) / 2)
     weight, se = weighted / information, scale / np.sqrt(information)
-    supported = gain.sum() > _LEAST_EVIDENCE * scale * np.sqrt(gain_variance.sum())
+    # To second order, the gain of all genes at their common weight.
+    supported = weighted.sum() > _LEAST_EVIDENCE * scale * np.sqrt(information.sum())
     return Shrinkage(
         weight=_posterior_weights(weight, se) if supported else np.zeros_like(weight),
         skill=ratio(gain, total, default=0.0),
