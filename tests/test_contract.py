@@ -105,7 +105,9 @@ READING = [  # write nothing
 LISTS = ["tl.completers", "tl.encoders", "tl.predictors"]  # take nothing, or a name
 LOADING = ["tl.load_predictor"]  # take a folder
 MAKING = ["pp.tile_slide"]  # make an AnnData out of something else
-SUFFIXES = {"_rate": {*WITH_RATE, "counts", "factor"}, "_sd": {"counts", "factor"}}  # layers that not every method has
+SUFFIXES = dict.fromkeys(("_rate", "_denoised"), {*WITH_RATE, "counts", "factor"})  # slots that not every method has
+SUFFIXES |= dict.fromkeys(("_sd", "_denoised_sd"), {"counts", "factor"})
+SUFFIXES |= dict.fromkeys(("_skill", "_skill_se", "_verdict"), {"counts"})
 WRITING = sorted({name.partition(":")[0] for name in RUNS})
 
 

@@ -48,8 +48,8 @@ PARAMETERS = {
         "ends with the same result."
     ),
     "write": (
-        'Layers to write: any of `"completed"`, `"rate"` and `"sd"`. `None` writes all that the method gives. What is left '
-        "out takes no memory."
+        'Layers to write: any of `"completed"`, `"denoised"`, `"rate"`, `"sd"` and `"denoised_sd"`. `None` writes all that '
+        "the method gives. What is left out takes no memory."
     ),
     "key_added": "Name of the new layer or column.",
     "copy": "Return a changed copy instead of changing `adata`.",

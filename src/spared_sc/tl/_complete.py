@@ -56,9 +56,12 @@ def complete(
     show_progress_bar: bool | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Fill undetected entries with an estimate of their expression, given detection.
+    """Fill undetected entries, and denoise all entries where the method estimates expected counts.
 
-    :func:`spared_sc.tl.completers` lists the methods and their parameters. Detected values stay as they are.
+    :func:`spared_sc.tl.completers` lists the methods and their parameters. There are two results. The completed layer
+    keeps detected values and fills the others with an estimate *given detection*, as in the paper. The denoised layer
+    estimates the expression of every entry at equal depth, true zeros included: use it for maps, clustering, embeddings
+    and training targets. No layer is for differential expression or for tests of the correlation of two genes.
 
     Parameters
     ----------
@@ -99,13 +102,32 @@ def complete(
     layers. Slots written, here for `method="kernel"`, as far as `write` asks for them:
 
     `layers["kernel"]`
-        Expression given detection, in the unit and container of the input layer. Equal to the input where detected, and
-        for genes outside of the mask.
+        Expression given detection, in the unit and container of the input layer; the quantity of the paper. Equal to the
+        input where detected, and for genes outside of the mask.
+    `layers["kernel_denoised"]`
+        Estimated expression of every entry, detected or not, true zeros included: log2(1 + the expected count as TPM or
+        CPM), with the unit and the denominator of the input layer. Equal to the input for genes outside of the mask. Only
+        from methods with expected counts, with raw counts, and if the input layer is log2(1 + scaled counts).
+    `layers["kernel_denoised_sd"]`
+        Posterior standard deviation of the denoised layer; zero for genes outside of the mask. Only from `"counts"` and
+        `"factor"`.
     `layers["kernel_rate"]`
         Expected count of every entry at the depth of its spot, true zeros included; raw counts for genes outside of the
-        mask. Only from methods that have one, and with raw counts.
+        mask. It contains the depth: the denoised layer is the same estimate without it. Only from methods with expected
+        counts, and with raw counts.
     `layers["kernel_sd"]`
-        Standard deviation of the filled entries, given detection; zero elsewhere. Only from `"counts"` and `"factor"`.
+        Standard deviation of the filled entries of the completed layer, given detection; zero elsewhere. Only from
+        `"counts"` and `"factor"`.
+    `var["kernel_skill"]`
+        Only from `"counts"` with raw counts, as the next two: share of the Poisson deviance of held-out molecules that the
+        expected counts explain beyond depth times the gene's share in its library, before shrinkage. NaN for genes outside
+        of the mask.
+    `var["kernel_skill_se"]`
+        Standard error of the skill.
+    `var["kernel_verdict"]`
+        `"complete"`: values given detection are shown to be better than averages, and so is the denoised layer.
+        `"denoise"`: only the denoised layer is. `"undecided"`: neither is; do not read a pattern into the gene.
+        `"not completed"`: outside of the mask.
     `uns["spared_sc"]["kernel"]`
         Method, parameters as tuned, device and genes. A fitted method adds the score on hidden entries beside simple
         estimates (`score`), `"paper"` also its training curve (`training`). `interrupted` is true where the last fit of
@@ -142,7 +164,7 @@ def complete(
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=24)
     >>> sp.tl.complete(adata, method="kernel", method_params={"bandwidth": 1.5}, library_key="library_id")
     >>> sorted(layer for layer in adata.layers if layer.startswith("kernel"))
-    ['kernel', 'kernel_rate']
+    ['kernel', 'kernel_denoised', 'kernel_rate']
     """
     from spared_sc._models.completion.base import FittedCompleter
 

@@ -41,17 +41,23 @@ def spackle_complete(
     show_progress_bar: bool | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Fill undetected entries with a model learned from the detected ones.
+    """Fill undetected entries and denoise all entries, with a model learned from these sections.
 
     The default, `model="counts"`, is this package's own: a count model of the sections (genes load on factors that vary
     smoothly over the tissue, or not; counts are zero-inflated negative binomial), combined with simple estimates on
     detected entries that were hidden from all of them. `model="paper"` is SpaCKLE as published, a transformer over the
     neighbourhood of each spot.
 
-    Both hide some detected entries before anything is filled in or trained. On one part of them they learn or choose
-    (weights of the estimates, or the best step); the other part gives the score that is logged and recorded beside those
-    of simple estimates. Look at it, or better run :func:`spared_sc.tl.audit_completion`, before you use the layer. The
-    same as :func:`spared_sc.tl.complete`, which has all other methods, too.
+    The default writes two estimates. `layers["spackle_denoised"]` holds the expression of every entry at equal depth, true
+    zeros included: use it for maps, clustering, embeddings and training targets. `layers["spackle"]` holds the quantity of
+    the paper: detected values as measured, and the others as they would be if they were detected. Molecules that are held
+    out of two more fits tell which genes have a pattern (`var["spackle_verdict"]`), and shrink the others toward their
+    share in the library. One line with the number of genes of each verdict is printed; `sp.settings.verbosity =
+    "warning"` silences it.
+
+    Both models hide some detected entries before anything is filled in or trained. On one part of them they learn or
+    choose (weights of the estimates, or the best step); the other part gives the score that is recorded beside those of
+    simple estimates. The same as :func:`spared_sc.tl.complete`, which has all other methods, too.
 
     Parameters
     ----------
@@ -77,11 +83,23 @@ def spackle_complete(
     `None`, or the changed copy with `copy=True`. Slots written, as by :func:`spared_sc.tl.complete`:
 
     `layers["spackle"]`
-        Expression given detection. Equal to the input where detected, and for genes outside of the mask.
+        Expression given detection, the quantity of the paper. Equal to the input where detected, and for genes outside of
+        the mask.
+    `layers["spackle_denoised"]`
+        Estimated expression of every entry, true zeros included, in the unit and with the denominator of the input layer
+        (`"counts"` only, as all that follows except for the record, and with raw counts).
+    `layers["spackle_denoised_sd"]`
+        Posterior standard deviation of the denoised layer.
     `layers["spackle_rate"]`
-        Expected count of every entry at the depth of its spot (`"counts"` only, and with raw counts).
+        Expected count of every entry at the depth of its spot.
     `layers["spackle_sd"]`
-        Standard deviation of the filled entries, given detection (`"counts"` only).
+        Standard deviation of the filled entries of `layers["spackle"]`, given detection.
+    `var["spackle_skill"]`
+        Share of the deviance of held-out molecules that is explained beyond depth and the gene's share in its library.
+    `var["spackle_skill_se"]`
+        Standard error of the skill.
+    `var["spackle_verdict"]`
+        `"complete"`, `"denoise"`, `"undecided"` or `"not completed"`.
     `uns["spared_sc"]["spackle"]`
         Method, parameters, device and genes. A model fitted here adds the score on hidden entries (`score`); `"counts"`
         the tuned parameters of the simple estimates (`tuned`) and their weights (`weights`); `"paper"` the training
@@ -103,8 +121,8 @@ def spackle_complete(
     width of the feed-forward part and the initialisation; the documentation says what was chosen here and why. It has the
     formulas of `"counts"`, too.
 
-    `layers["spackle"]` is conditional on detection: it does not say whether a zero is a true one, so do not use it for
-    differential expression. `layers["spackle_rate"]` is for questions in which true zeros count.
+    No layer is for differential expression or for tests of the correlation of two genes: neighbouring spots, and genes
+    that load on the same factors, share information. Test counts.
 
     Examples
     --------
@@ -112,8 +130,9 @@ def spackle_complete(
     >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=32)
     >>> sp.tl.spackle_complete(adata, library_key="library_id")
+    spackle: 32 genes (32 complete, 0 denoise, 0 undecided) in 128 spots; 1% of the entries were undetected and are filled.
     >>> sorted(layer for layer in adata.layers if layer.startswith("spackle"))
-    ['spackle', 'spackle_rate', 'spackle_sd']
+    ['spackle', 'spackle_denoised', 'spackle_denoised_sd', 'spackle_rate', 'spackle_sd']
     """
     return complete(
         adata,
