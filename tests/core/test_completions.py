@@ -6,7 +6,14 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from spared_sc._core.completions import completed_layers, describe_layer, describe_method, measured_layers
+from spared_sc._core.completions import (
+    completed_layers,
+    denoised_layers,
+    describe_layer,
+    describe_method,
+    layers_for_maps,
+    measured_layers,
+)
 
 
 def made(layers: dict[str, dict | None]) -> ad.AnnData:
@@ -39,9 +46,20 @@ def test_completion_of_a_completed_layer_is_not_measured():
     assert completed_layers(adata) == ["median", "two"]
 
 
+def test_maps_take_the_denoised_layer_where_there_is_one():
+    adata = made({"log2tpm": None, "median": {"method": "median", "layer": "log2tpm"}, "mine": {"layer": "log2tpm"}})
+    for name in ("mine_denoised", "spackle_denoised", "other_denoised"):
+        adata.layers[name] = np.ones((2, 2))
+    assert denoised_layers(adata) == ["mine_denoised", "spackle_denoised"]
+    assert layers_for_maps(adata) == ["median", "mine_denoised", "spackle_denoised"]
+    del adata.layers["mine"]  # of a completion with `write=["denoised"]`
+    assert layers_for_maps(adata) == ["median", "mine_denoised", "spackle_denoised"]
+    assert measured_layers(adata) == ["log2tpm"]
+
+
 def test_nothing_is_found_where_nothing_is():
     adata = ad.AnnData(np.ones((2, 2)))
-    assert completed_layers(adata) == measured_layers(adata) == []
+    assert completed_layers(adata) == denoised_layers(adata) == measured_layers(adata) == []
 
 
 @pytest.mark.parametrize(

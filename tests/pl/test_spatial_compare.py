@@ -245,6 +245,25 @@ def test_colour_bar_of_another_layer_has_its_name():
     assert colour_bars(fig)[0].get_ylabel() == "median_combat"
 
 
+def test_denoised_layer_takes_the_place_of_the_completed_one():
+    adata = collection(("A",), rows=16)
+    adata.layers["spackle_denoised"] = 0.5 * adata.layers["spackle"].toarray()
+    slots = [f'layers["{name}"]' for name in ("spackle", "spackle_denoised")]
+    params = {"method": "counts", "layer": "log2tpm"}
+    adata.uns["spared_sc"] = {"spackle": {"function": "tl.complete", "params": params, "slots": slots}}
+    fig = sp.pl.spatial_compare(adata, "GENE0")
+    assert [ax.get_title() for ax in panels(fig)] == ["log2tpm", "median", "spackle_denoised: counts model"]
+    assert [ax.get_ylabel() for ax in colour_bars(fig)] == ["log2(TPM + 1)"]
+    detected = adata.X.toarray()[:, 0] > 0
+    measured = [dense(adata, layer, "GENE0")[detected] for layer in ("log2tpm", "median")]
+    expected = np.percentile(np.concatenate([*measured, dense(adata, "spackle_denoised", "GENE0")]), [1, 99])
+    norm = circles(panels(fig)[0])["detected"].norm
+    np.testing.assert_allclose([norm.vmin, norm.vmax], expected)
+    plt.close(fig)
+    fig = sp.pl.spatial_compare(adata, "GENE0", layers=["log2tpm", "spackle_denoised", "detected"])
+    assert [ax.get_ylabel() for ax in colour_bars(fig)] == ["log2tpm, spackle_denoised, detected"]
+
+
 def test_libraries_are_shown_in_the_order_asked_for():
     adata = collection(("A", "B", "C"))
     fig = sp.pl.spatial_compare(adata, "GENE0", layers="median", library_key="section", libraries=["C", "A"])

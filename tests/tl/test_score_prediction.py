@@ -150,6 +150,7 @@ def test_targets_in_another_unit_are_told(adata):
     sp.tl.median_complete(adata, **KEY)
     sp.pp.uncenter(adata)
     assert unit_of(adata, "median") == "log2tpm"
+    assert unit_of(adata, "median_denoised") == "log2tpm"
     assert unit_of(adata, "log2tpm_delta_restored") == "log2tpm"
     assert unit_of(adata, "log2tpm_delta") == "log2tpm_delta"
 

@@ -23,10 +23,25 @@ def completed_layers(adata: AnnData) -> list[str]:
     return [name for name in adata.layers if name in (Key.layers.median, Key.layers.spackle) or _record(adata, name)]
 
 
+def denoised_layers(adata: AnnData) -> list[str]:
+    """Denoised layers that a completion wrote, in their order in `adata.layers`; default names as above."""
+    completions = [name for name in adata.uns.get(Key.uns.records, {}) if _record(adata, name)]
+    made = {Key.denoised(name) for name in (Key.layers.spackle, *completions)}
+    return [name for name in adata.layers if name in made]
+
+
+def layers_for_maps(adata: AnnData) -> list[str]:
+    """Of every completion the denoised layer, or the completed layer where there is no denoised one."""
+    denoised = denoised_layers(adata)
+    completed = [name for name in completed_layers(adata) if Key.denoised(name) not in denoised]
+    return [name for name in adata.layers if name in denoised or name in completed]
+
+
 def measured_layers(adata: AnnData) -> list[str]:
     """The normalised layer, and any other that was completed."""
     completed = completed_layers(adata)
-    used = {_record(adata, name).get("params", {}).get("layer") for name in completed} | {Key.layers.log2tpm}
+    records = adata.uns.get(Key.uns.records, {})
+    used = {_record(adata, name).get("params", {}).get("layer") for name in records} | {Key.layers.log2tpm}
     return [name for name in adata.layers if name in used and name not in completed]
 
 

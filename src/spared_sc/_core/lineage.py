@@ -23,11 +23,15 @@ ONE_LIBRARY = "library"
 
 
 def unit_of(adata: AnnData, layer: str) -> str:
-    """The layer that defines the unit of a layer: completion and batch correction keep the unit, centering does not."""
+    """The layer that defines the unit of a layer: completion, denoised or not, and batch correction keep the unit.
+
+    Centering does not.
+    """
     records, visited = adata.uns.get(Key.uns.records, {}), set()
+    of_denoised = {Key.denoised(name): made for name, made in records.items()}
     while layer not in visited:
         visited.add(layer)
-        made = records.get(layer, {})
+        made = records.get(layer, of_denoised.get(layer, {}))
         if made.get("function") == "pp.uncenter":
             made = records.get(str(made["params"]["layer"]), {})
         elif not str(made.get("function")).endswith(("complete", ".combat")):

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core import docs
-from spared_sc._core.completions import completed_layers, describe_layer, measured_layers
+from spared_sc._core.completions import denoised_layers, describe_layer, layers_for_maps, measured_layers
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import unit_of
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata
 from spared_sc.pl import _tissue
@@ -46,8 +47,8 @@ def spatial_compare(
     """Compare one gene across layers on the tissue: sections are rows, layers are columns.
 
     All panels share one colour scale. Spots in which the gene was not detected are grey in a measured layer; in a
-    completed layer every spot is coloured. The title of a completed layer names the model that made it. The share of
-    spots in which the gene was detected stands beside each section.
+    completed or denoised layer every spot is coloured. The title of such a layer names the model that made it. The share
+    of spots in which the gene was detected stands beside each section.
 
     Parameters
     ----------
@@ -56,9 +57,13 @@ def spatial_compare(
     gene
         Name in `adata.var_names`.
     layers
-        Layers to compare, from left to right. `None` draws the measured layer, `"log2tpm"`, and every completed one.
+        Layers to compare, from left to right. `None` draws the measured layer, `"log2tpm"`, and of every completion its
+        denoised layer, such as `"spackle_denoised"`, or its completed layer if it has no denoised one.
     mark_filled
-        Outline the filled-in spots of completed layers.
+        Outline the spots that did not detect the gene, in completed and denoised layers.
+    vmin
+        Lower end of the colour scale. `None` takes the 1st percentile of the values shown, over spots that detected the
+        gene, and in denoised layers over all spots (over all where none did).
     {others}
 
     Returns
@@ -83,14 +88,16 @@ def spatial_compare(
     >>> fig = sp.pl.spatial_compare(adata, gene, library_key="library_id")
     """
     check_adata(adata)
-    layers = check_layers(adata, [*measured_layers(adata), *completed_layers(adata)] if layers is None else layers)
+    layers = check_layers(adata, [*measured_layers(adata), *layers_for_maps(adata)] if layers is None else layers)
     sections = _tissue.get_sections(adata, library_key, libraries, spatial_key, img=img, img_key=img_key, crop=crop)
     asked = f"{len(sections)} libraries x {len(layers)} layers"
     check_panels(ax, len(sections) * len(layers), asked, "one with `libraries=` and one with `layers=`")
     check_genes(gene, adata.var_names, "adata.var_names")
     values, detected = _tissue.read_gene(adata, gene, layers)
     shown = np.concatenate([section.rows for section in sections])
-    colours = _tissue.colour_scale(values[shown], detected[shown], cmap, vmin, vmax)
+    is_denoised = np.isin(layers, denoised_layers(adata))
+    counted = detected[shown, None] | is_denoised
+    colours = _tissue.colour_scale(values[shown], counted, cmap, vmin, vmax)
 
     titles = [describe_layer(adata, layer) for layer in layers]
     panels = _tissue.section_panels(ax, sections, titles, figsize, gene, margins=(1.2, 0.9))
@@ -106,9 +113,11 @@ def spatial_compare(
 
 
 def _scale_label(adata: AnnData, gene: str, layers: list[str], values: np.ndarray, detected: np.ndarray) -> str:
-    """The unit, when all layers repeat the log2(TPM + 1) of detected entries; their names otherwise."""
+    """The unit, when all layers repeat the log2(TPM + 1) of detected entries or are its estimates; their names otherwise."""
     if Key.layers.log2tpm in adata.layers:
         log2tpm, _ = _tissue.read_gene(adata, gene, [Key.layers.log2tpm])
-        if np.allclose(values[detected], log2tpm[detected], atol=1e-3):
+        denoised = [name for name in denoised_layers(adata) if unit_of(adata, name) == Key.layers.log2tpm]
+        repeats = values[:, ~np.isin(layers, denoised)]
+        if np.allclose(repeats[detected], log2tpm[detected], atol=1e-3):
             return unit(adata)
     return ", ".join(layers)

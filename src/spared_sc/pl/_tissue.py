@@ -201,7 +201,10 @@ def read_gene(adata: AnnData, gene: str, layers: Sequence[str]) -> tuple[np.ndar
 def colour_scale(
     values: np.ndarray, detected: np.ndarray, cmap: str | Colormap, vmin: float | None, vmax: float | None
 ) -> Colours:
-    """Colours from the 1st to the 99th percentile of detected values (of all, where none is), or between given ends."""
+    """Colours from the 1st to the 99th percentile of detected values (of all, where none is), or between given ends.
+
+    `detected` is a mask of the spots, or of the entries.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.colors import Normalize
 
@@ -212,7 +215,7 @@ def colour_scale(
     low, high = low if vmin is None else vmin, high if vmax is None else vmax
     if low >= high:
         raise ValueError(f"vmin={low:g} is not below vmax={high:g}: change one of them, or leave both out.")
-    coloured = values[detected[:, None] | (values != 0)]
+    coloured = values[detected.reshape(len(values), -1) | (values != 0)]
     beyond = bool((coloured < low).any()), bool((coloured > high).any())
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
     return Colours(Normalize(low, high), plt.get_cmap(cmap), extend)
