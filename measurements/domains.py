@@ -1,7 +1,7 @@
 """What the layers of a completion show of the domains that experts drew: clusters, and markers.
 
-    python measurements/domains.py              clusters of cortex and HER2+ sections with labels, 5 minutes on one core
-    python measurements/domains.py --markers    markers from one half of the molecules, 10 minutes
+    python measurements/domains.py              clusters of cortex and HER2+ sections with labels, 7 minutes on one core
+    python measurements/domains.py --markers    markers from one half of the molecules, 7 minutes
 
 Cortical layers of section 151510 (Maynard et al. 2021), and the domains of the first section of four patients with HER2+
 breast cancer (Andersson et al. 2021). Labels with fewer than five spots and "undetermined" are left out of the scores. All
@@ -37,14 +37,14 @@ KEY = {"library_key": "library_id", "show_progress_bar": False}
 SECTIONS = {"DLPFC": "151510", "HER2_A": "A1", "HER2_B": "B1", "HER2_C": "C1", "HER2_D": "D1"}
 TITLES = {"DLPFC": "cortex 151510", **{name: f"HER2+ {one}" for name, one in SECTIONS.items() if name != "DLPFC"}}
 LEAST_SPOTS = 5  # with a label
-MOST_GENES = {"clusters": 1000, "markers": 500}  # the most detected ones
+MOST_GENES = {"clusters": 1000, "markers": 300}  # the most detected ones
 LEAST_DETECTED = 0.01  # share of the spots
 N_COMPONENTS = 15
 SEEDS = range(10)
 N_BLOCKS = 10  # of the tissue
 LAYERS = ("raw", "log1p_cp10k", "neighborhood", "kernel", "given_detection", "denoised")
 CONTROLS = ("position", "depth")
-N_SPLITS = 3  # of the molecules into halves
+N_SPLITS = 2  # of the molecules into halves
 N_MARKERS = 10  # selected for each domain
 
 UPPER = ("Layer2", "Layer3")
