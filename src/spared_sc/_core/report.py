@@ -31,7 +31,7 @@ def announce(message: str) -> None:
     if logger.isEnabledFor(logging.INFO):
         logger.info(message)
     elif settings.verbosity is None:
-        print(message)
+        print(message)  # noqa: T201
 
 
 def warn(message: str) -> None:

@@ -91,18 +91,15 @@ def learn(splits: Sequence[Split]) -> Shrinkage:
     Every split has one half of the molecules held out, drawn again for each. A weight maximises the likelihood of the
     held-out counts; over the genes, weights are normal with a mean and a variance that are learned.
     """
-    information = weighted = gain = gain_variance = total = n = nearer = nearer_variance = 0.0
+    sums = np.zeros((8, splits[0].counts.shape[1]))
     normal, right = np.zeros((2, 2)), np.zeros(2)
     for split in splits:
-        weight, of_split = _fit_weights(split)
-        information, weighted = information + of_split, weighted + of_split * weight
-        of_share, difference, variance = _gains(split)
-        total, gain, gain_variance = total + of_share, gain + difference, gain_variance + variance
-        n_detected, difference, variance = _improvements(split)
-        n, nearer, nearer_variance = n + n_detected, nearer + difference, nearer_variance + variance
-        used = _posterior_weights(weight, 1 / np.sqrt(of_split))
+        weight, information = _fit_weights(split)
+        sums += [information, information * weight, *_gains(split), *_improvements(split)]
+        used = _posterior_weights(weight, 1 / np.sqrt(information))
         of_normal, of_right = _variance_equations(split, used)
         normal, right = normal + of_normal / len(splits), right + of_right / len(splits)
+    information, weighted, total, gain, gain_variance, n, nearer, nearer_variance = sums
     # The molecules are the same in every split: averages of n of them have 1/2 + 1/2n of the variance of one.
     scale = np.sqrt((len(splits) + 1) / 2)
     weight, se = weighted / information, scale / np.sqrt(information)
@@ -114,9 +111,7 @@ def learn(splits: Sequence[Split]) -> Shrinkage:
         skill_se=ratio(scale * np.sqrt(gain_variance), total, default=np.inf),
         pattern=weight / se,
         given_detection=np.where(
-            n >= _LEAST_ENTRIES * len(splits),
-            ratio(nearer, scale * np.sqrt(nearer_variance), default=np.nan),
-            np.nan,
+            n >= _LEAST_ENTRIES * len(splits), ratio(nearer, scale * np.sqrt(nearer_variance)), np.nan
         ),
         variances=_solve_variances(normal, right),
     )
@@ -165,7 +160,8 @@ def _posterior_weights(weight: np.ndarray, se: np.ndarray) -> np.ndarray:
     precision = 1 / se[sure] ** 2
     mean = np.average(weight[sure], weights=precision)
     excess = (precision * (weight[sure] - mean) ** 2).sum() - (sure.sum() - 1)
-    variance = max(ratio(excess, precision.sum() - (precision**2).sum() / precision.sum(), default=0.0).item(), 0.0)
+    free = precision.sum() - (precision**2).sum() / precision.sum()
+    variance = max(excess / free, 0.0) if free > 0 else 0.0
     mean = np.average(weight[sure], weights=1 / (se[sure] ** 2 + variance))
     pull = se**2 / (se**2 + variance) if variance > 0 else np.ones_like(se)
     return np.clip(np.where(sure, weight + pull * (mean - weight), mean), 0, 1)

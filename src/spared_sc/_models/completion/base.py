@@ -202,4 +202,5 @@ def _empty_like(part: Estimate, shape: tuple[int, ...]) -> Estimate:
     def empty(block: np.ndarray | None) -> np.ndarray | None:
         return None if block is None else np.empty(shape, block.dtype)
 
-    return Estimate(**{name: empty(getattr(part, name)) for name in Estimate.blocks}, params=part.params)
+    blocks: dict[str, Any] = {name: empty(getattr(part, name)) for name in Estimate.blocks}
+    return Estimate(**blocks, params=part.params)
