@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from helpers.counts_model import sections_of, synthetic
-from spared_sc._kernels.at_depth import detected_values, rate_at_depth, values_at_depth
+from spared_sc._kernels.at_depth import detected_values, rate_at_depth
 from spared_sc._kernels.masking import hide_detected
 from spared_sc._kernels.sections import Counts, Estimate, Sections
 
@@ -72,13 +72,7 @@ def test_a_gene_without_known_entries_is_a_typical_one(made):
     assert np.abs(values[:, 3] - values.mean(axis=1)).max() < 3
 
 
-def test_the_library_changes_the_level_of_a_gene(made):
+def test_the_library_changes_the_level_of_a_gene():
     by_depth, of_all = np.full((4, 2), 6.0), np.full((4, 2), 2.0)
     of_library = np.array([[1.0, 2.0], [4.0, 2.0], [2.0, 2.0], [0.0, 2.0]])
     np.testing.assert_allclose(rate_at_depth(by_depth, of_library, of_all), [[3, 6], [12, 6], [6, 6], [0, 6]])
-    visible, rate = visible_of(made, 0.3)
-    simple = {"depth_only": rate, "additive": 2 * rate, "gene_mean": 2 * rate}
-    estimates = {name: Estimate(None, values.astype(np.float32)) for name, values in simple.items()}
-    np.testing.assert_allclose(values_at_depth(visible, estimates), detected_values(visible, rate), rtol=1e-5)
-    with pytest.raises(ValueError, match="no expected counts"):
-        values_at_depth(visible, {**estimates, "additive": Estimate(None)})

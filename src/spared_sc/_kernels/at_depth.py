@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from spared_sc._kernels.metrics import ratio
-from spared_sc._kernels.sections import Estimate, Sections
+from spared_sc._kernels.sections import Sections
 from spared_sc._kernels.truncated import truncated_moments
 
 _LEAST_DISPERSION = 1e-3
@@ -58,9 +56,3 @@ def size_by_moments(counts: np.ndarray, rate: np.ndarray) -> np.ndarray:
     squares = (rate.astype(np.float64) ** 2).sum(axis=0)
     excess = (counts.astype(np.float64) ** 2).sum(axis=0) - squares - rate.sum(axis=0, dtype=np.float64)
     return 1 / np.maximum(ratio(excess, squares, default=0.0), _LEAST_DISPERSION)
-
-
-def values_at_depth(visible: Sections, simple: Mapping[str, Estimate]) -> np.ndarray:
-    """The same from the rates of the completers `depth_only`, `additive` and `gene_mean`."""
-    rates = [simple[name].need_rate() for name in ("depth_only", "additive", "gene_mean")]
-    return detected_values(visible, rate_at_depth(*rates))

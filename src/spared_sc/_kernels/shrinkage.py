@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ENTRIES = 1 << 20  # that are computed at once
 _NEWTON_STEPS, _LARGEST_STEP, _WEIGHTS = 8, 0.5, (-1.0, 3.0)
-_LEAST_ENTRIES = 10  # detected, of a gene, for evidence on values given detection
+LEAST_ENTRIES = 10  # detected, of a gene, for evidence on values given detection
 _UNSURE = 3.0  # standard error of a weight that says nothing
 _LEAST_EVIDENCE = 2.0  # standard errors of the weight of all genes together, or else everything is flat
 _VARIANCES, _VARIANCES_SD = (2.0, 0.3), 0.4  # prior of the factors of the two parts of the variance
@@ -94,14 +94,15 @@ def learn(splits: Sequence[Split]) -> Shrinkage:
     sums = np.zeros((8, splits[0].counts.shape[1]))
     normal, right = np.zeros((2, 2)), np.zeros(2)
     for split in splits:
-        weight, information = _fit_weights(split)
-        sums += [information, information * weight, *_gains(split), *_improvements(split)]
+        weight, information = fit_weights(split.counts, split.rate, split.share, split.library)
+        of_rates = gains(split.counts, split.rate, split.share)
+        n, _, *of_values = improvements(split.values, split.filled, (split.mean, split.at_depth), split.counts > 0)
+        sums += [information, information * weight, *of_rates, n, *of_values]
         used = _posterior_weights(weight, 1 / np.sqrt(information))
         of_normal, of_right = _variance_equations(split, used)
         normal, right = normal + of_normal / len(splits), right + of_right / len(splits)
     information, weighted, total, gain, gain_variance, n, nearer, nearer_variance = sums
-    # The molecules are the same in every split: averages of n of them have 1/2 + 1/2n of the variance of one.
-    scale = np.sqrt((len(splits) + 1) / 2)
+    scale = sd_of_sums(len(splits))
     weight, se = weighted / information, scale / np.sqrt(information)
     # To second order, the gain of all genes at their common weight.
     supported = weighted.sum() > _LEAST_EVIDENCE * scale * np.sqrt(information.sum())
@@ -111,10 +112,18 @@ def learn(splits: Sequence[Split]) -> Shrinkage:
         skill_se=ratio(scale * np.sqrt(gain_variance), total, default=np.inf),
         pattern=weight / se,
         given_detection=np.where(
-            n >= _LEAST_ENTRIES * len(splits), ratio(nearer, scale * np.sqrt(nearer_variance)), np.nan
+            n >= LEAST_ENTRIES * len(splits), ratio(nearer, scale * np.sqrt(nearer_variance)), np.nan
         ),
         variances=_solve_variances(normal, right),
     )
+
+
+def sd_of_sums(n_splits: int) -> float:
+    """Standard deviation of a sum over splits, in terms of that of as many independent ones.
+
+    The molecules are the same in every split: averages of n of them have 1/2 + 1/2n of the variance of one.
+    """
+    return float(np.sqrt((n_splits + 1) / 2))
 
 
 def _blocks(block: np.ndarray) -> list[slice]:
@@ -130,22 +139,23 @@ def _restoring(block: np.ndarray, target: np.ndarray, library: np.ndarray) -> np
     return factor[library].astype(np.float32)
 
 
-def _fit_weights(split: Split) -> tuple[np.ndarray, np.ndarray]:
+def fit_weights(
+    counts: np.ndarray, rate: np.ndarray, share: np.ndarray, library: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The likeliest weight of every gene's pattern for the held-out counts, and its Fisher information, (n_genes,)."""
-    n_genes = split.counts.shape[1]
-    weight, information = np.empty((2, n_genes))
-    of_library = members(split.library)
-    for genes in _blocks(split.counts):
-        rate, share, counts = (x[:, genes].astype(np.float64) for x in (split.rate, split.share, split.counts))
-        pattern, totals = np.log(rate / share), of_library @ rate
-        here = np.ones(rate.shape[1])
+    weight, information = np.empty((2, counts.shape[1]))
+    of_library = members(library)
+    for genes in _blocks(counts):
+        of_rate, of_share, found = (x[:, genes].astype(np.float64) for x in (rate, share, counts))
+        pattern, totals = np.log(of_rate / of_share), of_library @ of_rate
+        here = np.ones(pattern.shape[1])
         for _ in range(_NEWTON_STEPS):
-            expected = share * np.exp(here * pattern)
-            expected *= ratio(totals, of_library @ expected, default=1.0)[split.library]
+            expected = of_share * np.exp(here * pattern)
+            expected *= ratio(totals, of_library @ expected, default=1.0)[library]
             # The sums of the libraries stay, whatever the weight.
             mean = ratio(of_library @ (expected * pattern), of_library @ expected, default=0.0)
-            centred = pattern - mean[split.library]
-            slope, curvature = ((counts - expected) * centred).sum(axis=0), (expected * centred**2).sum(axis=0)
+            centred = pattern - mean[library]
+            slope, curvature = ((found - expected) * centred).sum(axis=0), (expected * centred**2).sum(axis=0)
             step = np.clip(ratio(slope, curvature, default=0.0), -_LARGEST_STEP, _LARGEST_STEP)
             here = np.clip(here + step, *_WEIGHTS)
         weight[genes], information[genes] = here, np.maximum(curvature, 1e-12)
@@ -167,30 +177,33 @@ def _posterior_weights(weight: np.ndarray, se: np.ndarray) -> np.ndarray:
     return np.clip(np.where(sure, weight + pull * (mean - weight), mean), 0, 1)
 
 
-def _gains(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def gains(counts: np.ndarray, rate: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Deviance of the share, what the rates take from it, and the sampling variance of that, (n_genes,) each."""
-    total, gain, variance = np.empty((3, split.counts.shape[1]))
-    for genes in _blocks(split.counts):
-        of_share = poisson_deviance(split.counts[:, genes], split.share[:, genes])
-        difference = of_share - poisson_deviance(split.counts[:, genes], split.rate[:, genes])
+    total, gain, variance = np.empty((3, counts.shape[1]))
+    for genes in _blocks(counts):
+        of_share = poisson_deviance(counts[:, genes], share[:, genes])
+        difference = of_share - poisson_deviance(counts[:, genes], rate[:, genes])
         total[genes], gain[genes] = of_share.sum(axis=0), difference.sum(axis=0)
         variance[genes] = len(difference) * difference.var(axis=0)
     return total, gain, variance
 
 
-def _improvements(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number of detected entries, squared error of averages less that of the filled values, and its variance, (n_genes,).
+def improvements(
+    values: np.ndarray, filled: np.ndarray, averages: Sequence[np.ndarray], where: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Number of entries, squared error of averages, that less the error of the filled values, and its variance.
 
-    The average is the gene's mean, or what its depth and share say, whichever is nearer to the values.
+    (n_genes,) each. The average is the one of several that is nearest to the values.
     """
-    detected = split.counts > 0
-    n = detected.sum(axis=0)
-    of_mean, at_depth, filled = ((split.values - x) ** 2 for x in (split.mean, split.at_depth, split.filled))
-    by_depth = at_depth.sum(axis=0, where=detected) < of_mean.sum(axis=0, where=detected)
-    difference = np.where(detected, np.where(by_depth, at_depth, of_mean) - filled, 0).astype(np.float64)
+    n = where.sum(axis=0)
+    squares = np.stack([(values - average) ** 2 for average in averages])
+    best = squares.sum(axis=1, where=where, dtype=np.float64).argmin(axis=0)
+    of_best = np.take_along_axis(squares, best[None, None], axis=0)[0]
+    difference = np.where(where, of_best - (values - filled) ** 2, 0).astype(np.float64)
     total = difference.sum(axis=0)
     mean = total / np.maximum(n, 1)
-    return n, total, np.where(detected, (difference - mean) ** 2, 0).sum(axis=0)
+    variance = np.where(where, (difference - mean) ** 2, 0).sum(axis=0)
+    return n, of_best.sum(axis=0, where=where, dtype=np.float64), total, variance
 
 
 def _variance_equations(split: Split, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

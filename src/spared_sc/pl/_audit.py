@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core import docs
+from spared_sc._core.audits import VERDICTS, audit_key, audit_table
 from spared_sc._core.completions import describe_method
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, check_number, choose_key, listing
-from spared_sc.pl._marks import BLACK, BLUE, ORANGE, VERMILION, check_genes, finish, height_in_points
+from spared_sc._core.validate import check_adata, check_number
+from spared_sc._kernels.verdicts import COMPLETE, DENOISE, UNDECIDED
+from spared_sc.pl._marks import BLUE, ORANGE, VERMILION, check_genes, finish, height_in_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,18 +22,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-_VERDICTS = {  # verdict -> colour, meaning
-    "complete": (BLUE, "filled values beat depth and gene averages: use them"),
-    "use as is": (ORANGE, "filling in brings no sure gain: keep the measured values"),
-    "drop": (BLACK, "hardly more than noise: leave the gene out"),
+_LOOKS = {  # verdict -> colour, meaning
+    COMPLETE: (BLUE, "filled values beat averages: use the completed layer"),
+    DENOISE: (ORANGE, "expected counts beat depth x share: use the denoised layer"),
+    UNDECIDED: ("0.55", "nothing is shown at this depth: use the measured values"),
 }
-_HARM = "Filling in would do harm here: do not use the filled values."
-_COLUMNS = ("verdict", "skill", "skill_low", "skill_high", "missing", "floor", "mse_depth_only", "mse_additive")
-_LIMIT = "0.6"
+_SCORES = {  # column -> title, what it is a share of
+    "skill": ("Expected counts", "skill: share of the deviance\nbeyond depth x share explained"),
+    "gain": ("Filled values", "gain: share of the squared error\nof averages removed"),
+}
+_HARM = "Over all genes nothing is gained: use the measured values."
 _LABEL_SIZE = 7  # points
 _ROW = 1.25 * _LABEL_SIZE / 72  # inches for a gene with its name
 _CHARACTERS = 12.5  # of the summary in an inch
 _LINE = 0.24  # inches, of the summary
+_WIDTHS = {"verdicts": 3.4, "skill": 3.4, "gain": 3.4, "missing": 1.4}  # inches
 
 
 @accepts_spatialdata
@@ -45,13 +50,11 @@ def audit(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Figure:
-    """Show the audit of a completion: for which genes its values can be trusted, and how far.
+    """Show the audit of a completion: for which genes its layers are better than averages, and how far.
 
-    The summary stands on top, with a warning if completion would do harm. At the left, the genes by verdict. At the
-    right, one row per gene, best first, in the colour of its verdict: the skill with its interval, and the share of
-    spots without a count. Skill is the share of the error that filling in removes from the better of two simple
-    estimates, depth only and additive (gene, spot and section): at 0 filling in is no better than those, below 0 it is
-    worse. The grey mark is the best skill that the noise of the counts allows.
+    The summary stands on top, with a warning if nothing is gained. At the left, the genes by verdict. At the right, one
+    row per gene in the colour of its verdict, in the order of :func:`spared_sc.get.audit`: skill and gain with their 95 %
+    intervals, and the share of spots without a count. At 0 the method is no better than averages, below 0 it is worse.
 
     Parameters
     ----------
@@ -62,14 +65,14 @@ def audit(
     genes
         Genes to show at the right, such as markers. `None` shows all that were audited.
     n_genes
-        Number of genes to show at the right, evenly spaced in the order of their skill, the best and the worst among
-        them. `None` shows all.
+        Number of genes to show at the right, evenly spaced in their order, the first and the last among them. `None`
+        shows all.
     {others}
 
     Returns
     -------
-    The figure. Genes are named if all names fit. Arrows stand for genes whose skill lies beyond the left end of the
-    axis.
+    The figure. Genes are named if all names fit. Arrows stand for genes whose value lies beyond the left end of the
+    axis. Without expected counts there is no skill.
 
     Raises
     ------
@@ -83,66 +86,49 @@ def audit(
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(8, 8), n_genes=20, depth=300, image=False)
     >>> sp.pp.normalize_tpm(adata)
-    >>> sp.tl.audit_completion(adata, method="additive", n_masks=1, library_key="library_id")
+    >>> sp.tl.audit_completion(adata, method="kernel", quick=True, library_key="library_id")  # doctest: +ELLIPSIS
+    audit of 'kernel': ...
     >>> fig = sp.pl.audit(adata)
     """
     import matplotlib.pyplot as plt
 
-    records = check_adata(adata).uns.get(Key.uns.records, {})
-    audits = [name for name, record in records.items() if "harm" in record]
-    key = choose_key(key, audits, "audit", "call `sp.tl.audit_completion(adata)`, which writes one")
-    record, table = records[key], _audited(adata, key)
+    key = audit_key(check_adata(adata), key)
+    record, table = adata.uns[Key.uns.records][key], audit_table(adata, key)
     shown = _shown(adata, table, genes, n_genes)
-    size = figsize or (10.5, float(np.clip(2.5 + _ROW * len(shown), 5, 10)))
+    scores = [name for name in _SCORES if table[name].notna().any()]
+    widths = [_WIDTHS[name] for name in ("verdicts", *scores, "missing")]
+    size = figsize or (sum(widths) + 0.6, float(np.clip(2.5 + _ROW * len(shown), 5, 10)))
     lines = textwrap.wrap(str(record["summary"]), int(_CHARACTERS * size[0])) or [""]
     fig = plt.figure(figsize=size, layout="constrained")
     height = 0.1 + _LINE * len(lines)
-    grid = fig.add_gridspec(2, 3, height_ratios=(height, size[1] - height), width_ratios=(3.4, 4.5, 1.4))
+    grid = fig.add_gridspec(2, len(widths), height_ratios=(height, size[1] - height), width_ratios=widths)
     if record["harm"]:
         fig.suptitle(_HARM, color=VERMILION, fontweight="bold")
     _write_summary(fig.add_subplot(grid[0, :], label="<summary>"), lines)
-    _draw_verdicts(fig.add_subplot(grid[1, 0], label="<verdicts>"), table["verdict"], adata.n_vars)
-    skill = fig.add_subplot(grid[1, 1], label="<skill>")
-    missing = fig.add_subplot(grid[1, 2], label="<missing>", sharey=skill)
-    marks = _draw_skill(skill, shown)
+    method = describe_method(str(record.get("params", {}).get("method", "")))
+    _draw_verdicts(fig.add_subplot(grid[1, 0], label="<verdicts>"), table["verdict"], adata.n_vars, method)
+    first, beyond = None, False
+    for at, name in enumerate(scores, start=1):
+        ax = fig.add_subplot(grid[1, at], label=f"<{name}>", sharey=first)
+        beyond |= _draw_score(ax, shown, name)
+        if first is None:
+            first = ax
+        else:
+            ax.tick_params(axis="y", left=False, labelleft=False)
+    missing = fig.add_subplot(grid[1, -1], label="<missing>", sharey=first)
     _draw_missing(missing, shown)
-    method = record.get("params", {}).get("method")
-    skill.set_title("Does filling in pay?" + (f" ({describe_method(str(method))})" if method else ""))
-    _name_genes(skill, shown, int(table["skill"].isna().sum()))
-    fig.legend(handles=marks, loc="outside lower right", ncols=3, frameon=False)
+    _name_genes(missing if first is None else first, shown)
+    fig.legend(handles=_marks(beyond), loc="outside lower right", ncols=2, frameon=False)
     return finish(fig, show)
 
 
-def _audited(adata: AnnData, key: str) -> pd.DataFrame:
-    """The table of the audited genes."""
-    columns = [f"{key}_{name}" for name in _COLUMNS]
-    missing = [column for column in columns if column not in adata.var]
-    if missing:
-        raise KeyError(
-            f"there is no adata.var[{missing[0]!r}]: call `sp.tl.audit_completion(adata, key_added={key!r})`, which writes it."
-        )
-    table = adata.var[columns].set_axis(_COLUMNS, axis=1)
-    table["verdict"] = table["verdict"].astype(object)
-    table = table[~table["verdict"].isin(["not audited", ""]) & table["verdict"].notna()]
-    unknown = sorted(set(table["verdict"]) - set(_VERDICTS))
-    if unknown:
-        raise ValueError(
-            f"adata.var['{key}_verdict'] holds {listing(unknown)}; expected {listing(_VERDICTS)}: "
-            "run `sp.tl.audit_completion(adata)` again."
-        )
-    if table.empty:
-        raise ValueError("no gene was audited: run `sp.tl.audit_completion(adata)` on genes of this object.")
-    return table
-
-
 def _shown(adata: AnnData, table: pd.DataFrame, genes: str | Sequence[str] | None, n_genes: int | None) -> pd.DataFrame:
-    """The genes of the right panel, best first."""
+    """The genes of the panels at the right."""
     check_number("n_genes", 1 if n_genes is None else n_genes, 1, whole=True)
     if genes is not None:
         table = table[table.index.isin(check_genes(genes, adata.var_names, "adata.var_names", "genes"))]
-    table = table[table["skill"].notna()].sort_values("skill", ascending=False, kind="stable")
     if table.empty:
-        raise ValueError("none of the genes has a skill: leave `genes` out, or audit more genes.")
+        raise ValueError("none of the genes was audited: leave `genes` out, or audit more genes.")
     at = np.linspace(0, len(table) - 1, min(n_genes or len(table), len(table))).round().astype(int)
     return table.iloc[at]
 
@@ -156,15 +142,16 @@ def _write_summary(ax: Axes, lines: list[str]) -> None:
     ax.text(0.01, 1, "\n".join(lines), transform=across, va="top").set_in_layout(False)
 
 
-def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int) -> None:
+def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int, method: str) -> None:
     """One stacked bar of the audited genes, with the verdicts in words beside it."""
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import ScaledTranslation
 
     bottom, below = 0, ax.transAxes + ScaledTranslation(0, -8 / 72, ax.figure.dpi_scale_trans)
     # From the bottom up, so that what can be completed is on top.
-    for i, (name, (colour, words)) in enumerate(reversed(_VERDICTS.items())):
-        n, y = int((verdict == name).sum()), (i + 0.6) / len(_VERDICTS)
+    for i, name in enumerate(reversed(VERDICTS)):
+        colour, words = _LOOKS[name]
+        n, y = int((verdict == name).sum()), (i + 0.6) / len(VERDICTS)
         share = 100 * n / len(verdict)
         percent = "under 1" if 0 < share < 1 else f"{share:.0f}"
         ax.bar(0, n, bottom=bottom, width=0.8, color=colour, edgecolor="white", linewidth=0.5, label=name)
@@ -177,54 +164,54 @@ def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int) -> None:
         bottom += n
     rest = n_vars - len(verdict)
     ax.set_xlabel(f"{rest:,} other genes were not audited" if rest else "")
-    ax.set(xlim=(-0.5, 2.9), ylim=(0, len(verdict)), xticks=[], ylabel="audited genes", title="Verdict")
+    ax.set(xlim=(-0.5, 2.9), ylim=(0, len(verdict)), xticks=[], ylabel="audited genes")
+    ax.set_title("Verdict" + (f" ({method})" if method else ""))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _draw_skill(ax: Axes, table: pd.DataFrame) -> list[Line2D]:
-    """Skill, interval and the limit that noise sets, a row for every gene; returns the entries of the legend."""
+def _draw_score(ax: Axes, table: pd.DataFrame, name: str) -> bool:
+    """Skill or gain with its interval, a row for every gene that has one; whether some lie beyond the axis."""
+    row = np.arange(len(table))
+    value, low, high = (table[column].to_numpy(dtype=float) for column in (name, f"{name}_low", f"{name}_high"))
+    points = min(height_in_points(ax) / len(table), 8)
+    left, right = _ends(low, high)
+    beyond = value < left
+    for verdict, (colour, _) in _LOOKS.items():
+        mask = (table["verdict"] == verdict).to_numpy() & np.isfinite(value)
+        ends = np.clip([low[mask], high[mask]], left, right)
+        ax.hlines(row[mask], *ends, color=colour, linewidth=max(0.25 * points, 0.3), alpha=0.6)
+        ax.scatter(value[mask], row[mask], s=max(0.6 * points, 1.5) ** 2, color=colour, linewidths=0, label=verdict)
+        out = mask & beyond
+        edge = np.full(out.sum(), left)
+        ax.scatter(edge, row[out], marker="<", s=20, color=colour, clip_on=False, label=f"{verdict}, left", zorder=3)
+    ax.axvline(0, color="black", linewidth=1)
+    title, label = _SCORES[name]
+    ax.set(xlim=(left, right), xlabel=label, title=title)
+    ax.spines[["top", "right"]].set_visible(False)
+    return bool(beyond.any())
+
+
+def _marks(beyond: bool) -> list[Line2D]:
+    """Entries of the legend, large enough to see; the colours are named beside the bar."""
     from matplotlib.lines import Line2D
 
-    row = np.arange(len(table))
-    skill, low, high = (table[name].to_numpy(dtype=float) for name in ("skill", "skill_low", "skill_high"))
-    limit = 1 - table["floor"] / table[["mse_depth_only", "mse_additive"]].min(axis=1)
-    points = min(height_in_points(ax) / len(table), 8)
-    for name, (colour, _) in _VERDICTS.items():
-        mask = (table["verdict"] == name).to_numpy()
-        if mask.any():
-            ax.hlines(row[mask], low[mask], high[mask], color=colour, linewidth=max(0.25 * points, 0.3), alpha=0.6)
-            ax.scatter(skill[mask], row[mask], s=max(0.6 * points, 1.5) ** 2, color=colour, linewidths=0, label=name)
-    ax.scatter(limit, row, marker="|", s=max(points, 3) ** 2, color=_LIMIT, label="limit set by noise", zorder=0)
-    ax.axvline(0, color="black", linewidth=1)
-    left, right = _ends(np.concatenate([skill, low]), np.concatenate([skill, high, limit]))
-    beyond = skill < left
-    if beyond.any():
-        colours = [_VERDICTS[name][0] for name in table["verdict"][beyond]]
-        edge = np.full(beyond.sum(), left)
-        ax.scatter(edge, row[beyond], marker="<", s=20, c=colours, clip_on=False, label="further left", zorder=3)
-    label = "skill: share of the averages' error removed\n(0: no better than averages, below 0: worse)"
-    ax.set(xlim=(left, right), xlabel=label)
-    ax.spines[["top", "right"]].set_visible(False)
-    # Large enough to see; the colours are named beside the bar.
-    marks = [
-        Line2D([], [], color="black", alpha=0.6, marker="o", markersize=5, label="skill and its interval"),
-        Line2D([], [], color=_LIMIT, marker="|", markersize=9, linestyle="", label="limit set by noise"),
-        Line2D([], [], color="black", marker="<", markersize=5, linestyle="", label="further left"),
-    ]
-    return marks if beyond.any() else marks[:2]
+    point = Line2D([], [], color="black", alpha=0.6, marker="o", markersize=5, label="estimate and 95 % interval")
+    arrow = Line2D([], [], color="black", marker="<", markersize=5, linestyle="", label="further left")
+    return [point, arrow] if beyond else [point]
 
 
 def _ends(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
-    """Ends of the axis of skill: few extreme genes, which may be very negative, must not squeeze all others."""
-    left = min(np.nanpercentile(low, 2), -0.05)
-    right = max(np.nanpercentile(high, 98), 0.05)
+    """Ends of an axis: few extreme genes, which may be very negative, must not squeeze all others."""
+    finite = np.isfinite(low)
+    left = min(np.percentile(low[finite], 5), -0.05) if finite.any() else -0.05
+    right = max(np.percentile(high[finite], 98), 0.05) if finite.any() else 0.05
     pad = 0.03 * (right - left)
-    return left - pad, min(right, 1) + pad
+    return max(left, -1) - pad, min(right, 1) + pad
 
 
 def _draw_missing(ax: Axes, table: pd.DataFrame) -> None:
-    colours = [_VERDICTS[name][0] for name in table["verdict"]]
+    colours = [_LOOKS[name][0] for name in table["verdict"]]
     width = min(max(0.6 * height_in_points(ax) / len(table), 0.5), 12)
     ax.hlines(np.arange(len(table)), 0, 100 * table["missing"], colors=colours, linewidth=width)
     ax.set(xlim=(0, 100), xlabel="spots without\na count (%)")
@@ -232,13 +219,11 @@ def _draw_missing(ax: Axes, table: pd.DataFrame) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _name_genes(ax: Axes, table: pd.DataFrame, n_without: int) -> None:
+def _name_genes(ax: Axes, table: pd.DataFrame) -> None:
     """Names where all fit, else their number."""
     ax.set_ylim(len(table) - 0.5, -0.5)
-    without = f" ({n_without} without a skill left out)" if n_without else ""
     if height_in_points(ax) >= 1.1 * _LABEL_SIZE * len(table):
         ax.set_yticks(np.arange(len(table)), table.index, fontsize=_LABEL_SIZE, fontstyle="italic")
         ax.tick_params(axis="y", length=0)
-        ax.set_ylabel(without.strip(" ()"))
     else:
-        ax.set(yticks=[], ylabel=f"{len(table):,} genes, best first{without}")
+        ax.set(yticks=[], ylabel=f"{len(table):,} genes, best first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
+from spared_sc._core.lineage import check_rep
 from spared_sc._core.record import check_key, record
-from spared_sc._core.report import logger
+from spared_sc._core.report import announce, warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._models.device import check_device
 from spared_sc.tl._resolve import resolve
@@ -18,7 +20,13 @@ from spared_sc.tl._resolve import resolve
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spared_sc._kernels.sections import CompletionFunction
+    from spared_sc._core.compute import Compute
+    from spared_sc._kernels.audit import Audit
+    from spared_sc._kernels.sections import Sections
+    from spared_sc._models.completion.base import Completer
+
+_QUICK = 2  # splits, and the least from which verdicts are drawn after an interrupt
+_LONG = 10.0  # seconds that are worth announcing
 
 
 @accepts_spatialdata
@@ -26,12 +34,15 @@ if TYPE_CHECKING:
 def audit_completion(
     adata: AnnData,
     *,
-    method: str = "counts",
+    method: str | Completer = "counts",
     layer: str = Key.layers.log2tpm,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
-    n_masks: int = 3,
+    use_rep: str | None = None,
+    allow_unrecorded_rep: bool = False,
+    n_splits: int = 5,
+    quick: bool = False,
     key_added: str = "audit",
     device: str | None = None,
     batch_size: int | None = None,
@@ -40,28 +51,30 @@ def audit_completion(
     show_progress_bar: bool | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Audit a completion method on your own sections: for which genes can its values be trusted?
+    """Audit a completion method on your own sections: for which genes is which of its layers better than averages?
 
-    Detected entries are hidden, the rest is completed, and the hidden entries are compared with the filled values. Two
-    simple methods are compared in the same way: depth alone, and additive effects of gene, spot and library. A gene is
-    worth completing if the method beats the better of the two. In addition, the molecules are split into two halves
-    (molecular cross-validation): the halves agree where a gene carries signal, and expected counts from one half are
-    compared with the counts of the other.
+    The molecules are split into two halves (molecular cross-validation). The method completes one half, and its expected
+    counts and filled values are compared with the other half, gene by gene, beside simple averages. The verdicts are
+    those that :func:`spared_sc.tl.spackle_complete` draws from two splits of its own; the audit takes more splits, for
+    any method, and gives intervals.
 
     Parameters
     ----------
     adata
         Spots x genes, with raw counts.
     method
-        Completion method to audit: `"counts"`, `"paper"` or a simple one, such as `"soft_impute_kernel"`.
+        Completion method to audit: a name of :func:`spared_sc.tl.completers`, or a `Completer` that is not fitted.
     layer
         Layer to complete.
     {mask_var}
     {library_key}
     {spatial_key}
-    n_masks
-        Number of random masks, each of which hides 30 % of the detected entries. The method runs once per mask, and once
-        more for the halves.
+    {use_rep}
+    {allow_unrecorded_rep}
+    n_splits
+        Number of random splits of the molecules, at least 2. The method runs once for each.
+    quick
+        Take 2 splits, whatever `n_splits`: more genes stay undecided.
     key_added
         Prefix of the new columns, and name of the record.
     {device}
@@ -73,65 +86,87 @@ def audit_completion(
 
     Returns
     -------
-    `None`, or the changed copy with `copy=True`. Slots written; numbers are NaN for genes that were not audited:
+    `None`, or the changed copy with `copy=True`. The summary is printed. Slots written; numbers are NaN for genes outside
+    of the mask:
 
     `var["audit_verdict"]`
-        `"complete"`: filled values are closer to the truth than simple averages. `"use as is"`: they are not, or hardly
-        anything is missing, but the counts carry signal. `"drop"`: neither; the counts of the gene are noise at this
-        depth. `"not audited"`: not in the mask, or too few detected entries.
-    `var["audit_mse"]`, `var["audit_mse_depth_only"]`, `var["audit_mse_additive"]`, `var["audit_mse_gene_mean"]`
-        Mean squared error on hidden entries, in squared units of the layer.
-    `var["audit_floor"]`
-        Error from counting noise alone, estimated from the halves.
+        `"complete"`: filled values have been shown to be better than averages. `"denoise"`: expected counts have, and
+        with them the denoised layer. `"undecided"`: neither. `"not audited"`: outside of the mask.
     `var["audit_skill"]`, `var["audit_skill_low"]`, `var["audit_skill_high"]`
-        1 - error / error of the better of depth and additive effects, and its 95 % interval from a bootstrap of blocks of
-        neighbouring spots.
-    `var["audit_rate_skill"]`
-        The same for expected counts, by Poisson deviance on the other half of the molecules, compared with depth alone.
-        NaN for methods without expected counts.
+        Share of the Poisson deviance beyond depth x the gene's share that the method's expected counts explain, and its
+        95 % interval. NaN for a method without expected counts.
+    `var["audit_gain"]`, `var["audit_gain_low"]`, `var["audit_gain_high"]`
+        Share of the squared error that the filled values remove, given detection, and its 95 % interval. The error is that
+        of the better of two averages: the gene's mean, and the values expected of counts at depth x the gene's share. NaN
+        if no entry was filled.
     `var["audit_missing"]`
         Share of spots in which the gene was not detected.
-    `var["audit_reliability"]`
-        Correlation of the two halves of the counts over the spots, corrected for depth and library.
+    `var["audit_n_molecules"]`
+        Count of the gene in all sections.
     `uns["spared_sc"]["audit"]`
-        Parameters, and `summary` (in words), `harm` (whether the sections are better left alone), `n_complete`,
-        `n_use_as_is`, `n_drop`, `skill` with `skill_low` and `skill_high` of all genes together, and `coverage_90` of
-        the method's intervals, if it has any.
+        Parameters, and `summary` (in words), `harm` (whether nothing is gained), `n_complete`, `n_denoise`,
+        `n_undecided`, `n_splits` (finished ones), and `skill` and `gain` of all genes together with `_low` and `_high`.
 
     Raises
     ------
     KeyError
-        If a named layer, column or method does not exist.
+        If a named layer, column, embedding or method does not exist.
+    TypeError
+        If the method is neither a name nor a `Completer`.
     ValueError
-        If there are several libraries and no `library_key`, a parameter is out of range, or there are no raw counts.
+        If there are several libraries and no `library_key`, a parameter is out of range, there are no raw counts, the
+        method is fitted, or it uses no embedding or lacks one.
+
+    Warns
+    -----
+    UserWarning
+        If nothing is gained: no gene has a verdict but `"undecided"`, or neither skill nor gain of all genes together is
+        above zero with its interval. Or if the audit was interrupted after at least two splits: the results are those of
+        the finished ones. An interrupt before that ends the call, and nothing is written.
 
     Notes
     -----
-    The depth baseline is the better of a regression on depth and the values expected from depth and library alone.
-    `"complete"` requires a skill above zero at a false discovery rate of 5 % over the genes (Benjamini and Hochberg), and
-    expected counts that beat those from depth alone; for a method without expected counts, halves that agree by more than
-    chance. `harm` is true if there is no such gene, or if the skill of all genes together is below 5 % or not reliably
-    above zero. The audit hides 30 % of the detected entries, so the method sees less than it does when it completes the
-    sections: errors tend to be too large.
+    Two kinds of evidence, in standard errors, are tested at a false discovery rate of 5 % over the genes (Benjamini and
+    Hochberg), as in the method `"counts"`:
+
+    - Pattern: the weight of the logarithm of expected counts / (depth x the gene's share) that makes the other half's
+      counts likeliest. For a method without expected counts, the score of the filled values beyond those expected at
+      depth, in entries without a count in the first half.
+    - Given detection: the squared error of the filled values, on entries with a count in the other half alone. These are
+      the entries that the method fills; what it says of detected ones goes into no layer.
+
+    `"complete"` needs both, `"denoise"` a pattern and a skill above zero.
+
+    The two halves of a spot are not equally large. Expected counts are multiplied by the ratio of their depths. Values
+    given detection have no such factor: the value of a single count changes with the depth, that of a large count does
+    not. The filled values and the gene's mean are therefore moved by what the difference in depth changes in the values
+    expected at depth x the gene's share.
+
+    The method sees half of the molecules, so the audit is on the careful side. All splits have the same molecules, and
+    standard errors of their mean allow for that: five splits have 0.6 of the variance of one. Intervals are normal, and
+    say nothing about other sections.
 
     Splitting molecules: Batson, Royer and Webber (2019), Molecular cross-validation for single-cell RNA-seq.
 
     Examples
     --------
     >>> import spared_sc as sp
-    >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(10, 10))
+    >>> adata = sp.datasets.synthetic(n_libraries=2, shape=(10, 10), image=False)
     >>> sp.pp.recipe_spared(adata, library_key="library_id", n_genes=16)
-    >>> sp.tl.audit_completion(adata, method="soft_impute_kernel", library_key="library_id", n_masks=1)
-    >>> sorted(set(adata.var["audit_verdict"]) - {"drop", "use as is"})
-    ['complete', 'not audited']
+    >>> sp.tl.audit_completion(adata, method="kernel", library_key="library_id", quick=True)  # doctest: +ELLIPSIS
+    audit of 'kernel': 2 fits, each to half of the molecules.
+    'kernel' on 16 genes: ...
     """
-    from spared_sc._kernels.audit import AS_IS, COMPLETE, DROP, NOT_AUDITED, REFERENCES, audit
-    from spared_sc._models.completion.registry import COMPLETERS
+    from spared_sc._kernels.audit import NOT_AUDITED
+    from spared_sc._kernels.verdicts import COMPLETE, DENOISE, UNDECIDED
 
     validate.check_adata(adata)
     check_key(adata, key_added, attr="var")
-    validate.check_number("n_masks", n_masks, 1, whole=True)
-    method = COMPLETERS[method].name
+    validate.check_number("n_splits", n_splits, 2, whole=True)
+    completer = _completer(method)
+    if use_rep is not None and not completer.uses_embedding:
+        raise ValueError(f"method {completer.name!r} uses no embedding: leave out `use_rep`.")
+    check_rep(adata, use_rep, allow_unrecorded=allow_unrecorded_rep)
     compute = check_device(
         make_compute(
             random_state=random_state,
@@ -139,51 +174,99 @@ def audit_completion(
             batch_size=batch_size,
             n_jobs=n_jobs,
             show_progress_bar=show_progress_bar,
+            write=("completed", "rate"),
         )
     )
-    resolved = resolve(adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key)
+    resolved = resolve(
+        adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep
+    )
     sections = resolved.sections
     if sections.counts is None:
         raise ValueError("the audit splits molecules, and needs raw counts: put them into adata.X or layers['counts'].")
-
-    def completer(name: str) -> CompletionFunction:
-        method = COMPLETERS.make(name, {})
-        return method.as_function(compute.without_bar())
-
-    references = {name: completer(name) for name in REFERENCES}
-    with compute.bar(n_masks + 1, "audit", "fit") as bar:
-        found = audit(sections, completer(method), references, n_masks=n_masks, seed=random_state, on_fit=bar.update)
-    summary = found.summary(method)
-    logger.info(summary)
+    found, n_finished = _audit(sections, completer, _QUICK if quick else n_splits, compute)
+    summary = found.summary(completer.name)
+    columns = {"verdict": found.verdict}
+    for name, interval in (("skill", found.skill), ("gain", found.gain)):
+        columns |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    columns["missing"] = 1 - sections.known.mean(axis=0)
+    columns["n_molecules"] = sections.counts.values.sum(axis=0, dtype=np.float64)
+    pooled: dict[str, float] = {}
+    for name, interval in (("skill", found.pooled_skill), ("gain", found.pooled_gain)):
+        pooled |= {
+            name: interval.value.item(),
+            f"{name}_low": interval.low.item(),
+            f"{name}_high": interval.high.item(),
+        }
     adata = adata.copy() if copy else adata
-    verdict = np.full(adata.n_vars, NOT_AUDITED, dtype=object)
-    verdict[resolved.genes] = found.verdict
-    columns = {f"{key_added}_verdict": verdict}
-    for name, values in found.columns.items():
-        columns[f"{key_added}_{name}"] = np.full(adata.n_vars, np.nan)
-        columns[f"{key_added}_{name}"][resolved.genes] = values
+    slots = {}
+    for name, values in columns.items():
+        empty = np.full(adata.n_vars, NOT_AUDITED, object) if name == "verdict" else np.full(adata.n_vars, np.nan)
+        empty[resolved.genes] = values
+        slots[f"{key_added}_{name}"] = empty
     record(
         adata,
         key=key_added,
         function="tl.audit_completion",
         params={
-            "method": method,
+            "method": completer.name,
+            "method_params": completer.params(),
             "layer": layer,
             "mask_var": mask_var if mask_var in adata.var else None,
             "library_key": resolved.libraries.key,
             "lattice": resolved.lattice_kind,
-            "n_masks": n_masks,
+            "use_rep": use_rep,
+            "allow_unrecorded_rep": allow_unrecorded_rep,
+            "n_splits": n_splits,
+            "quick": quick,
             "random_state": random_state,
         },
-        slots={"var": columns},
+        slots={"var": slots},
         summary=summary,
         harm=found.harm,
         n_complete=found.count(COMPLETE),
-        n_use_as_is=found.count(AS_IS),
-        n_drop=found.count(DROP),
-        skill=found.skill,
-        skill_low=found.skill_low,
-        skill_high=found.skill_high,
-        coverage_90=found.coverage_90,
+        n_denoise=found.count(DENOISE),
+        n_undecided=found.count(UNDECIDED),
+        n_splits=n_finished,
+        **pooled,
     )
+    announce(summary)
+    if found.harm:
+        warn(f"nothing is gained with {completer.name!r} over all genes: use the measured values.")
     return adata if copy else None
+
+
+def _completer(method: str | Completer) -> Completer:
+    """The method, which must not have seen any of the molecules."""
+    from spared_sc._models.completion.base import Completer
+    from spared_sc._models.completion.registry import COMPLETERS
+
+    completer = COMPLETERS.make(method, {}) if isinstance(method, str) else method
+    if not isinstance(completer, Completer):
+        raise TypeError(f"method is a {type(method).__name__}: give a name or a Completer.")
+    if getattr(completer, "fitted", False):
+        raise ValueError(f"the method {completer.name!r} is fitted and may have seen both halves: pass it unfitted.")
+    return completer
+
+
+def _audit(sections: Sections, completer: Completer, n_splits: int, compute: Compute) -> tuple[Audit, int]:
+    """Conclusion from all splits, or from the finished ones after an interrupt, and their number."""
+    from spared_sc._kernels.audit import conclude, evidence_of
+
+    announce(f"audit of {completer.name!r}: {n_splits} fits, each to half of the molecules.")
+    # One bar is enough: the method's own would flicker below it.
+    function = completer.as_function(compute.without_bar())
+    start, evidence = time.perf_counter(), []
+    with compute.bar(n_splits, "audit", "fit") as bar:
+        try:
+            for number in range(n_splits):
+                rng = np.random.default_rng([compute.seed, 7, number])
+                evidence.append(evidence_of(sections, function, rng, n_threads=compute.n_threads))
+                bar.update()
+                left = (n_splits - 1) * (time.perf_counter() - start)
+                if number == 0 and left > _LONG:
+                    announce(f"audit of {completer.name!r}: at most {left:.0f} s more.")
+        except KeyboardInterrupt:
+            if len(evidence) < _QUICK:
+                raise
+            warn(f"the audit was interrupted: the results are those of {len(evidence)} of {n_splits} splits.")
+    return conclude(sum(evidence[1:], start=evidence[0]), len(evidence)), len(evidence)
