@@ -86,7 +86,7 @@ SPATIAL = {
         a, **{"model": "paper", "model_params": {"n_steps": 2}, "device": "cpu", **k}
     ),
     "audit_completion": lambda a, **k: sp.tl.audit_completion(
-        a, **{"method": "additive", "n_masks": 1, "device": "cpu", **k}
+        a, **{"method": "soft_impute_kernel", "quick": True, "device": "cpu", **k}
     ),
 }
 LAYER_READERS = {name: call for name, call in SPATIAL.items() if name != "lattice_neighbors"}

@@ -38,7 +38,7 @@ RUNS = {
     "pp.combat": (["pp.recipe_spared"], KEY),
     "pp.center": (["pp.recipe_spared"], KEY),
     "pp.uncenter": (["pp.recipe_spared", "pp.center"], {}),
-    "tl.audit_completion": (["pp.recipe_spared"], {**KEY, "method": "soft_impute_kernel", "n_masks": 1}),
+    "tl.audit_completion": (["pp.recipe_spared"], {**KEY, "method": "soft_impute_kernel", "quick": True}),
     "tl.median_complete": (["pp.recipe_spared"], KEY),
     "tl.spackle_complete": (["pp.recipe_spared"], {**KEY, **SHORT, "model_params": {"n_iterations": 1}}),
 }

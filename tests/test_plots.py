@@ -36,7 +36,7 @@ def plotted(adata: AnnData) -> AnnData:
     sp.tl.median_complete(adata, **KEY)
     options = {"device": "cpu", "show_progress_bar": False}
     sp.tl.spackle_complete(adata, model="paper", model_params={"n_steps": 4}, **options, **KEY)
-    sp.tl.audit_completion(adata, method="additive", n_masks=1, show_progress_bar=False, **KEY)
+    sp.tl.audit_completion(adata, method="soft_impute_kernel", quick=True, show_progress_bar=False, **KEY)
     sp.tl.predict_expression(adata, model="position_only", **KEY)
     return adata
 

@@ -53,7 +53,7 @@ assert "| `quantile` | quantile of the gene's detected values |" in generated.ta
 )
 scores = sp.tl.evaluate_completion(adata, methods=["quantile", "gene_mean"], n_masks=1)
 assert set(scores["method"]) >= {"quantile", "gene_mean"}
-sp.tl.audit_completion(adata, method="quantile", n_masks=1)
+sp.tl.audit_completion(adata, method="quantile", quick=True)
 """,
     "extend_predictor": """
 sp.tl.predict_expression(adata, model="colour", model_params={"n_neighbours": 10})

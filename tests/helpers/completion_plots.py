@@ -86,27 +86,28 @@ def hidden(*, sparse=True) -> AnnData:
     return adata
 
 
-def audited(n=30, *, others=5, harm=False, key="audit") -> AnnData:
+def audited(n=30, *, others=5, harm=False, key="audit", rates=True) -> AnnData:
     """What an audit leaves: `n` genes with verdicts, and `others` that it did not look at."""
     rng = np.random.default_rng(2)
     skill = np.linspace(0.5, -0.2, n)
-    verdict = np.where(skill > 0.1, "complete", np.where(skill > -0.1, "use as is", "drop"))
-    base = rng.uniform(0.6, 1.2, n)
+    gain = skill + rng.normal(0, 0.1, n)
+    verdict = np.where(skill > 0.1, "complete", np.where(skill > 0, "denoise", "undecided"))
     columns = {
         "verdict": pd.Categorical([*verdict, *["not audited"] * others]),
-        "skill": skill,
-        "skill_low": skill - 0.1,
-        "skill_high": skill + 0.05,
+        "skill": skill if rates else np.full(n, np.nan),
+        "skill_low": skill - 0.1 if rates else np.full(n, np.nan),
+        "skill_high": skill + 0.05 if rates else np.full(n, np.nan),
+        "gain": gain,
+        "gain_low": gain - 0.2,
+        "gain_high": gain + 0.15,
         "missing": rng.uniform(0.1, 0.9, n),
-        "floor": 0.4 * base,
-        "mse_depth_only": base,
-        "mse_additive": base * rng.uniform(0.9, 1.1, n),
+        "n_molecules": rng.integers(10, 1000, n) * 1.0,
     }
     names = [f"GENE{i}" for i in range(n + others)]
     frame = pd.DataFrame(
         {f"{key}_{c}": v if c == "verdict" else [*v, *[np.nan] * others] for c, v in columns.items()}, index=names
     )
-    summary = "Filling in pays for some of these genes, and others are better used as they were measured. " * 3
+    summary = "The expected counts of some of these genes beat averages, and the filled values of others. " * 3
     adata = AnnData(np.ones((2, n + others)), var=frame)
     adata.uns["spared_sc"] = {key: {"function": "tl.audit_completion", "summary": summary.strip(), "harm": harm}}
     return adata[:, rng.permutation(n + others)].copy()

@@ -11,7 +11,7 @@ from scipy import stats
 from helpers.counts_model import sections_of, synthetic
 from spared_sc._kernels.at_depth import detected_values, rate_at_depth
 from spared_sc._kernels.masking import hide_detected
-from spared_sc._kernels.sections import Counts, Estimate, Sections
+from spared_sc._kernels.sections import Counts, Sections
 
 SHARE, SIZE = np.geomspace(0.0005, 0.02, 20), 3.0
 

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import spared_sc as sp
-from helpers.completion_plots import BLACK, BLUE, ORANGE, VERMILION, artist, audited
+from helpers.completion_plots import BLUE, ORANGE, VERMILION, artist, audited
 from helpers.figures import assert_nothing_is_cut_off, legend_texts
 
 if TYPE_CHECKING:
@@ -40,9 +40,15 @@ def row_segments(collection) -> dict:
     return {round(line[0, 1]): (line[0, 0], line[1, 0]) for line in collection.get_segments()}
 
 
-def ranked(adata: AnnData, key="audit") -> pd.DataFrame:
-    frame = adata.var[adata.var[f"{key}_verdict"] != "not audited"].copy()
-    return frame.sort_values(f"{key}_skill", ascending=False)
+GREY = to_hex("0.55")
+COLOURS = {"complete": BLUE, "denoise": ORANGE, "undecided": GREY}
+
+
+def ranked(adata: AnnData, key="audit", by="skill") -> pd.DataFrame:
+    """The audited genes, by verdict and by skill."""
+    frame = adata.var[adata.var[f"{key}_verdict"].isin(COLOURS)].copy()
+    rank = frame[f"{key}_verdict"].map({name: i for i, name in enumerate(COLOURS)}).astype(int)
+    return frame.iloc[np.lexsort([-frame[f"{key}_{by}"], rank])]
 
 
 def test_audit_counts_the_verdicts():
@@ -52,7 +58,7 @@ def test_audit_counts_the_verdicts():
     ax = panel(fig, "verdicts")
     number = adata.var["audit_verdict"].value_counts()
     bars = {c.get_label(): c.patches[0] for c in ax.containers}
-    assert list(bars) == ["drop", "use as is", "complete"]
+    assert list(bars) == ["undecided", "denoise", "complete"]
     bottom = 0
     for name, bar in bars.items():
         assert (bar.get_y(), bar.get_height()) == (bottom, number[name])
@@ -62,43 +68,41 @@ def test_audit_counts_the_verdicts():
     written = " ".join(text.get_text() for text in ax.texts)
     for name in bars:
         assert f"{name}: {number[name]} genes ({100 * number[name] / 30:.0f} %)" in written
-    assert ax.get_xlabel() == "5 other genes were not audited"
+    assert ax.get_xlabel() == "5 other genes\nwere not audited"
     plt.close(fig)
     assert panel(sp.pl.audit(audited(others=0)), "verdicts").get_xlabel() == ""
 
 
-def test_audit_draws_every_gene_at_its_rank_in_the_colour_of_its_verdict():
+@pytest.mark.parametrize("name", ["skill", "gain"])
+def test_audit_draws_every_gene_at_its_rank_in_the_colour_of_its_verdict(name):
     adata = audited()
     fig = sp.pl.audit(adata)
-    ax, genes = panel(fig, "skill"), ranked(adata)
-    assert [text.get_text() for text in ax.get_yticklabels()] == list(genes.index)
+    ax, genes = panel(fig, name), ranked(adata)
+    if name == "skill":
+        assert [text.get_text() for text in ax.get_yticklabels()] == list(genes.index)
     assert ax.get_ylim() == (29.5, -0.5)
-    points = np.concatenate([artist(ax, name).get_offsets() for name in ("complete", "use as is", "drop")])
-    np.testing.assert_allclose(points[np.argsort(points[:, 1])], np.c_[genes["audit_skill"], np.arange(30)])
+    points = np.concatenate([artist(ax, verdict).get_offsets() for verdict in COLOURS])
+    np.testing.assert_allclose(points[np.argsort(points[:, 1])], np.c_[genes[f"audit_{name}"], np.arange(30)])
     row = dict(zip(genes.index, range(30), strict=True))
     intervals = [c for c in ax.collections if hasattr(c, "get_segments")]
-    for name, colour in (("complete", BLUE), ("use as is", ORANGE), ("drop", BLACK)):
-        mine = genes[genes["audit_verdict"] == name]
-        drawn = artist(ax, name)
+    for verdict, colour in COLOURS.items():
+        mine = genes[genes["audit_verdict"] == verdict]
+        drawn = artist(ax, verdict)
         assert to_hex(drawn.get_facecolors()[0]) == colour
         assert sorted(drawn.get_offsets()[:, 1]) == sorted(row[gene] for gene in mine.index)
         segments = next(row_segments(c) for c in intervals if to_hex(c.get_colors()[0]) == colour)
         for gene in mine.index:
-            ends = mine.loc[gene, ["audit_skill_low", "audit_skill_high"]].tolist()
-            assert segments[row[gene]] == pytest.approx(tuple(ends))
-    best = genes[["audit_mse_depth_only", "audit_mse_additive"]].min(axis=1)
-    limit = artist(ax, "limit set by noise").get_offsets()
-    np.testing.assert_allclose(limit, np.c_[1 - genes["audit_floor"] / best, np.arange(30)])
+            ends = mine.loc[gene, [f"audit_{name}_low", f"audit_{name}_high"]].to_numpy(dtype=float)
+            assert segments[row[gene]] == pytest.approx(tuple(np.clip(ends, *ax.get_xlim())))
     zero = [line for line in ax.lines if set(line.get_xdata()) == {0}]
     assert len(zero) == 1
-    assert "0: no better than averages" in ax.get_xlabel()
-    assert legend_texts(fig.legends[0]) == ["skill and its interval", "limit set by noise"]
+    assert f"{name}: share of\nthe" in ax.get_xlabel()
+    assert legend_texts(fig.legends[0])[0] == "estimate and 95 % interval"
     bars = panel(fig, "missing").collections[0]
     segments = row_segments(bars)
     for gene, value in genes["audit_missing"].items():
         assert segments[row[gene]] == pytest.approx((0, 100 * value))
-    colours = {"complete": BLUE, "use as is": ORANGE, "drop": BLACK}
-    assert [to_hex(c) for c in bars.get_colors()] == [colours[v] for v in genes["audit_verdict"]]
+    assert [to_hex(c) for c in bars.get_colors()] == [COLOURS[v] for v in genes["audit_verdict"]]
     assert panel(fig, "missing").get_ylim() == ax.get_ylim()
 
 
@@ -110,7 +114,7 @@ def test_audit_says_the_summary_and_when_it_would_harm(harm):
     assert text.get_text().replace("\n", " ") == adata.uns["spared_sc"]["audit"]["summary"]
     assert "\n" in text.get_text()
     if harm:
-        assert "harm" in fig.get_suptitle()
+        assert "nothing is gained" in fig.get_suptitle()
         assert fig._suptitle.get_color().lower() == VERMILION
     else:
         assert fig.get_suptitle() == ""
@@ -130,7 +134,7 @@ def test_audit_of_few_and_of_many_genes(n):
     else:
         assert not names
         assert ax.get_ylabel() == f"{n:,} genes, best first"
-    points = [c for c in ax.collections if c.get_label() in ("complete", "use as is", "drop")]
+    points = [c for c in ax.collections if c.get_label() in COLOURS]
     assert sum(len(c.get_offsets()) for c in points) == n
     assert_texts_are_apart(panel(fig, "verdicts").texts)
 
@@ -166,21 +170,30 @@ def test_audit_of_extreme_genes():
     fig = sp.pl.audit(adata)
     ax = panel(fig, "skill")
     left, right = ax.get_xlim()
-    assert -1 < left < -0.2
+    assert -1.1 < left < -0.2
     assert 0.5 < right < 1
-    np.testing.assert_allclose(artist(ax, "further left").get_offsets(), [[left, 99]])
+    np.testing.assert_allclose(artist(ax, "undecided, left").get_offsets(), [[left, 99]])
     assert legend_texts(fig.legends[0])[-1] == "further left"
 
 
-def test_audit_without_skill_or_with_other_names():
+def test_audit_of_a_method_without_expected_counts():
+    adata = audited(rates=False)
+    fig = sp.pl.audit(adata)
+    assert not [ax for ax in fig.axes if ax.get_label() == "<skill>"]
+    names = [text.get_text() for text in panel(fig, "gain").get_yticklabels()]
+    assert names == list(ranked(adata, by="gain").index)
+    assert_nothing_is_cut_off(fig)
+
+
+def test_audit_of_genes_of_which_nothing_was_filled():
     adata = audited(key="mine")
-    lost = ranked(adata, "mine").index[:2]
-    adata.var.loc[lost, ["mine_skill", "mine_skill_low", "mine_skill_high"]] = np.nan
+    full = ranked(adata, "mine").index[:2]
+    adata.var.loc[full, ["mine_gain", "mine_gain_low", "mine_gain_high"]] = np.nan
     adata.var["mine_verdict"] = adata.var["mine_verdict"].astype(object).replace("not audited", None)
     fig = sp.pl.audit(adata, key="mine")
-    ax = panel(fig, "skill")
-    assert len(ax.get_yticklabels()) == 28
-    assert ax.get_ylabel() == "2 without a skill left out"
+    assert len(panel(fig, "skill").get_yticklabels()) == 30
+    drawn = [c for c in panel(fig, "gain").collections if c.get_label() in COLOURS]
+    assert sum(len(c.get_offsets()) for c in drawn) == 28
     assert panel(fig, "verdicts").get_ylim() == (0, 30)
 
 
@@ -208,8 +221,8 @@ def test_errors_of_the_audit(change, kind, words):
 
 def test_errors_about_what_the_audit_left():
     adata = audited()
-    del adata.var["audit_floor"]
-    with pytest.raises(KeyError, match="audit_floor"):
+    del adata.var["audit_gain"]
+    with pytest.raises(KeyError, match="audit_gain"):
         sp.pl.audit(adata)
     adata = audited()
     del adata.uns["spared_sc"]["audit"]["summary"]
@@ -218,17 +231,14 @@ def test_errors_about_what_the_audit_left():
     adata = audited()
     with pytest.raises(ValueError, match="no gene was audited"):
         sp.pl.audit(adata[:, adata.var["audit_verdict"] == "not audited"].copy())
-    adata.var["audit_verdict"] = adata.var["audit_verdict"].cat.rename_categories({"drop": "bin"})
-    with pytest.raises(ValueError, match="'bin'.*'drop'"):
+    adata.var["audit_verdict"] = adata.var["audit_verdict"].cat.rename_categories({"undecided": "bin"})
+    with pytest.raises(ValueError, match="'bin'.*'undecided'"):
         sp.pl.audit(adata)
 
 
-def test_the_only_audit_needs_no_name_and_the_title_names_the_method():
+def test_the_only_audit_needs_no_name():
     adata = audited(key="mine")
-    adata.uns["spared_sc"]["mine"]["params"] = {"method": "counts"}
-    fig = sp.pl.audit(adata)
-    assert panel(fig, "skill").get_title() == "Does filling in pay? (counts model)"
-    plt.close(fig)
+    plt.close(sp.pl.audit(adata))
     adata.uns["spared_sc"]["other"] = adata.uns["spared_sc"]["mine"]
     with pytest.raises(ValueError, match=r"several.*'mine', 'other'.*key="):
         sp.pl.audit(adata)

@@ -8,7 +8,6 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.audits import VERDICTS, audit_key, audit_table
-from spared_sc._core.completions import describe_method
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number
@@ -28,8 +27,8 @@ _LOOKS = {  # verdict -> colour, meaning
     UNDECIDED: ("0.55", "nothing is shown at this depth: use the measured values"),
 }
 _SCORES = {  # column -> title, what it is a share of
-    "skill": ("Expected counts", "skill: share of the deviance\nbeyond depth x share explained"),
-    "gain": ("Filled values", "gain: share of the squared error\nof averages removed"),
+    "skill": ("Expected counts", "skill: share of\nthe deviance explained"),
+    "gain": ("Filled values", "gain: share of\nthe error removed"),
 }
 _HARM = "Over all genes nothing is gained: use the measured values."
 _LABEL_SIZE = 7  # points
@@ -105,8 +104,7 @@ def audit(
     if record["harm"]:
         fig.suptitle(_HARM, color=VERMILION, fontweight="bold")
     _write_summary(fig.add_subplot(grid[0, :], label="<summary>"), lines)
-    method = describe_method(str(record.get("params", {}).get("method", "")))
-    _draw_verdicts(fig.add_subplot(grid[1, 0], label="<verdicts>"), table["verdict"], adata.n_vars, method)
+    _draw_verdicts(fig.add_subplot(grid[1, 0], label="<verdicts>"), table["verdict"], adata.n_vars)
     first, beyond = None, False
     for at, name in enumerate(scores, start=1):
         ax = fig.add_subplot(grid[1, at], label=f"<{name}>", sharey=first)
@@ -142,7 +140,7 @@ def _write_summary(ax: Axes, lines: list[str]) -> None:
     ax.text(0.01, 1, "\n".join(lines), transform=across, va="top").set_in_layout(False)
 
 
-def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int, method: str) -> None:
+def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int) -> None:
     """One stacked bar of the audited genes, with the verdicts in words beside it."""
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import ScaledTranslation
@@ -163,9 +161,8 @@ def _draw_verdicts(ax: Axes, verdict: pd.Series, n_vars: int, method: str) -> No
         ax.text(0.34, y, textwrap.fill(words, 28), transform=below, va="top", fontsize="small")
         bottom += n
     rest = n_vars - len(verdict)
-    ax.set_xlabel(f"{rest:,} other genes were not audited" if rest else "")
-    ax.set(xlim=(-0.5, 2.9), ylim=(0, len(verdict)), xticks=[], ylabel="audited genes")
-    ax.set_title("Verdict" + (f" ({method})" if method else ""))
+    ax.set_xlabel(f"{rest:,} other genes\nwere not audited" if rest else "", loc="left")
+    ax.set(xlim=(-0.5, 2.9), ylim=(0, len(verdict)), xticks=[], ylabel="audited genes", title="Verdict")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right", "bottom"]].set_visible(False)
 
@@ -214,7 +211,8 @@ def _draw_missing(ax: Axes, table: pd.DataFrame) -> None:
     colours = [_LOOKS[name][0] for name in table["verdict"]]
     width = min(max(0.6 * height_in_points(ax) / len(table), 0.5), 12)
     ax.hlines(np.arange(len(table)), 0, 100 * table["missing"], colors=colours, linewidth=width)
-    ax.set(xlim=(0, 100), xlabel="spots without\na count (%)")
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("undetected\nspots (%)", loc="right")
     ax.tick_params(axis="y", left=False, labelleft=False)
     ax.spines[["top", "right"]].set_visible(False)
 
