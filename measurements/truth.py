@@ -33,6 +33,7 @@ TITLES = dict(zip(LAYERS, ("raw", "given detection", "expected count", "denoised
 SD = {"given_detection": "spackle_sd", "denoised": "spackle_denoised_sd"}
 MOST_GENES = 28  # completed in each bin of a section
 FOLD = 3.0  # least variation of the true share of a gene
+VERDICTS = ("complete", "denoise", "undecided")
 Z_90 = 1.645
 FLAT = 1e-5  # standard deviations that are rounding errors
 SECTIONS = {80: (100, 10), 300: (400, 4), 5000: (2000, 3)}  # depth: genes and sections, for 20 genes in each bin
@@ -47,6 +48,7 @@ class Completed(NamedTuple):
     counts: np.ndarray
     layers: Mapping[str, np.ndarray]
     sd: Mapping[str, np.ndarray]
+    verdict: np.ndarray
 
 
 def completed(adata: ad.AnnData, chosen: np.ndarray) -> Completed:
@@ -58,6 +60,7 @@ def completed(adata: ad.AnnData, chosen: np.ndarray) -> Completed:
         _dense(adata.X)[:, chosen],
         {name: _dense(adata.layers[layer])[:, chosen] for name, layer in LAYERS.items()},
         {name: _dense(adata.layers[layer])[:, chosen] for name, layer in SD.items()},
+        adata.var["spackle_verdict"].astype(str).to_numpy()[chosen],
     )
 
 
@@ -135,7 +138,7 @@ def _edge(adata: ad.AnnData) -> np.ndarray:
 
 def smooth(depths: list[int]) -> None:
     """Tables of the sections with known truth."""
-    agreement, coverage, calibration, pairs = [], [], [], []
+    agreement, coverage, calibration, pairs, verdicts = [], [], [], [], []
     for depth in depths:
         sections = list(smooth_sections(depth))
         detected = np.concatenate([one.detected for one in sections])
@@ -146,10 +149,12 @@ def smooth(depths: list[int]) -> None:
             coverage.append(head | _coverage(sections, bounds))
         calibration += [{"depth": depth, **row} for row in _calibration(sections)]
         pairs.append({"depth": depth, **_pairs(sections)})
+        verdicts += [{"depth": depth, **row} for row in _verdicts(sections)]
     _results.write("truth.correlation", agreement)
     _results.write("truth.coverage", coverage)
     _results.write("truth.calibration", calibration)
     _results.write("truth.pairs", pairs)
+    _results.write("truth.verdicts", verdicts)
 
 
 def _agreement(sections: list[Smooth], where: np.ndarray) -> dict[str, float]:
@@ -204,6 +209,20 @@ def _calibration(sections: list[Smooth]) -> Iterator[dict[str, float]]:
         where &= undetected
         enough = where.sum() >= 100
         yield row | {"ratio_undetected": truth[where].sum() / estimate[where].sum() if enough else np.nan}
+
+
+def _verdicts(sections: list[Smooth]) -> Iterator[dict[str, float | str]]:
+    """Genes of each verdict, and how their layers follow the truth."""
+    verdict = np.concatenate([one.found.verdict for one in sections])
+    for name in VERDICTS:
+        where = verdict == name
+        row: dict[str, float | str] = {"verdict": name, "genes": where.sum()}
+        for layer in ("raw", "given_detection", "denoised"):
+            values = np.concatenate([within_genes(one.found.layers[layer], one.truth) for one in sections])[where]
+            row |= (
+                {layer: values.mean(), f"{layer}_tenth": np.quantile(values, 0.1)} if where.any() else {layer: np.nan}
+            )
+        yield row
 
 
 def _pairs(sections: list[Smooth]) -> dict[str, float]:
@@ -264,7 +283,8 @@ def constant() -> None:
         row["rms_denoised"] = np.sqrt(np.concatenate([(part**2).mean(axis=0) for part in error])[where].mean())
         for layer in LAYERS:
             row[layer] = np.mean([_mean_pair(one, layer, bounds) for one in sections])
-        rows.append(row)
+        verdict = np.concatenate([one.found.verdict for one in sections])[where]
+        rows.append(row | {name: (verdict == name).sum() for name in VERDICTS})
     _results.write("truth.constant", rows)
 
 
@@ -302,6 +322,9 @@ def boundary() -> None:
         row["pairs"] = np.mean([between_genes(one.found.layers[layer][:, groups["same"]]).mean() for one in sections])
         rows.append(row)
     _results.write("truth.domains", rows)
+    verdict = {name: np.concatenate([one.found.verdict[genes] for one in sections]) for name, genes in groups.items()}
+    rows = [{"genes": name, **{one: (found == one).sum() for one in VERDICTS}} for name, found in verdict.items()]
+    _results.write("truth.domains_verdicts", rows)
     _results.write("truth.boundary", list(_blur(sections, groups)))
 
 
