@@ -123,8 +123,9 @@ def _demo(output: Path) -> int:
     _complete(adata, report)
     missing = sp.get.missing_share(adata, library_key=_LIBRARY_KEY)
     gene = _telling_gene(adata, missing.mean(axis=1))
+    layers = ["log2tpm", "spackle", "spackle_denoised"]
     figures = {
-        f"completion_{gene}.png": sp.pl.spatial_compare(adata, gene, library_key=_LIBRARY_KEY),
+        f"completion_{gene}.png": sp.pl.spatial_compare(adata, gene, layers=layers, library_key=_LIBRARY_KEY, size=1.3),
         "missing.png": sp.pl.missing(adata, library_key=_LIBRARY_KEY),
         "genes.png": sp.pl.moran_ranking(adata),
     }
@@ -133,9 +134,10 @@ def _demo(output: Path) -> int:
     adata.write_h5ad(output / "completed.h5ad", compression="gzip")
     report.tell()
     report.tell(f"written to {output}/ in {time.perf_counter() - start:.0f} s altogether:")
-    report.tell('  completed.h5ad   open it with scanpy.read_h5ad; completed values are in layers["median"] and')
-    report.tell('                   layers["spackle"], expected counts in layers["spackle_rate"], detections in')
-    report.tell('                   layers["detected"]')
+    report.tell("  completed.h5ad   open it with scanpy.read_h5ad, and use")
+    report.tell('                   layers["spackle_denoised"] for maps, clustering, embeddings, training targets;')
+    report.tell('                   layers["spackle"], values given detection, to compare with the paper;')
+    report.tell("                   the counts in X for tests")
     for name in figures:
         report.tell(f"  {name}")
     (output / "summary.txt").write_text("\n".join(report.lines) + "\n")
@@ -173,6 +175,8 @@ def _complete(adata: AnnData, report: _Report) -> None:
     detected = adata[:, adata.var["spared_selected"]].layers["detected"]
     n_filled = int(detected.shape[0] * detected.shape[1] - detected.sum())
     report.tell(f"completed  {n_filled:,} entries filled, in {time.perf_counter() - began:.0f} s on {record['device']}")
+    of_kind = adata.var.loc[adata.var["spared_selected"], "spackle_verdict"].value_counts()
+    report.tell(f"verdicts   {', '.join(f'{n} genes {kind}' for kind, n in of_kind.items())}")
     report.tell()
     _tell_score(report, record["score"])
 
@@ -215,9 +219,9 @@ def _demo_sections() -> tuple[AnnData, str]:
 
 
 def _telling_gene(adata: AnnData, missing: pd.Series) -> str:
-    """The most spatial of the genes with much, but not most, of their data missing."""
-    share = missing[(missing > 0.2) & (missing < 0.6)]
-    candidates = adata.var.loc[share.index if len(share) else missing.index, "moran_i"]
+    """Of the genes with much, but not most, of their data missing, the one whose pattern explains most."""
+    share = missing[(missing > 0.3) & (missing < 0.6)]
+    candidates = adata.var.loc[share.index if len(share) else missing.index, "spackle_skill"]
     return str(candidates.idxmax())
 
 

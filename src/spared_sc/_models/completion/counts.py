@@ -77,11 +77,13 @@ class CountsModel(FittedCompleter[Fitted]):
     hidden_share
         Share of the detected entries that are hidden to learn the combination from.
     n_iterations
-        Most iterations of each of the two fits of the count model: one without the hidden entries, one with them.
+        Most iterations of each of the four fits of the count model: without the hidden entries, to a half of the
+        molecules (twice), and to all entries.
 
     Notes
     -----
-    This package's own; the documentation has its formulas. The rate is the posterior mean of the count model.
+    This package's own; the documentation has its formulas. The rate is the posterior mean of the count model, with the
+    pattern of each gene shrunk toward its share in the library as far as held-out molecules do not support it.
     """
 
     about: ClassVar[About] = COMPLETERS["counts"]
