@@ -252,7 +252,7 @@ def test_denoised_layer_takes_the_place_of_the_completed_one():
     params = {"method": "counts", "layer": "log2tpm"}
     adata.uns["spared_sc"] = {"spackle": {"function": "tl.complete", "params": params, "slots": slots}}
     fig = sp.pl.spatial_compare(adata, "GENE0")
-    assert [ax.get_title() for ax in panels(fig)] == ["log2tpm", "median", "spackle_denoised: counts model"]
+    assert [ax.get_title() for ax in panels(fig)] == ["log2tpm", "median", "spackle_denoised\ncounts model"]
     assert [ax.get_ylabel() for ax in colour_bars(fig)] == ["log2(TPM + 1)"]
     detected = adata.X.toarray()[:, 0] > 0
     measured = [dense(adata, layer, "GENE0")[detected] for layer in ("log2tpm", "median")]
@@ -396,7 +396,7 @@ def test_layers_that_exist_are_drawn_by_default():
     params = {"method": "counts", "layer": "log2tpm"}
     adata.uns["spared_sc"] = {"mine": {"function": "tl.complete", "params": params, "slots": ['layers["mine"]']}}
     fig = sp.pl.spatial_compare(adata, "GENE0")
-    assert [ax.get_title() for ax in panels(fig)] == ["log2tpm", "mine: counts model"]
+    assert [ax.get_title() for ax in panels(fig)] == ["log2tpm", "mine\ncounts model"]
     plt.close("all")
     del adata.layers["log2tpm"], adata.layers["mine"]
     with pytest.raises(ValueError, match=r"no layer to draw.*'detected'.*tl\.spackle_complete"):

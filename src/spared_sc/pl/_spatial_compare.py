@@ -99,7 +99,7 @@ def spatial_compare(
     counted = detected[shown, None] | is_denoised
     colours = _tissue.colour_scale(values[shown], counted, cmap, vmin, vmax)
 
-    titles = [describe_layer(adata, layer) for layer in layers]
+    titles = [describe_layer(adata, layer).replace(": ", "\n") for layer in layers]
     panels = _tissue.section_panels(ax, sections, titles, figsize, gene, margins=(1.2, 0.9))
     drawn: set[str] = set()
     for section, row in zip(sections, panels.axes, strict=True):
