@@ -77,11 +77,11 @@ def test_the_same_below_and_without_a_bar(capsys):
 
 @pytest.mark.parametrize("write", [[], ["values"], ["rate", "denoised"], 3, "all"])
 def test_blocks_that_are_none(write):
-    with pytest.raises(ValueError, match="write=.*'completed', 'rate', 'sd'"):
+    with pytest.raises(ValueError, match="write=.*'completed', 'denoised', 'rate', 'sd'"):
         make_compute(write=write)
 
 
 def test_blocks_that_are_wanted():
-    assert make_compute().write == {"completed", "rate", "sd"}
+    assert make_compute().write == {"completed", "denoised", "rate", "sd", "denoised_sd"}
     assert make_compute(write="rate").write == {"rate"}
     assert make_compute(write=["sd", "rate"]).write == {"rate", "sd"}
