@@ -22,6 +22,8 @@ from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc.tl._resolve import resolve
 
 SETS = ("VLO", "VKO")
+# Ruiz et al. (2025): means over 26 data sets; the same setting has another correlation in Table 3.
+PUBLISHED = {"mse": 0.713, "pcc_table_2": 0.600, "pcc_table_3": 0.5316, "removed": 0.825}
 METHODS = {"paper": {"n_steps": 400, "patience": 200}, "median": {}, "gene_mean": {}}
 
 
@@ -58,4 +60,7 @@ def scores(name: str) -> list[dict[str, object]]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    _results.write(
+        "paper_numbers.published", [{**PUBLISHED, "median_mse": PUBLISHED["mse"] / (1 - PUBLISHED["removed"])}]
+    )
     _results.write("paper_numbers.table", [row for name in SETS for row in scores(name)])

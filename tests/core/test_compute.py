@@ -75,7 +75,7 @@ def test_the_same_below_and_without_a_bar(capsys):
         assert ("sawing" in capsys.readouterr().err) == shown
 
 
-@pytest.mark.parametrize("write", [[], ["values"], ["rate", "denoised"], 3, "all"])
+@pytest.mark.parametrize("write", [[], ["values"], ["rate", "values"], 3, "all"])
 def test_blocks_that_are_none(write):
     with pytest.raises(ValueError, match="write=.*'completed', 'denoised', 'rate', 'sd'"):
         make_compute(write=write)
