@@ -32,6 +32,19 @@ def test_compare_targets_has_four_arms(adata):
     assert value["raw, all"] > value["raw, detected"]
 
 
+def test_a_denoised_layer_is_a_target(adata):
+    with_split(adata, l1="train", l2="train", l3="val", l4="test")
+    options = {"completed": "kernel_denoised", "use_rep": "X_test", "allow_unrecorded_rep": True, **KEY}
+    sp.tl.complete(adata, method="kernel", **KEY)
+    scores = sp.tl.compare_targets(adata, **options)
+    value = scores[(scores["library"] == "all") & (scores["gene"] == "all") & (scores["metric"] == "pcc")]
+    value = value.set_index("prediction")["value"]
+    assert value["completed, all"] > value["raw, all"]
+    sp.tl.complete(adata, method="additive", split_key=None, **KEY)
+    with pytest.raises(ValueError, match=r"additive_denoised.*has learned from all sections"):
+        sp.tl.compare_targets(adata, **{**options, "completed": "additive_denoised"})
+
+
 def test_compare_targets_refuses_leaks(adata):
     with pytest.raises(KeyError, match="split_libraries"):
         sp.tl.compare_targets(adata, completed="median", use_rep="X_test", **KEY)

@@ -48,7 +48,7 @@ def leak(adata: AnnData, layer: str, libraries: Libraries, split_key: str | None
     records, visited = adata.uns.get(Key.uns.records, {}), set()
     while layer not in visited:
         visited.add(layer)
-        made = _record_of(records, layer)
+        made = record_of(records, layer)
         params = made.get("params", {})
         if made and not _looks_at_one_library(made, libraries):
             where, past = f"layers[{layer!r}], made by `{made['function']}`", from_record(made.get("split"))
@@ -61,7 +61,7 @@ def leak(adata: AnnData, layer: str, libraries: Libraries, split_key: str | None
     return ""
 
 
-def _record_of(records: Mapping[str, Any], layer: str) -> Mapping[str, Any]:
+def record_of(records: Mapping[str, Any], layer: str) -> Mapping[str, Any]:
     """The record of a layer, also where it is one of several that were written together; empty if there is none."""
     if layer in records:
         return records[layer]

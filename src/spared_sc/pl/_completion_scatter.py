@@ -47,7 +47,8 @@ def completion_scatter(
         Spots x genes, from :func:`spared_sc.tl.hide_entries`; or any with a layer `hidden` and layers that were completed
         without those entries.
     key
-        Completed layers, one panel each. `None` draws all.
+        Completed layers, one panel each. `None` draws all. (Denoised layers are not given detection, so they do not
+        compare with detected values.)
     layer
         Measured layer. Of an object from `tl.hide_entries`, its hidden values are read.
     hidden

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
-from spared_sc._core.lineage import check_rep, leak
+from spared_sc._core.lineage import check_rep, leak, record_of
 from spared_sc._core.record import shallow_copy
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._models.prediction.registry import PREDICTORS
@@ -43,7 +43,7 @@ def compare_targets(
     Undetected entries enter a raw target as zeros and a completed one as estimates, and either target can be restricted to
     detected entries. Comparing raw with completed targets without the last two arms confuses the effect of completion with
     that of leaving out zeros. Completion changes no detected value, so the two arms on detected entries differ only if
-    the completed layer is corrected otherwise, e.g. by ComBat.
+    the layer is corrected otherwise, e.g. by ComBat, or denoised.
 
     Parameters
     ----------
@@ -52,8 +52,9 @@ def compare_targets(
     model
         Name of a predictor.
     completed
-        Layer with filled values. It must have been made with the same split: otherwise, train values were filled using
-        test sections.
+        Layer with filled or denoised values. It must have been made with the same split: otherwise, train values were
+        filled using test sections. The default holds values given detection, which is what the scores compare with. The
+        error of a model of `"spackle_denoised"` contains the difference between the two; compare correlations.
     layer
         Measured expression: the raw target, and the truth of all scores.
     {library_key}
@@ -137,7 +138,7 @@ def _check_completed(adata: AnnData, completed: str, libraries: validate.Librari
     split = validate.get_split(adata, split_key, libraries)
     validate.get_layer(adata, completed)
     reason = leak(adata, completed, libraries, split_key, split)
-    if completed not in adata.uns.get(Key.uns.records, {}):
+    if not record_of(adata.uns.get(Key.uns.records, {}), completed):
         reason = f"layers[{completed!r}] is not known to be made with the split {split_key!r}"
     if reason:
         raise ValueError(

@@ -65,9 +65,9 @@ def predict_expression(
     model
         Name of a predictor (:func:`spared_sc.tl.predictors` lists them), a fitted one, or the folder of a saved one.
     layer
-        Target: a raw layer such as `"log2tpm"`, or a completed one such as `"spackle"`. If the layer was computed using the
-        sections being predicted (e.g. ComBat without the split), predictions are marked `"seen"` and excluded from
-        scoring. A fitted predictor ignores it, like `loss`, `use_rep`, `mask_var`, `subject_key`, `split_key`,
+        Target: a raw layer such as `"log2tpm"`, a completed one such as `"spackle"`, or `"spackle_denoised"` with
+        `loss="all"` for expression with true zeros. If the layer was computed using the sections being predicted (e.g.
+        ComBat without the split), predictions are marked `"seen"` and excluded from scoring. A fitted predictor ignores it, like `loss`, `use_rep`, `mask_var`, `subject_key`, `split_key`,
         `model_params`, `novelty` and `checkpoint`.
     loss
         Entries that count in fitting: `"detected"` ones, so that the prediction is expression given detection, or
