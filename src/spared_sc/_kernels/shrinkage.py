@@ -12,7 +12,7 @@ from spared_sc._kernels.lowrank import members
 from spared_sc._kernels.metrics import poisson_deviance, ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from spared_sc._kernels.sections import Sections
 
@@ -85,24 +85,24 @@ def shrunk(rate: np.ndarray, share: np.ndarray, weight: np.ndarray, library: np.
     return result
 
 
-def learn(splits: Sequence[Split]) -> Shrinkage:
+def learn(splits: Iterable[Split]) -> Shrinkage:
     """Weights by empirical Bayes, skill and evidence, and the variance that the errors of the rates show.
 
     Every split has one half of the molecules held out, drawn again for each. A weight maximises the likelihood of the
     held-out counts; over the genes, weights are normal with a mean and a variance that are learned.
     """
-    sums = np.zeros((8, splits[0].counts.shape[1]))
-    normal, right = np.zeros((2, 2)), np.zeros(2)
+    sums: np.ndarray | float = 0.0
+    normal, right, n_splits = np.zeros((2, 2)), np.zeros(2), 0
     for split in splits:
         weight, information = fit_weights(split.counts, split.rate, split.share, split.library)
         of_rates = gains(split.counts, split.rate, split.share)
         n, _, *of_values = improvements(split.values, split.filled, (split.mean, split.at_depth), split.counts > 0)
-        sums += [information, information * weight, *of_rates, n, *of_values]
+        sums = sums + np.stack([information, information * weight, *of_rates, n, *of_values])
         used = _posterior_weights(weight, 1 / np.sqrt(information))
         of_normal, of_right = _variance_equations(split, used)
-        normal, right = normal + of_normal / len(splits), right + of_right / len(splits)
-    information, weighted, total, gain, gain_variance, n, nearer, nearer_variance = sums
-    scale = sd_of_sums(len(splits))
+        normal, right, n_splits = normal + of_normal, right + of_right, n_splits + 1
+    information, weighted, total, gain, gain_variance, n, nearer, nearer_variance = np.asarray(sums)
+    scale = sd_of_sums(n_splits)
     weight, se = weighted / information, scale / np.sqrt(information)
     # To second order, the gain of all genes at their common weight.
     supported = weighted.sum() > _LEAST_EVIDENCE * scale * np.sqrt(information.sum())
@@ -112,9 +112,9 @@ def learn(splits: Sequence[Split]) -> Shrinkage:
         skill_se=ratio(scale * np.sqrt(gain_variance), total, default=np.inf),
         pattern=weight / se,
         given_detection=np.where(
-            n >= LEAST_ENTRIES * len(splits), ratio(nearer, scale * np.sqrt(nearer_variance)), np.nan
+            n >= LEAST_ENTRIES * n_splits, ratio(nearer, scale * np.sqrt(nearer_variance)), np.nan
         ),
-        variances=_solve_variances(normal, right),
+        variances=_solve_variances(normal / n_splits, right / n_splits),
     )
 
 

@@ -31,7 +31,7 @@ from spared_sc._models.completion.trial import AdditiveFit, Trial
 from spared_sc._models.completion.variational import n_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tqdm import tqdm
 
@@ -135,14 +135,16 @@ class CountsModel(FittedCompleter[Fitted]):
 
     def _learn_shrinkage(self, sections: Sections, compute: Compute) -> Shrinkage:
         """What fits to a half of the molecules say of the other half."""
-        splits = []
-        with self._bar(sections, "molecules", compute, n_fits=_N_SPLITS) as bar:
+
+        def splits() -> Iterator[Split]:
             for number in range(_N_SPLITS):
                 half, counts = sections.thinned(np.random.default_rng([compute.seed, 6, number]))
                 folder = compute.below(f"molecules {number}")
                 fitted = self._fit(half, folder, bar.update, keep_interrupted=False)
-                splits.append(_split(sections, half, counts, fitted, compute.n_threads))
-        return learn(splits)
+                yield _split(sections, half, counts, fitted, compute.n_threads)
+
+        with self._bar(sections, "molecules", compute, n_fits=_N_SPLITS) as bar:
+            return learn(splits())
 
     @limited_threads(1)
     def apply(self, sections: Sections, compute: Compute) -> Estimate:
