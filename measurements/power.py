@@ -1,6 +1,6 @@
 """What verdicts find, by the number of molecules of a gene, and whether they depend on the seed.
 
-    python measurements/power.py                    drawn sections of two sizes; 10 minutes on one core
+    python measurements/power.py small large        drawn sections of two sizes; 5 minutes each on one core
     python measurements/power.py VKO HER2_C ...     agreement of two seeds on real sections; 2 to 5 minutes each
 
 The drawn sections have genes at four total counts. The share of two thirds of them varies threefold over the tissue
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 KEY = {"library_key": "library_id", "show_progress_bar": False, "n_jobs": 1}
 COUNTS = (30, 100, 300, 1000)  # of a gene in a section
 N_VARYING, N_NULL = 20, 10  # genes at each of these in a section
-SHAPES = {(22, 22): 4, (45, 45): 2}  # spots: sections of that size
+SIZES = {"small": ((22, 22), 4), "large": ((45, 45), 1)}  # spots, and number of drawn sections
 DEPTH = 5000.0
 FOLD = 3.0
 SEEDS = (0, 1)
@@ -53,8 +53,6 @@ def drawn(shape: tuple[int, int], seed: int) -> tuple[ad.AnnData, np.ndarray, np
     adata.obsm["spatial"] = made.obsm["spatial"]
     adata.var["spared_selected"] = adata.var_names != "others"
     sp.pp.normalize_tpm(adata, gene_lengths=None)
-    found = adata.var["spared_selected"].to_numpy()[:-1] & (counts[:, :-1] > 0).any(axis=0)
-    assert found.all()
     return adata, total, varies
 
 
@@ -89,46 +87,44 @@ def agreement(name: str, n_spots: int, pairs: Iterable[tuple[dict[str, np.ndarra
     return row
 
 
-def of_drawn() -> None:
-    """Power, false decisions and agreement on drawn sections."""
-    rows, agreements = [], []
-    for shape, n_sections in SHAPES.items():
-        made = [drawn(shape, seed) for seed in range(n_sections)]
-        found = [tuple(verdicts(adata, seed) for seed in SEEDS) for adata, _, _ in made]
-        n_spots, total, varies = made[0][0].n_obs, made[0][1], made[0][2]
-        agreements.append(agreement(f"drawn, {n_spots:,} spots", n_spots, found))
-        for count in COUNTS:
-            row: dict[str, Any] = {"spots": n_spots, "count": count}
-            for kind in ("fit", "audit"):
-                of_kind = np.array([one[kind] for pair in found for one in pair])[:, total == count]
-                vary = varies[total == count]
-                row |= {
-                    f"{kind}_found": float(decided(of_kind[:, vary]).mean()),
-                    f"{kind}_complete": float((of_kind[:, vary] == "complete").mean()),
-                    f"{kind}_false": float(decided(of_kind[:, ~vary]).mean()),
-                }
-            rows.append(row | {"genes": n_sections * N_VARYING, "null_genes": n_sections * N_NULL})
-        _results.write("power.drawn", rows)
-    merge(agreements)
+def of_drawn(name: str) -> None:
+    """Power, false decisions and agreement on drawn sections of one size."""
+    shape, n_sections = SIZES[name]
+    made = [drawn(shape, seed) for seed in range(n_sections)]
+    found = [tuple(verdicts(adata, seed) for seed in SEEDS) for adata, _, _ in made]
+    n_spots, total, varies = made[0][0].n_obs, made[0][1], made[0][2]
+    rows = []
+    for count in COUNTS:
+        row: dict[str, Any] = {"set": name, "spots": n_spots, "count": count}
+        for kind in ("fit", "audit"):
+            of_kind = np.array([one[kind] for pair in found for one in pair])[:, total == count]
+            vary = varies[total == count]
+            row |= {
+                f"{kind}_found": float(decided(of_kind[:, vary]).mean()),
+                f"{kind}_complete": float((of_kind[:, vary] == "complete").mean()),
+                f"{kind}_false": float(decided(of_kind[:, ~vary]).mean()),
+            }
+        rows.append(row | {"genes": n_sections * N_VARYING, "null_genes": n_sections * N_NULL})
+    merge("power.drawn", rows)
+    merge("power.agreement", [agreement(name, n_spots, found)])
 
 
-def of_sets(names: list[str]) -> None:
+def of_section(name: str) -> None:
     """Agreement of two seeds on real sections."""
-    for name in names:
-        adata = sections.read(name)
-        pair = tuple(verdicts(adata, seed) for seed in SEEDS)
-        merge([agreement(name, adata.n_obs, [pair])])
+    adata = sections.read(name)
+    pair = tuple(verdicts(adata, seed) for seed in SEEDS)
+    merge("power.agreement", [agreement(name, adata.n_obs, [pair])])
 
 
-def merge(rows: list[dict[str, Any]]) -> None:
-    """Write rows of agreement, with those of other sets as they are."""
+def merge(table: str, rows: list[dict[str, Any]]) -> None:
+    """Write rows, with those of other sets as they are."""
     try:
-        before = _results.read("power.agreement")
+        before = _results.read(table)
     except KeyError:
         before = []
-    names = {row["set"] for row in rows}
-    _results.write("power.agreement", [*(row for row in before if row["set"] not in names), *rows])
+    _results.write(table, [*(row for row in before if row["set"] != rows[0]["set"]), *rows])
 
 
 if __name__ == "__main__":
-    of_sets(sys.argv[1:]) if sys.argv[1:] else of_drawn()
+    for chosen in sys.argv[1:]:
+        (of_drawn if chosen in SIZES else of_section)(chosen)
