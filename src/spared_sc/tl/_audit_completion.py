@@ -55,8 +55,8 @@ def audit_completion(
 
     The molecules are split into two halves (molecular cross-validation). The method completes one half, and its expected
     counts and filled values are compared with the other half, gene by gene, beside simple averages. The verdicts are
-    those that :func:`spared_sc.tl.spackle_complete` draws from two splits of its own; the audit takes more splits, for
-    any method, and gives intervals.
+    those of :func:`spared_sc.tl.spackle_complete`, which has two splits of its own; the audit takes more splits, for any
+    method, and gives intervals.
 
     Parameters
     ----------
@@ -127,13 +127,15 @@ def audit_completion(
     Notes
     -----
     Two kinds of evidence, in standard errors, are tested at a false discovery rate of 5 % over the genes (Benjamini and
-    Hochberg), as in the method `"counts"`:
+    Hochberg), as for the verdicts of the method `"counts"`:
 
     - Pattern: the weight of the logarithm of expected counts / (depth x the gene's share) that makes the other half's
       counts likeliest. For a method without expected counts, the score of the filled values beyond those expected at
       depth, in entries without a count in the first half.
     - Given detection: the squared error of the filled values, on entries with a count in the other half alone. These are
-      the entries that the method fills; what it says of detected ones goes into no layer.
+      the entries that the method fills; what it says of detected ones goes into no layer. The verdict that a completion
+      with `"counts"` writes is less strict: it takes the values of the count model alone, in all entries with a count in
+      the other half.
 
     `"complete"` needs both, `"denoise"` a pattern and a skill above zero.
 
