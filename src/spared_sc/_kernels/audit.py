@@ -29,7 +29,7 @@ class Evidence:
     deviance: np.ndarray  # of the counts expected from depth and share; NaN for a method without rates
     explained: np.ndarray  # what the rates take from it
     explained_variance: np.ndarray
-    n_entries: np.ndarray  # that only the other half detected
+    n_entries: np.ndarray  # that the other half detected
     error: np.ndarray  # squared, of the better average
     removed: np.ndarray  # what the filled values take from it
     removed_variance: np.ndarray
@@ -100,10 +100,9 @@ def evidence_of(
     at_depth, _ = truncated_moments(share * relative, size, scale / relative, n_threads=n_threads)
     shift = at_depth - here
     filled, mean = estimate.need_values() + shift, gene_means(half.values, half.known) + shift
-    missing = ~half.known & other.known  # known values stay as they are
-    share, counts, missing, filled, at_depth = (x[spots] for x in (share * relative, counts, missing, filled, at_depth))
+    share, counts, filled, at_depth = (x[spots] for x in (share * relative, counts, filled, at_depth))
     n_entries, error, removed, removed_variance = improvements(
-        other.values[spots], filled, (mean[spots], at_depth), missing
+        other.values[spots], filled, (mean[spots], at_depth), other.known[spots]
     )
     if estimate.rate is None:
         pattern = (filled - at_depth) * np.log(2)

@@ -55,7 +55,7 @@ def audit_completion(
 
     The molecules are split into two halves (molecular cross-validation). The method completes one half, and its expected
     counts and filled values are compared with the other half, gene by gene, beside simple averages. The verdicts are
-    those of :func:`spared_sc.tl.spackle_complete`, which has two splits of its own; the audit takes more splits, for any
+    those of :func:`spared_sc.tl.spackle_complete`, which has three splits of its own; the audit takes more splits, for any
     method, and gives intervals.
 
     Parameters
@@ -132,10 +132,9 @@ def audit_completion(
     - Pattern: the weight of the logarithm of expected counts / (depth x the gene's share) that makes the other half's
       counts likeliest. For a method without expected counts, the score of the filled values beyond those expected at
       depth, in entries without a count in the first half.
-    - Given detection: the squared error of the filled values, on entries with a count in the other half alone. These are
-      the entries that the method fills; what it says of detected ones goes into no layer. The verdict that a completion
-      with `"counts"` writes is less strict: it takes the values of the count model alone, in all entries with a count in
-      the other half.
+    - Given detection: the squared error of the method's values, on entries with a count in the other half. Where the
+      first half has a count, too, the method's estimate counts, not the value it was given. The verdict that a completion
+      with `"counts"` writes takes the values of its count model instead of those of the combination.
 
     `"complete"` needs both, `"denoise"` a pattern and a skill above zero.
 

@@ -45,7 +45,7 @@ _LEAST_HIDDEN = 5  # entries to learn from
 _MOST_ENTRIES = 1_000_000  # hidden entries that weights are learned from
 _SILENCED = 0.1  # share of the spots that are hidden as a whole, to learn what the error is there
 _N_TUNED = 5  # steps of the bar for the simple estimates
-_N_SPLITS = 2  # of the molecules into halves
+_N_SPLITS = 3  # of the molecules into halves
 _SECONDS = 1e-5  # of one core for one entry in each of the fits, about
 
 
@@ -77,8 +77,8 @@ class CountsModel(FittedCompleter[Fitted]):
     hidden_share
         Share of the detected entries that are hidden to learn the combination from.
     n_iterations
-        Most iterations of each of the four fits of the count model: without the hidden entries, to a half of the
-        molecules (twice), and to all entries.
+        Most iterations of each of the five fits of the count model: without the hidden entries, to a half of the
+        molecules (three times), and to all entries.
 
     Notes
     -----
