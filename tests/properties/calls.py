@@ -37,7 +37,7 @@ REMEDY = re.compile(
 WARNINGS = re.compile(
     "genes have no length and get no value|spots have no count in the genes|no spot is left of|genes have a score|"
     "genes do not vary within the batches|batches have one spot|look like copies of each other|"
-    "are detected in no spot to learn from|training diverged"
+    "are detected in no spot to learn from|training diverged|there are no denoised values"
 )
 
 
