@@ -5,7 +5,7 @@
 
 The drawn sections have genes at four total counts. The share of two thirds of them varies threefold over the tissue
 (95% over 5% quantile), smoothly, each with its own mixture of five programmes. The others are independent Poisson counts
-in proportion to depth. The verdicts are those of the default completion, from two splits of the molecules, and those of
+in proportion to depth. The verdicts are those of the default completion, from three splits of the molecules, and those of
 the audit with its five splits, each with two seeds.
 """
 
