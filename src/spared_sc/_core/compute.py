@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 BLOCKS = ("completed", "denoised", "rate", "sd", "denoised_sd")  # of an estimate of completion
+OF_RATES = frozenset({"denoised", "rate", "denoised_sd"})  # those that are made from expected counts
 
 
 @dataclass(frozen=True, kw_only=True)

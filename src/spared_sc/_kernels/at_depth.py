@@ -37,8 +37,8 @@ def detected_values(visible: Sections, rate: np.ndarray) -> np.ndarray:
     gene = np.nonzero(known)[1]
 
     def size(hidden: float) -> np.ndarray:
-        excess = squares / (1 - hidden) - second / (1 - hidden) ** 2 - first / (1 - hidden)
-        return 1 / np.maximum(ratio(excess * (1 - hidden) ** 2, second, default=0.0), _LEAST_DISPERSION)
+        left = 1 - hidden
+        return _size(squares / left, first / left, second / left**2)
 
     hidden = 0.0
     for _ in range(_STEPS):
@@ -53,6 +53,10 @@ def detected_values(visible: Sections, rate: np.ndarray) -> np.ndarray:
 
 def size_by_moments(counts: np.ndarray, rate: np.ndarray) -> np.ndarray:
     """Size of negative binomial counts (n_spots, n_genes) with these means: their variance is rate + rate^2 / size."""
-    squares = (rate.astype(np.float64) ** 2).sum(axis=0)
-    excess = (counts.astype(np.float64) ** 2).sum(axis=0) - squares - rate.sum(axis=0, dtype=np.float64)
-    return 1 / np.maximum(ratio(excess, squares, default=0.0), _LEAST_DISPERSION)
+    squares, second = ((x.astype(np.float64) ** 2).sum(axis=0) for x in (counts, rate))
+    return _size(squares, rate.sum(axis=0, dtype=np.float64), second)
+
+
+def _size(squares: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The same from sums over the spots: of the squared counts, of the means, and of their squares."""
+    return 1 / np.maximum(ratio(squares - second - first, second, default=0.0), _LEAST_DISPERSION)

@@ -11,7 +11,7 @@ from spared_sc._kernels.at_depth import size_by_moments
 from spared_sc._kernels.lowrank import gene_means, members
 from spared_sc._kernels.metrics import ratio
 from spared_sc._kernels.sections import CompletionFunction, Sections
-from spared_sc._kernels.shrinkage import LEAST_ENTRIES, fit_weights, gains, improvements, sd_of_sums, share_counts
+from spared_sc._kernels.shrinkage import evidence_on_values, fit_weights, gains, improvements, sd_of_sums, share_counts
 from spared_sc._kernels.truncated import truncated_moments
 from spared_sc._kernels.verdicts import COMPLETE, DENOISE, UNDECIDED, decide
 
@@ -130,11 +130,7 @@ def conclude(evidence: Evidence, n_splits: int) -> Audit:
     """Verdicts and intervals from the evidence of several splits."""
     sd = sd_of_sums(n_splits)
     pattern = ratio(evidence.weighted, sd * np.sqrt(evidence.information))
-    given_detection = np.where(
-        evidence.n_entries >= LEAST_ENTRIES * n_splits,
-        ratio(evidence.removed, sd * np.sqrt(evidence.removed_variance)),
-        np.nan,
-    )
+    given_detection = evidence_on_values(evidence.n_entries, evidence.removed, evidence.removed_variance, n_splits)
     of_rates = evidence.explained, evidence.explained_variance, evidence.deviance
     of_values = evidence.removed, evidence.removed_variance, evidence.error
     skill, gain = _interval(*of_rates, sd), _interval(*of_values, sd)

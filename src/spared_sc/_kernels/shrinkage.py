@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ENTRIES = 1 << 20  # that are computed at once
 _NEWTON_STEPS, _LARGEST_STEP, _WEIGHTS = 8, 0.5, (-1.0, 3.0)
-LEAST_ENTRIES = 10  # detected, of a gene, for evidence on values given detection
+_LEAST_ENTRIES = 10  # detected, of a gene, for evidence on values given detection
 _UNSURE = 3.0  # standard error of a weight that says nothing
 _LEAST_EVIDENCE = 2.0  # standard errors of the weight of all genes together, or else everything is flat
 _VARIANCES, _VARIANCES_SD = (2.0, 0.3), 0.4  # prior of the factors of the two parts of the variance
@@ -111,9 +111,7 @@ def learn(splits: Iterable[Split]) -> Shrinkage:
         skill=ratio(gain, total, default=0.0),
         skill_se=ratio(scale * np.sqrt(gain_variance), total, default=np.inf),
         pattern=weight / se,
-        given_detection=np.where(
-            n >= LEAST_ENTRIES * n_splits, ratio(nearer, scale * np.sqrt(nearer_variance)), np.nan
-        ),
+        given_detection=evidence_on_values(n, nearer, nearer_variance, n_splits),
         variances=_solve_variances(normal / n_splits, right / n_splits),
     )
 
@@ -124,6 +122,12 @@ def sd_of_sums(n_splits: int) -> float:
     The molecules are the same in every split: averages of n of them have 1/2 + 1/2n of the variance of one.
     """
     return float(np.sqrt((n_splits + 1) / 2))
+
+
+def evidence_on_values(n: np.ndarray, nearer: np.ndarray, variance: np.ndarray, n_splits: int) -> np.ndarray:
+    """Sums of `improvements` over splits in standard errors, (n_genes,); NaN for a gene with few detected entries."""
+    enough = n >= _LEAST_ENTRIES * n_splits
+    return np.where(enough, ratio(nearer, sd_of_sums(n_splits) * np.sqrt(variance)), np.nan)
 
 
 def _blocks(block: np.ndarray) -> list[slice]:

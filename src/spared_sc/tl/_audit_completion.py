@@ -15,7 +15,7 @@ from spared_sc._core.record import check_key, record
 from spared_sc._core.report import announce, warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._models.device import check_device
-from spared_sc.tl._resolve import resolve
+from spared_sc.tl._resolve import resolve, spread_over_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -199,11 +199,10 @@ def audit_completion(
             f"{name}_high": interval.high.item(),
         }
     adata = adata.copy() if copy else adata
-    slots = {}
-    for name, values in columns.items():
-        empty = np.full(adata.n_vars, NOT_AUDITED, object) if name == "verdict" else np.full(adata.n_vars, np.nan)
-        empty[resolved.genes] = values
-        slots[f"{key_added}_{name}"] = empty
+    slots = {
+        f"{key_added}_{name}": spread_over_genes(values, resolved.genes, adata.n_vars, other=NOT_AUDITED)
+        for name, values in columns.items()
+    }
     record(
         adata,
         key=key_added,

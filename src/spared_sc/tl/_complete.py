@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spared_sc._core import docs, validate
-from spared_sc._core.compute import make_compute
+from spared_sc._core.compute import OF_RATES, make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import check_rep
 from spared_sc._core.record import check_key
@@ -305,7 +305,7 @@ def _estimate(
 
 def _check_blocks(blocks: frozenset[str], resolved: Resolved, completer: Completer, layer: str) -> None:
     """Refuse, before any work is done, to write layers that these data do not allow."""
-    of_rates = sorted(blocks & {"rate", "denoised", "denoised_sd"})
+    of_rates = sorted(blocks & OF_RATES)
     if of_rates and completer.uses_counts and resolved.counts is None:
         raise ValueError(f"there are no raw counts, hence no {validate.listing(of_rates)}: leave that out of `write=`.")
     of_scale = sorted(blocks & {"denoised", "denoised_sd"})

@@ -187,11 +187,10 @@ def write_layers(
     if "sd" in blocks and estimate.sd is not None:
         sd = np.where(known, np.float32(0), of_data(estimate.sd))
         layers[Key.sd(key_added)] = write_columns(zero, genes, sd)
-    of_genes = {}
-    for name, values in columns.items():
-        empty = np.full(shape[1], np.nan) if values.dtype.kind == "f" else np.full(shape[1], NOT_COMPLETED, object)
-        empty[genes] = values[present]
-        of_genes[f"{key_added}_{name}"] = empty
+    of_genes = {
+        f"{key_added}_{name}": spread_over_genes(values[present], genes, shape[1], other=NOT_COMPLETED)
+        for name, values in columns.items()
+    }
     before = slots_of(adata.uns.get(Key.uns.records, {}).get(key_added, {}))
     record(
         adata,
@@ -210,6 +209,13 @@ def write_layers(
     for name in (Key.skill(key_added), Key.skill_se(key_added), Key.verdict(key_added)):
         if name in adata.var and name not in of_genes and f'var["{name}"]' in before:
             del adata.var[name]
+
+
+def spread_over_genes(values: np.ndarray, genes: np.ndarray, n_vars: int, *, other: str) -> np.ndarray:
+    """A column of `var` with values for some genes; the others have NaN, or `other` among words."""
+    column = np.full(n_vars, np.nan) if values.dtype.kind == "f" else np.full(n_vars, other, dtype=object)
+    column[genes] = values
+    return column
 
 
 def _count_scale(resolved: Resolved) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from spared_sc._core.compute import OF_RATES
 from spared_sc._core.report import logger
 from spared_sc._kernels.at_depth import size_by_moments
 from spared_sc._kernels.lowrank import gene_means
@@ -172,7 +173,7 @@ class CountsModel(FittedCompleter[Fitted]):
         if fitted is None or hint is None or learned.shrinkage is None:
             return Estimate(values, None, sd)
         rate = log_rate_sd = None
-        if compute.write & {"rate", "denoised", "denoised_sd"}:
+        if compute.write & OF_RATES:
             weight = learned.shrinkage.weight
             rate = shrunk(fitted.posterior_rate(), share_counts(sections), weight, sections.library)
         if "denoised_sd" in compute.write:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from spared_sc._core.compute import OF_RATES
 from spared_sc._kernels.threads import limited_threads
 from spared_sc._kernels.truncated import detected_moments
 from spared_sc._models.completion.base import About, Completer, Compute, Estimate, Sections, parameter
@@ -104,7 +105,7 @@ class Factor(Completer):
         if compute.write & {"completed", "sd"}:
             values, sd = fitted.given_detection(sections.count_scale(), n_threads=compute.n_threads)
         rate = log_rate_sd = None
-        if compute.write & {"rate", "denoised", "denoised_sd"}:
+        if compute.write & OF_RATES:
             rate = fitted.posterior_rate()
         if "denoised_sd" in compute.write:
             log_rate_sd = np.sqrt(sum(fitted.log_variances()))
