@@ -38,6 +38,7 @@ SIDE = 112  # pixels of a patch; the ViTs enlarge it to the 224 that they are ma
 FEW = {
     "shufflenet": {"n_steps": 200, "train_batch_size": 32},
     "stnet": {"n_steps": 40, "train_batch_size": 16},
+    "stnet_he": {"n_steps": 40, "train_batch_size": 16},
     "bleep": {"n_steps": 40, "train_batch_size": 32},
     "egn": {"n_steps": 20, "train_batch_size": 16, "image_size": 128},
     "vit_b": {"n_steps": 8, "train_batch_size": 8},

@@ -77,22 +77,24 @@ def test_divergence_keeps_the_best_model_and_warns_or_raises():
         loop([np.nan])
 
 
-def test_rates_of_the_schedule():
-    rates = [training.warm_cosine(step, 110, 0.3, 10) for step in range(1, 111)]
+@pytest.mark.parametrize("final_rate", [0.0, 0.2])
+def test_rates_of_the_schedule(final_rate):
+    rates = [training.warm_cosine(step, 110, 0.3, 10, final_rate) for step in range(1, 111)]
     np.testing.assert_allclose(rates[:10], 0.03 * np.arange(1, 11))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
-    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100, eta_min=0.3 * final_rate)
     expected = []
     for _ in range(100):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         reference.step()
     np.testing.assert_allclose(rates[10:], expected, rtol=1e-6)
-    assert training.warm_cosine(1, 1, 0.3, 0) == 0.3
+    assert training.warm_cosine(1, 1, 0.3, 0, final_rate) == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("schedule", training.SCHEDULES)
 @pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
-def test_steps_are_those_of_torchs_optimizers(optimizer):
+def test_steps_are_those_of_torchs_optimizers(optimizer, schedule):
     def network():
         torch.manual_seed(0)
         return nn.Linear(3, 1)
@@ -112,14 +114,35 @@ def test_steps_are_those_of_torchs_optimizers(optimizer):
         desc="",
         optimizer=optimizer,
         weight_decay=0.5,
+        schedule=schedule,
+        final_rate=0.2,
         warmup_steps=3,
     ).run()
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
-    reference = kind(theirs.parameters(), lr=0.1, **({"weight_decay": 0.5} if optimizer == "adamw" else {}))
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
+    options = {"adam": {}, "adamw": {"weight_decay": 0.5}, "sgd": {"momentum": 0.9}}[optimizer]
+    reference = kind(theirs.parameters(), lr=0.1, **options)
     for step in range(1, 10):
-        if optimizer == "adamw":
-            reference.param_groups[0]["lr"] = training.warm_cosine(step, 9, 0.1, 3)
+        if schedule == "cosine":
+            reference.param_groups[0]["lr"] = training.warm_cosine(step, 9, 0.1, 3, 0.2)
         reference.zero_grad()
         (theirs(inputs) ** 2).mean().backward()
         reference.step()
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "message"),
+    [
+        ("adam", {"weight_decay": 0.1}, "weight_decay=0.1 has no effect with optimizer='adam': give weight_decay=0"),
+        ("adamw", {"warmup_steps": 5}, "warmup_steps=5: no effect with schedule='none'.*schedule='cosine'"),
+        ("sgd", {"final_rate": 0.2, "warmup_steps": 5}, "final_rate=0.2 and warmup_steps=5: no effect"),
+        ("adamw", {"weight_decay": 0.1, "schedule": "cosine", "final_rate": 0.2, "warmup_steps": 5}, None),
+    ],
+)
+def test_values_without_effect_are_refused(optimizer, options, message):
+    options = {"weight_decay": 0, "schedule": "none", "final_rate": 0, "warmup_steps": 0, **options}
+    if message is None:
+        training.check_descent(optimizer, **options)
+        return
+    with pytest.raises(ValueError, match=message):
+        training.check_descent(optimizer, **options)

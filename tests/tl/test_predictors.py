@@ -27,7 +27,7 @@ def test_parameters_of_each_have_a_meaning(name):
 
 
 def test_parameters_of_one():
-    table = sp.tl.predictors("stnet")
+    table = sp.tl.predictors("stnet_he")
     assert table.loc["start_at_mean", "default"] == "True"
     assert table.loc["n_steps", "range"] == "whole number from 1"
     with pytest.raises(KeyError, match="no predictor 'rigde': choose among"):

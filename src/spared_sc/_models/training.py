@@ -25,7 +25,9 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 
 SEARCH = "search"  # instead of a learning rate
 LEARNING_RATES = [float(rate) for rate in np.geomspace(1e-5, 1e-2, 10)]  # as searched by SpaRED
-OPTIMIZERS = ("adam", "adamw")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("none", "cosine")
+_MOMENTUM = 0.9  # of "sgd"
 _SAVE_EVERY = 10.0  # seconds between checkpoints; times the seconds that one takes, where those are more than one
 
 
@@ -104,20 +106,27 @@ class Trainer:
     desc: str
     checkpoint: Path | None = None  # a fit that finds its own state there ends as it would have without the break
     identity: Mapping[str, Any] | None = None  # plain values; the checkpoint of another fit is refused
-    optimizer: str = "adam"  # at a constant rate; "adamw": see `warm_cosine`
-    weight_decay: float = 0.0  # of AdamW
-    warmup_steps: int = 0
+    optimizer: str = "adam"  # of OPTIMIZERS
+    weight_decay: float = 0.0  # of "adamw"
+    schedule: str = "none"  # a constant rate; "cosine": see `warm_cosine`
+    final_rate: float = 0.0  # of "cosine"
+    warmup_steps: int = 0  # of "cosine"
 
     def __post_init__(self) -> None:
-        weights, rate = list(self.network.parameters()), self.learning_rate
-        if self.optimizer == "adamw":
-            descent: torch.optim.Optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=self.weight_decay)
-        else:
-            descent = torch.optim.Adam(weights, lr=rate)
-        self._state = _State(self.network, descent, self.generator)
+        weights = list(self.network.parameters())
+        self._state = _State(self.network, self._descent(weights), self.generator)
         self._loss = torch.zeros((), device=weights[0].device)  # sum since the last validation
         self._n_losses = 0
         self._saved, self._cost = time.monotonic(), 0.0  # time of the last checkpoint, and the seconds that it took
+
+    def _descent(self, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Torch's optimizer of that name."""
+        rate = self.learning_rate
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(weights, lr=rate, weight_decay=self.weight_decay)
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(weights, lr=rate, momentum=_MOMENTUM)
+        return torch.optim.Adam(weights, lr=rate)
 
     def run(self) -> Fit:
         """Take the steps.
@@ -148,9 +157,9 @@ class Trainer:
         """Take one step."""
         self.network.train()
         descent = self._state.optimizer
-        if self.optimizer == "adamw":  # a function of the step, so that there is nothing of it to save
+        if self.schedule == "cosine":  # a function of the step, so that there is nothing of it to save
             for group in descent.param_groups:
-                group["lr"] = warm_cosine(step, self.n_steps, self.learning_rate, self.warmup_steps)
+                group["lr"] = warm_cosine(step, self.n_steps, self.learning_rate, self.warmup_steps, self.final_rate)
         loss = self.training_loss()
         descent.zero_grad(set_to_none=True)
         loss.backward()
@@ -257,12 +266,31 @@ def curve(fit: Fit) -> dict[str, Any]:
     }
 
 
-def warm_cosine(step: int, n_steps: int, learning_rate: float, warmup_steps: int) -> float:
-    """Rate at a step from 1 to `n_steps`: a linear rise to `learning_rate`, then half a cosine towards zero."""
+def check_descent(optimizer: str, *, weight_decay: float, schedule: str, final_rate: float, warmup_steps: int) -> None:
+    """Refuse values that would have no effect with this optimizer or schedule."""
+    if weight_decay and optimizer != "adamw":
+        raise ValueError(
+            f"weight_decay={weight_decay:g} has no effect with optimizer={optimizer!r}: give weight_decay=0, or "
+            "optimizer='adamw'."
+        )
+    idle = {"final_rate": final_rate, "warmup_steps": warmup_steps}
+    idle = {name: value for name, value in idle.items() if value and schedule == "none"}
+    if idle:
+        raise ValueError(
+            f"{' and '.join(f'{name}={value:g}' for name, value in idle.items())}: no effect with schedule='none', where "
+            f"the rate is constant. Give {' and '.join(f'{name}=0' for name in idle)}, or schedule='cosine'."
+        )
+
+
+def warm_cosine(step: int, n_steps: int, learning_rate: float, warmup_steps: int, final_rate: float) -> float:
+    """Rate at a step from 1 to `n_steps`: a linear rise to `learning_rate`, then half a cosine down to a share of it.
+
+    The share is `final_rate`, which the rate would reach at the step after the last.
+    """
     if step <= warmup_steps:
         return learning_rate * step / warmup_steps
-    share = (step - 1 - warmup_steps) / (n_steps - warmup_steps)
-    return learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+    done = (step - 1 - warmup_steps) / (n_steps - warmup_steps)
+    return learning_rate * (final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def search_learning_rate(

@@ -66,6 +66,16 @@ def test_exemplars_are_the_nearest_of_other_libraries(train, validation, monkeyp
     assert calls[0][1].tolist() == expected
 
 
+def test_features_are_of_pixels_between_minus_one_and_one(train):
+    predictor = guided()
+    predictor.fit(train, None, COMPUTE)
+    pixels = torch.from_numpy(train.patches.pixels.copy()).permute(0, 3, 1, 2) / 255
+    for fitted in (predictor, Egn.from_state(*predictor.state())):
+        with torch.no_grad():
+            expected = fitted.frozen.network((pixels - 0.5) / 0.5)
+        torch.testing.assert_close(predictor.reference["feature"], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_exemplars_need_two_libraries(train):
     with pytest.raises(ValueError, match="all training spots are of one library.*train EGN on two or more"):
         guided().fit(replace(train, library=np.zeros(24, dtype=int)), None, COMPUTE)

@@ -12,7 +12,7 @@ from torch import nn
 
 from helpers.networks import COMPUTE, TINY, make_spots, regression, some_known
 from spared_sc._models.prediction import backbones
-from spared_sc._models.prediction.image_regression import STNet
+from spared_sc._models.prediction.image_regression import STNet, STNetHe
 
 if TYPE_CHECKING:
     from spared_sc._models.prediction.base import Spots
@@ -43,13 +43,34 @@ def test_delta_learns_deviations_and_adds_the_mean(train, validation):
 
 @pytest.mark.parametrize("delta", [False, True])
 @pytest.mark.parametrize("partly", [False, True])
-def test_stnet_starts_as_the_mean_expression(train, validation, delta, partly):
+def test_stnet_of_he_starts_as_the_mean_expression(train, validation, delta, partly):
     train = some_known(train) if partly else train
-    predictor = STNet(**TINY, delta=delta, n_steps=1, train_batch_size=8, learning_rate=1e-12)
+    predictor = STNetHe(**TINY, delta=delta, n_steps=1, train_batch_size=8, learning_rate=1e-12)
     predictor.fit(train, None, COMPUTE)
     mean = train.gene_means()
     np.testing.assert_allclose(predictor.predict(validation, COMPUTE), np.tile(mean, (10, 1)), rtol=1e-5)
-    assert predictor.symmetries
+
+
+def test_stnet_of_spared_has_a_plain_head(train):
+    predictor = STNet(**TINY)
+    network = predictor.make_network(5, "random")
+    before = network.head.weight.clone(), network.head.bias.clone()
+    predictor._start(network, train)
+    torch.testing.assert_close([network.head.weight, network.head.bias], list(before), rtol=0, atol=0)
+    assert network.head.weight.std() > 0
+
+
+@pytest.mark.parametrize("model", [STNet, STNetHe])
+def test_predictions_of_stnet_are_means_over_rotated_and_mirrored_patches(model, train):
+    predictor = model(**TINY, n_steps=1, train_batch_size=8)
+    predictor.fit(train, None, COMPUTE)
+    torch.nn.init.normal_(predictor.network.head.weight, generator=torch.Generator().manual_seed(0))
+    pixels = train.patches.pixels
+    views = [np.rot90(flipped, k, axes=(1, 2)) for flipped in (pixels, pixels[:, :, ::-1]) for k in range(4)]
+    with torch.no_grad():
+        each = [predictor.network(torch.tensor(view.copy()).permute(0, 3, 1, 2).float()).numpy() for view in views]
+    np.testing.assert_allclose(predictor.predict(train, COMPUTE), np.mean(each, axis=0), rtol=1e-4, atol=1e-4)
+    assert np.std(each, axis=0).max() > 1e-2
 
 
 def test_images_are_brought_to_the_size_of_the_network(train):

@@ -15,7 +15,14 @@ from spared_sc._models import checkpoint, training
 from spared_sc._models.prediction import networks
 from spared_sc._models.prediction.bleep import Bleep
 from spared_sc._models.prediction.egn import Egn
-from spared_sc._models.prediction.image_regression import ImageRegression, ShuffleNet, STNet, ViT, ViTDelta
+from spared_sc._models.prediction.image_regression import (
+    ImageRegression,
+    ShuffleNet,
+    STNet,
+    STNetHe,
+    ViT,
+    ViTDelta,
+)
 from spared_sc._models.prediction.networks import Targets
 
 if TYPE_CHECKING:
@@ -50,6 +57,7 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
         (ViT, ("85.8", "85.9", "86.4")),
         (ViTDelta, ("85.8", "85.9", "86.4")),
         (STNet, ("6.99", "7.09", "7.76")),
+        (STNetHe, ("6.99", "7.09", "7.76")),
         (Bleep, ("24.2", "24.2", "24.4")),
         (Egn, ("132.5", "132.9", "135.5")),
     ],
@@ -58,6 +66,22 @@ def test_numbers_of_parameters_are_the_published(model, millions):
     for n_genes, expected in zip((32, 128, 785), millions, strict=True):
         digits = len(expected.partition(".")[2])
         assert f"{n_weights(model(), n_genes) / 1e6:.{digits}f}" == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "rate", "decay", "schedule", "batch"),
+    [
+        (STNet, "adam", None, 0, ("none", 0, 0), 256),  # SpaRED searches the rate
+        (STNetHe, "sgd", 32 * 1e-6, 0, ("none", 0, 0), 32),  # a mean over 32 patches, where the authors have a sum
+        (Bleep, "adamw", 1e-3, 1e-3, ("none", 0, 0), 256),
+        (Egn, "adamw", 5e-4, 1e-4, ("cosine", 1 / 5, 100), 256),
+    ],
+)
+def test_training_is_as_published(model, optimizer, rate, decay, schedule, batch):
+    ours = model()
+    assert (ours.optimizer, ours.weight_decay, ours.train_batch_size) == (optimizer, decay, batch)
+    assert (ours.schedule, ours.final_rate, ours.warmup_steps) == schedule
+    assert rate is None or ours.learning_rate == pytest.approx(rate)
 
 
 @every_model
@@ -286,7 +310,7 @@ def interrupted_at(monkeypatch, kind, step):
     return taken
 
 
-@pytest.mark.parametrize("make", [*MODELS.values(), lambda **params: regression(optimizer="adamw", **params)])
+@pytest.mark.parametrize("make", [*MODELS.values(), lambda **params: regression(optimizer="sgd", **params)])
 @pytest.mark.parametrize("validated", [True, False])
 def test_a_fit_that_broke_off_resumes_to_the_same_result(make, validated, train, validation, tmp_path, monkeypatch):
     validation = validation if validated else None
@@ -313,7 +337,7 @@ def test_a_fit_that_broke_off_resumes_to_the_same_result(make, validated, train,
     assert_same(weights_of(resumed), weights_of(expected))
     assert resumed.fit_report == expected.fit_report
     other = replace(train, target=train.target + 1)
-    for data, params in ((other, {}), (train, {"weight_decay": 0.3})):
+    for data, params in ((other, {}), (train, {"schedule": "cosine", "final_rate": 0.1})):
         with pytest.raises(ValueError, match="belongs to another fit"):
             make(n_steps=12, **params).fit(data, validation, how)
 
@@ -330,7 +354,11 @@ def test_training_that_diverges(make, train, validation):
     [
         (regression, {"n_steps": 0}, "n_steps=0 cannot be used: give a whole number"),
         (regression, {"patience": 1.5}, "patience=1.5 cannot be used: give a whole number"),
-        (regression, {"optimizer": "sgd"}, "optimizer='sgd' is unknown: choose 'adam', 'adamw'"),
+        (regression, {"optimizer": "lion"}, "optimizer='lion' is unknown: choose 'adam', 'adamw', 'sgd'"),
+        (regression, {"schedule": "linear"}, "schedule='linear' is unknown: choose 'none', 'cosine'"),
+        (regression, {"final_rate": 1.1}, "final_rate=1.1"),
+        (regression, {"warmup_steps": 5}, "warmup_steps=5: no effect with schedule='none'"),
+        (guided, {"schedule": "none"}, "final_rate=0.2 and warmup_steps=1: no effect with schedule='none'"),
         (regression, {"learning_rate": -1}, "learning_rate=-1 cannot be used: give .*'search'"),
         (regression, {"learning_rate": "best"}, "learning_rate='best' cannot be used: give .*'search'"),
         (contrastive, {"retrieval": "mean"}, "retrieval='mean' is unknown: choose 'average', 'simple', 'weighted'"),
@@ -362,7 +390,7 @@ def test_one_spot_is_too_few(train):
         regression().fit(train.take(np.array([0])), None, COMPUTE)
 
 
-@pytest.mark.parametrize("model", [ShuffleNet, STNet])
+@pytest.mark.parametrize("model", [ShuffleNet, STNet, STNetHe])
 def test_networks_of_the_benchmark_run(model, train):
     predictor = model(weights="random", n_steps=1, train_batch_size=2)
     predictor.fit(train, None, COMPUTE)

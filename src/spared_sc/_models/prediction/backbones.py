@@ -34,16 +34,17 @@ class Backbone(nn.Module):
     """Features (n, n_features) of images (n, 3, side, side) of values 0 to 255.
 
     `name` is `"torchvision:<model>"` or `"timm:<model>"`; `weights` is `"pretrained"`, `"random"`, or a file
-    (.safetensors, or .pth of tensors only).
+    (.safetensors, or .pth of tensors only). `normalise` replaces the normalisation that belongs to the weights.
     """
 
-    def __init__(self, name: str, weights: str | Path) -> None:
+    def __init__(self, name: str, weights: str | Path, normalise: Normalise | None = None) -> None:
         super().__init__()
         library, _, model = name.partition(":")
         make = {"torchvision": _torchvision, "timm": _timm}.get(library)
         if make is None or not model:
             raise ValueError(f"there is no backbone {name!r}: give 'torchvision:<model>' or 'timm:<model>'.")
-        self.network, self.n_features, self.normalise = make(model, str(weights) == PRETRAINED)
+        self.network, self.n_features, usual = make(model, str(weights) == PRETRAINED)
+        self.normalise = normalise or usual
         if str(weights) not in (PRETRAINED, RANDOM):
             path = Path(weights).expanduser()
             load(self.network, read_weights(path), name, str(path))

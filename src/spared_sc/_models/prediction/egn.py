@@ -16,7 +16,7 @@ from spared_sc._models.prediction.base import Reading, present
 from spared_sc._models.prediction.networks import BATCH, GeneNetwork, NetworkPredictor, Targets, rate
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.prediction.retrieval import nearest
-from spared_sc._models.training import OPTIMIZERS, mixed_precision
+from spared_sc._models.training import OPTIMIZERS, SCHEDULES, mixed_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from spared_sc._models.prediction.base import Spots
 
 _MEAN, _SD = (0.5476, 0.5218, 0.6881), (0.2461, 0.2101, 0.1649)  # of the authors' patches
+_CENTRE = (0.5, 0.5, 0.5)  # of the encoder's images: mean, and standard deviation too
 _HEAD_WIDTH = 64
 _BRIDGE_HEADS = 8
 _GATE_WIDTH = 256
@@ -176,8 +177,8 @@ class Egn(NetworkPredictor[EgnNet]):
 
     Notes
     -----
-    The network reads and predicts every gene on the scale 0 to 1 of its known training values. The authors restart the
-    cosine schedule twice per epoch; here it runs once.
+    The network reads and predicts every gene on the scale 0 to 1 of its known training values. The encoder sees pixels on
+    the scale -1 to 1, as the authors' does. They restart the cosine schedule twice per epoch; here it runs once.
     """
 
     about: ClassVar[About] = PREDICTORS["egn"]
@@ -195,6 +196,8 @@ class Egn(NetworkPredictor[EgnNet]):
     learning_rate: float | str = rate(5e-4)
     optimizer: str = parameter("adamw", choices=OPTIMIZERS)
     weight_decay: float = parameter(1e-4, least=0)
+    schedule: str = parameter("cosine", choices=SCHEDULES)
+    final_rate: float = parameter(0.2, least=0, most=1)
     warmup_steps: int = parameter(100, least=0, whole=True)
 
     def __post_init__(self) -> None:
@@ -209,8 +212,12 @@ class Egn(NetworkPredictor[EgnNet]):
     def make_network(self, n_genes: int, weights: str | Path) -> EgnNet:
         """The network before training; `weights` are those of the encoder, which is not part of it."""
         feature = self.reference.get("feature")
-        n_features = Backbone(self.encoder, RANDOM).n_features if feature is None else feature.shape[1]
+        n_features = self._encoder(RANDOM).n_features if feature is None else feature.shape[1]
         return EgnNet(n_genes, n_features, self)
+
+    def _encoder(self, weights: str | Path) -> Backbone:
+        """The network of the features, which see pixels on the authors' scale."""
+        return Backbone(self.encoder, weights, Normalise(_CENTRE, _CENTRE)).eval()
 
     def _prepare(self, train: Spots, compute: Compute, device: torch.device) -> None:
         library = torch.as_tensor(train.library, dtype=torch.int64)
@@ -225,7 +232,7 @@ class Egn(NetworkPredictor[EgnNet]):
         span = np.where(known, target, -np.inf).max(axis=0) - low
         span = np.where(span > 0, span, 1)
         expression = (np.where(known, target, train.gene_means()) - low) / span
-        self.frozen = Backbone(self.encoder, self.weights).eval().to(device)
+        self.frozen = self._encoder(self.weights).to(device)
         feature = self._features(self.frozen, train, compute, device)
         arrays = {"feature": feature, "expression": expression, "low": low, "span": span}
         self.reference = {name: torch.as_tensor(array, dtype=torch.float32) for name, array in arrays.items()}
@@ -273,5 +280,5 @@ class Egn(NetworkPredictor[EgnNet]):
     def _restore(self, learned: dict[str, np.ndarray]) -> None:
         frozen = {name: array for name, array in learned.items() if name.startswith(_FROZEN)}
         super()._restore({name: array for name, array in learned.items() if name not in frozen})
-        self.frozen = Backbone(self.encoder, RANDOM).eval()
+        self.frozen = self._encoder(RANDOM)
         self.frozen.load_state_dict({name.removeprefix(_FROZEN): torch.tensor(a) for name, a in frozen.items()})

@@ -14,7 +14,7 @@ from spared_sc._models.prediction.augment import N_SYMMETRIES, symmetry
 from spared_sc._models.prediction.backbones import Backbone
 from spared_sc._models.prediction.networks import GeneNetwork, NetworkPredictor, Targets, rate
 from spared_sc._models.prediction.registry import PREDICTORS
-from spared_sc._models.training import mixed_precision
+from spared_sc._models.training import OPTIMIZERS, mixed_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,9 +109,27 @@ class ViTDelta(ViT):
 
 @dataclass(kw_only=True, eq=False)
 class STNet(ImageRegression):
-    """DenseNet-121 that starts as the mean expression and averages eight symmetries."""
+    """DenseNet-121 that averages eight symmetries of the patch, trained as SpaRED's library does."""
 
     about: ClassVar[About] = PREDICTORS["stnet"]
     backbone: str = "torchvision:densenet121"
-    start_at_mean: bool = parameter(True, choices=(False, True))
     symmetries: bool = parameter(True, choices=(False, True))
+
+
+@dataclass(kw_only=True, eq=False)
+class STNetHe(STNet):
+    """DenseNet-121 that starts as the mean expression and averages eight symmetries, trained as by He et al. (2020).
+
+    Notes
+    -----
+    He et al. sum the squared error over the 32 patches of a batch, at a rate of 1e-6; here it is a mean, at 32 times that
+    rate, which gives the same steps. 8,000 steps of 32 patches see as many patches as the 1,000 steps of the other models.
+    """
+
+    about: ClassVar[About] = PREDICTORS["stnet_he"]
+    start_at_mean: bool = parameter(True, choices=(False, True))
+    n_steps: int = parameter(8000, least=1, whole=True)
+    train_batch_size: int = parameter(32, least=1, whole=True)
+    learning_rate: float | str = rate(3.2e-5)
+    optimizer: str = parameter("sgd", choices=OPTIMIZERS)
+    validate_every: int = parameter(80, least=1, whole=True)

@@ -130,11 +130,15 @@ class NetworkPredictor(Predictor, Generic[Net]):
     learning_rate
         A number, or `"search"` for the best of SpaRED's ten by validation error.
     optimizer
-        `"adam"` at a constant rate, or `"adamw"` with `weight_decay`, `warmup_steps` and a cosine schedule.
+        `"adam"`, `"adamw"`, or `"sgd"`, gradient descent with momentum 0.9.
     weight_decay
         Weight decay of AdamW.
+    schedule
+        `"none"` for a constant rate, or `"cosine"` for a rate that falls along half a cosine.
+    final_rate
+        Where the cosine ends, as a share of `learning_rate`.
     warmup_steps
-        Steps over which AdamW's rate rises linearly.
+        Steps over which the rate rises linearly before the cosine.
     validate_every
         Steps between validations.
     patience
@@ -151,12 +155,21 @@ class NetworkPredictor(Predictor, Generic[Net]):
     learning_rate: float | str = rate(1e-4)
     optimizer: str = parameter("adam", choices=training.OPTIMIZERS)
     weight_decay: float = parameter(0.0, least=0)
+    schedule: str = parameter("none", choices=training.SCHEDULES)
+    final_rate: float = parameter(0.0, least=0, most=1)
     warmup_steps: int = parameter(0, least=0, whole=True)
     validate_every: int = parameter(10, least=1, whole=True)
     patience: int | None = parameter(None, least=1, whole=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        training.check_descent(
+            self.optimizer,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            final_rate=self.final_rate,
+            warmup_steps=self.warmup_steps,
+        )
         self.network: Net | None = None
         self.offset = np.zeros(0, np.float32)  # (g,) added to the network's output
         self.reference: dict[str, torch.Tensor] = {}  # of the training spots, where predictions need them
@@ -295,6 +308,8 @@ class NetworkPredictor(Predictor, Generic[Net]):
                 identity={**setup.identity, "learning_rate": learning_rate},
                 optimizer=self.optimizer,
                 weight_decay=self.weight_decay,
+                schedule=self.schedule,
+                final_rate=self.final_rate,
                 warmup_steps=min(self.warmup_steps, self.n_steps - 1),
             ).run()
         return network, result

@@ -68,9 +68,17 @@ PREDICTORS: Registry[Predictor] = Registry(
     About(
         "stnet",
         ".image_regression:STNet",
-        "DenseNet-121 that starts as the mean expression and averages eight symmetries of the patch",
+        "DenseNet-121 with a linear layer, averaged over eight symmetries of the patch",
         needs=("patches",),
-        paper=f"He et al. (2020), trained {_SPARED}",
+        paper=f"He et al. (2020), {_SPARED}",
+        pretrained="torchvision densenet121 IMAGENET1K_V1 (BSD-3-Clause)",
+    ),
+    About(
+        "stnet_he",
+        ".image_regression:STNetHe",
+        "DenseNet-121 that starts as the mean expression, averaged over eight symmetries of the patch",
+        needs=("patches",),
+        paper="He et al. (2020)",
         pretrained="torchvision densenet121 IMAGENET1K_V1 (BSD-3-Clause)",
     ),
     About(
