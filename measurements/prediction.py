@@ -131,7 +131,7 @@ def her2_embeddings() -> None:
             start, name = time.perf_counter(), f"{model}, {size}"
             sp.tl.predict_expression(adata, model=model, use_rep=f"X_{size}", key_added=name, **KEY)
             seconds[name] = time.perf_counter() - start
-    scores = sp.tl.score_prediction(adata, **KEY)
+    scores = sp.tl.score_prediction(adata, **KEY, protocol="spared")
     _results.write("prediction.her2", rows_of(scores, seconds))
     gaps = [row for size in (*SIZES, TOGETHER) for row in differences(scores, size)]
     _results.write("prediction.her2_differences", gaps)
@@ -148,7 +148,7 @@ def colon_halves() -> None:
         options = {"use_rep": f"X_{size}", "mask_var": "top", "key_added": name}
         sp.tl.predict_expression(adata, model="ridge", **options, **key)
         seconds[name] = time.perf_counter() - start
-    scores = sp.tl.score_prediction(adata, **key)
+    scores = sp.tl.score_prediction(adata, **key, protocol="spared")
     scores = scores[~scores["prediction"].str.startswith("floor")]  # its counts are corrected ones
     genes = scores[(scores["library"] == "all") & (scores["metric"] == "pcc")]
     genes = genes.pivot(index="prediction", columns="gene", values="value")
@@ -173,7 +173,7 @@ def networks(models: list[str]) -> None:
         params = {**FEW[model], "weights": "random", "validate_every": FEW[model]["n_steps"]}
         sp.tl.predict_expression(adata, model=model, model_params=params, key_added=model, **KEY)
         seconds[model] = time.perf_counter() - start
-    rows = rows_of(sp.tl.score_prediction(adata, **KEY), seconds)
+    rows = rows_of(sp.tl.score_prediction(adata, **KEY, protocol="spared"), seconds)
     for row in rows:
         few = FEW.get(row["prediction"], {})
         row |= {"steps": few.get("n_steps"), "patches": few.get("train_batch_size")}

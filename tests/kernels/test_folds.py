@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from spared_sc._kernels.folds import connected, detected_in_training, draw_splits, plan, split_fold
+from spared_sc._kernels.folds import (
+    connected,
+    detected_in_training,
+    draw_splits,
+    plan,
+    shares_in_training,
+    split_fold,
+)
 
 
 def test_genes_that_training_has_detected():
@@ -51,6 +58,17 @@ def test_a_section_selects_where_enough_are_left():
             assert fold.validation.any() == expected
             assert fold.train.sum() >= least
             assert (fold.train.astype(int) + fold.validation + fold.predicted == 1).all()
+
+
+def test_shares_of_the_genes_in_training():
+    library = np.array([0, 0, 1, 2])
+    counts = np.array([[1, 0], [2, 1], [4, 4], [0, 3]])
+    depth = np.array([10.0, 20.0, 40.0, 50.0])
+    folds, _ = plan(np.array(["train", "val", "test"]), np.array(["a", "b", "c"]))
+    np.testing.assert_allclose(shares_in_training(folds, library, counts, depth), [[3 / 30, 1 / 30]] * 3)
+    folds, _ = plan(None, np.array(["a", "a", "b"]))
+    expected = [[0, 3 / 50], [0, 3 / 50], [7 / 70, 5 / 70]]
+    np.testing.assert_allclose(shares_in_training(folds, library, counts, depth), expected)
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))

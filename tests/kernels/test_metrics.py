@@ -116,6 +116,18 @@ def test_partial_correlation_is_that_of_the_inverse_covariance():
     assert np.isnan(metrics.partial_pearson(estimate[:9], truth[:9], terms[:9])).all()
 
 
+def test_partial_correlation_with_terms_of_each_gene():
+    rng = np.random.default_rng(1)
+    estimate, truth = rng.normal(size=(2, 80, 4))
+    terms = rng.normal(size=(4, 80, 3))
+    terms[2, :, 2] = terms[2, :, 0] - 2 * terms[2, :, 1]  # says nothing new
+    found = metrics.partial_pearson(estimate, truth, terms)
+    for gene in range(4):
+        kept = terms[gene] if gene != 2 else terms[gene][:, :2]
+        one = metrics.partial_pearson(estimate[:, [gene]], truth[:, [gene]], kept)
+        assert found[gene] == pytest.approx(one[0], rel=1e-9)
+
+
 @pytest.fixture(scope="module")
 def field():
     """Smooth expression of 40 genes in four programs, two noisy measurements of it, and the weights of a square grid."""

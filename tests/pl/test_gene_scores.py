@@ -201,7 +201,7 @@ def test_a_gene_far_off_does_not_squeeze_the_others():
 
 def test_donors_without_an_interval_are_points(adata):
     adata.obs["donor"] = adata.obs["library_id"].astype(str).map(lambda name: "ab"[int(name[-1]) % 2])
-    scores = sp.tl.score_prediction(adata, library_key="library_id", subject_key="donor")
+    scores = sp.tl.score_prediction(adata, library_key="library_id", subject_key="donor", protocol="spared")
     ax = sp.pl.gene_scores(scores)
     assert ax.get_title().endswith("genes, mean of 2 donors (4 sections)")
     assert labelled(ax, "mean of the genes")
@@ -213,7 +213,7 @@ def test_donors_without_an_interval_are_points(adata):
 
 def test_table_of_the_scores_is_drawn(adata):
     sp.tl.predict_expression(adata, model="ridge", use_rep="spatial", library_key="library_id")
-    scores = sp.tl.score_prediction(adata, library_key="library_id")
+    scores = sp.tl.score_prediction(adata, library_key="library_id", protocol="spared")
     for metric in ["pcc", "mse", "mae", "r2", "skill"]:
         ax = sp.pl.gene_scores(scores, metric=metric)
         names = row_names(ax)

@@ -54,7 +54,7 @@ def test_scatter_counts_every_detected_entry_of_the_held_out_sections_once(adata
 
 
 def test_the_best_genes_are_drawn_and_agree_with_the_scores(adata):
-    scores = sp.tl.score_prediction(adata, library_key="library_id")
+    scores = sp.tl.score_prediction(adata, library_key="library_id", protocol="spared")
     rows = scores[(scores["prediction"] == KEY) & (scores["library"] == "all") & (scores["gene"] != "all")]
     values = rows.pivot(index="gene", columns="metric", values="value").sort_values("pcc", ascending=False)
     fig = sp.pl.prediction_scatter(adata, library_key="library_id", n_genes=5)

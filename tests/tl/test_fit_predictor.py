@@ -29,17 +29,17 @@ def test_the_gene_mean_of_a_saved_model_is_that_of_detected_entries(adata):
         expected = [genes.layers["log2tpm"].toarray()[known[:, i], i].mean() for i in range(12)]
         np.testing.assert_allclose(fitted.gene_mean, expected, rtol=1e-5)
         sp.tl.predict_expression(new, model=fitted, key_added=loss)
-    scores = sp.tl.score_prediction(new)
+    scores = sp.tl.score_prediction(new, protocol="spared")
     assert {"all", "detected", "gene_mean"} <= set(scores["prediction"])
     # Another model's training is another mean to beat.
     fewer = sp.tl.fit_predictor(train[train.obs["library_id"] != "library_1"].copy(), use_rep="X_test", **KEY)
     sp.tl.predict_expression(new, model=fewer, key_added="fewer")
     with pytest.raises(ValueError, match="fitted to different data"):
-        sp.tl.score_prediction(new)
+        sp.tl.score_prediction(new, protocol="spared")
     # Where the train sections are at hand only in part, the recorded mean still counts.
     some = adata[adata.obs["library_id"].isin(["library_1", "library_4"])].copy()
     sp.tl.predict_expression(some, model=fitted, key_added="detected", **KEY)
-    again = sp.tl.score_prediction(some, "detected", **KEY)
+    again = sp.tl.score_prediction(some, "detected", **KEY, protocol="spared")
     mse = [
         t[(t["prediction"] == "gene_mean") & (t["metric"] == "mse") & (t["library"] == "all")] for t in (scores, again)
     ]
@@ -64,7 +64,7 @@ def test_a_saved_model_gives_the_same(adata, tmp_path):
         "library_2",
     }
     # Only the mean of training is at hand as an anchor, and it is that of the train sections.
-    scores = sp.tl.score_prediction(new, "path")
+    scores = sp.tl.score_prediction(new, "path", protocol="spared")
     assert {"path", "gene_mean"} <= set(scores["prediction"])
     assert "depth_only" not in set(scores["prediction"])
 

@@ -55,6 +55,20 @@ def detected_in_training(folds: Sequence[Fold], library: np.ndarray, detected: n
     return result
 
 
+def shares_in_training(folds: Sequence[Fold], library: np.ndarray, counts: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Share of every gene in the molecules of the libraries behind its prediction, (n_libraries, n_genes).
+
+    `library` (n_spots,) is 0, 1, ..., `counts` are (n_spots, n_genes), and `depth` (n_spots,) counts all genes.
+    """
+    codes = range(len(folds[0].train))
+    of_genes = np.array([counts[library == code].sum(axis=0, dtype=np.float64) for code in codes])
+    of_all = np.array([depth[library == code].sum() for code in codes])
+    result = np.empty(of_genes.shape)
+    for fold in folds:
+        result[fold.predicted] = of_genes[fold.train].sum(axis=0) / max(of_all[fold.train].sum(), 1.0)
+    return result
+
+
 def connected(n: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Groups of 0, ..., n - 1 that pairs connect, each in order, by their first member."""
     root = list(range(n))

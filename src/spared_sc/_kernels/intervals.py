@@ -11,7 +11,12 @@ from scipy.special import stdtrit
 from spared_sc._kernels.metrics import finite_mean
 
 LEAST_UNITS = 3  # for an interval
-UNITS = {"set": "sets", "subject": "subjects", "library": "libraries"}  # what a unit may be, and several of it
+UNITS = {
+    "set": "sets",
+    "subject": "subjects",
+    "library": "libraries",
+    "fold": "folds",
+}  # what a unit may be, and several of it
 _UPPER = 0.975  # quantile at the upper end of a 95 % interval
 
 

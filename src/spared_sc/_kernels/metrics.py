@@ -9,6 +9,7 @@ from scipy.special import ndtr, xlogy
 from spared_sc._kernels.threads import limited_threads
 
 FLOORS = ("floor_low", "floor_high")  # how the two ends of the noise floor are named in tables
+CEILING = "ceiling"  # the row of the scores that a prediction without any error would reach
 CONTROLS = ("no_denoising", "perfect_denoising")  # the counts that a method sees, and those that it is scored on
 HIGHER_IS_BETTER = ("pcc", "pcc_pooled", "pcc_depth", "r2")  # of the others, less is, or there is an ideal
 WIDTH_90 = 1.6448536269514722  # standard deviations to either side that hold 90 % of a Gaussian
@@ -18,6 +19,8 @@ _STANDARD_ERRORS = 3  # the same
 _LEAST_RATE = 1e-9  # an expected count of zero is taken for this, so that a count there costs much but not infinitely
 _LEAST_LOGARITHM = 1e-6  # added to a rate in the Poisson loss, as in other benchmarks
 _CONSTANT = 1e-12  # variance relative to the mean square, below which values are constant but for rounding
+_NOTHING_LEFT = 1e-6  # of the variance: what is left of single-precision values that are a function of the terms
+_DEPENDENT = 1e-9  # of the length of a term: what is left of one that the terms before it determine
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, *, default: float = np.nan) -> np.ndarray:
@@ -97,20 +100,35 @@ def detected_correlations(values: np.ndarray, detected: np.ndarray) -> np.ndarra
 
 
 def partial_pearson(estimate: np.ndarray, truth: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """Correlation of every column, (n_genes,), of what is left of it after least squares on the columns of `terms`.
+    """Correlation of every column, (n_genes,), of what is left of it after least squares on some terms.
 
-    NaN where nothing is left of the truth, or there are fewer than ten spots; zero where nothing is left of the estimate.
+    `terms` is (n_spots, n_terms), or (n_genes, n_spots, n_terms) if every gene has its own. NaN where nothing is left of
+    the truth, or there are fewer than ten spots; zero where nothing is left of the estimate.
     """
-    left = []
-    for values in (estimate, truth):
-        values = values.astype(np.float64)
-        rest = values - terms @ np.linalg.lstsq(terms, values, rcond=None)[0]
-        constant = (rest**2).mean(axis=0) <= _CONSTANT * (values**2).mean(axis=0)
-        left.append(np.where(constant, 0, rest))
-    one, other = left
+    basis = _orthonormal(terms)
+    one, other = (_residual(values.astype(np.float64), basis) for values in (estimate, truth))
     spread = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
     defined = (other != 0).any(axis=0) & (len(truth) >= _LEAST)
     return np.where(defined, ratio((one * other).sum(axis=0), spread, default=0.0), np.nan)
+
+
+def _orthonormal(terms: np.ndarray) -> np.ndarray:
+    """Orthonormal columns that span the terms; zero for a term that depends on those before it."""
+    basis, triangle = np.linalg.qr(terms)
+    size = np.abs(np.diagonal(triangle, axis1=-2, axis2=-1))
+    length = np.sqrt((terms**2).sum(axis=-2))
+    return basis * (size > _DEPENDENT * length)[..., None, :]
+
+
+def _residual(values: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """What a basis leaves of the columns, (n_spots, n_genes); exactly zero where that is nothing but rounding."""
+    if basis.ndim == 2:
+        rest = values - basis @ (basis.T @ values)
+    else:
+        each = values.T[:, :, None]
+        rest = (each - basis @ (basis.swapaxes(1, 2) @ each))[:, :, 0].T
+    least = np.maximum(_CONSTANT * (values**2).mean(axis=0), _NOTHING_LEFT * values.var(axis=0))
+    return np.where((rest**2).mean(axis=0) > least, rest, 0)
 
 
 def reliable(one: np.ndarray, other: np.ndarray) -> np.ndarray:

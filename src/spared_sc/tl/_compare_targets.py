@@ -120,6 +120,7 @@ def compare_targets(
     return score_prediction(
         work,
         arms,
+        protocol="spared",
         layer=layer,
         library_key=library_key,
         subject_key=subject_key,
