@@ -92,6 +92,7 @@ TABLES = [
     "pl.completion_curve",
     "pl.gene_scores",
     "get.compare_completions",
+    "get.prediction_summary",
 ]  # work on a table of scores
 READING = [  # write nothing
     "pp.find_duplicate_libraries",
