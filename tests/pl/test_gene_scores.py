@@ -228,6 +228,106 @@ def test_table_of_the_scores_is_drawn(adata):
     assert ax.get_title() == "1 genes, mean of 4 sections"
 
 
+def both(levels=LEVELS, **options) -> pd.DataFrame:
+    """Scores of the protocol "expression": knowing depth says nothing given depth."""
+    upward, across = (
+        table(
+            {
+                name: (0 if metric == "pcc_given_depth" and name == "depth_only" else share * level)
+                for name, level in levels.items()
+            }
+            | {"ceiling": 0.8 * share},
+            metric=metric,
+            floor=None,
+            **options,
+        )
+        for metric, share in (("pcc", 1), ("pcc_given_depth", 0.7))
+    )
+    return pd.concat([upward, across])
+
+
+def of_metric(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return scores[scores["metric"] == metric]
+
+
+def test_correlation_against_correlation_given_depth():
+    scores = both()
+    fig = sp.pl.gene_scores(scores)
+    assert [ax.get_title().split("\n")[0] for ax in fig.axes] == ["ridge", "knn"]
+    for ax, name in zip(fig.axes, ["ridge", "knn"], strict=True):
+        genes = {metric: values_of(of_metric(scores, metric), name) for metric in ("pcc", "pcc_given_depth")}
+        points = labelled(ax, "genes of the prediction")[0]
+        drawn = sorted(zip(points.get_xdata(), points.get_ydata(), strict=True))
+        np.testing.assert_allclose(
+            drawn, sorted((genes["pcc_given_depth"][gene], genes["pcc"][gene]) for gene in genes["pcc"])
+        )
+        depth = labelled(ax, "genes of depth_only")[0]
+        expected = values_of(of_metric(scores, "pcc"), "depth_only")
+        np.testing.assert_allclose(sorted(depth.get_ydata()), sorted(expected.values()))
+        for label, row in (("mean of the genes", name), ("ceiling, mean of the genes", "ceiling")):
+            mark = labelled(ax, label)[0]
+            means = [overall_of(of_metric(scores, metric), row)["value"] for metric in ("pcc_given_depth", "pcc")]
+            assert [mark.get_xdata()[0], mark.get_ydata()[0]] == pytest.approx(means)
+        best = sorted(genes["pcc_given_depth"], key=genes["pcc_given_depth"].get, reverse=True)[:3]
+        assert {text.get_text() for text in ax.texts} == set(best)
+        rings = labelled(ax, "best genes given depth, named")[0]
+        np.testing.assert_allclose(rings.get_xdata(), [genes["pcc_given_depth"][gene] for gene in best])
+        assert ax.get_xlim() == ax.get_ylim()
+        assert len(labelled(ax, "equal scores")) == 1
+        assert len(labelled(ax, "95 % interval")) == 2
+    assert fig.get_suptitle() == "30 genes, mean of 3 sections"
+    assert_nothing_is_cut_off(fig)
+
+
+def test_the_scatter_is_cut_to_the_best_unless_named():
+    scores = both({f"model_{i}": 0.1 + 0.05 * i for i in range(6)} | {"depth_only": 0.5})
+    fig = sp.pl.gene_scores(scores, n_names=0)
+    assert [ax.get_title().split("\n")[0] for ax in fig.axes] == ["model_5", "model_4", "model_3", "model_2"]
+    assert "2 weaker predictions are not shown" in fig.get_suptitle()
+    assert not [text for ax in fig.axes for text in ax.texts]
+    assert_nothing_is_cut_off(fig)
+    plt.close("all")
+    fig = sp.pl.gene_scores(scores, predictions=["model_0", "model_1", "model_5"], library="section_1")
+    assert [ax.get_title().split("\n")[0] for ax in fig.axes] == ["model_5", "model_1", "model_0"]
+    assert fig.get_suptitle() == "30 genes, section section_1"
+    assert not labelled(fig.axes[0], "95 % interval")
+    assert_nothing_is_cut_off(fig)
+    plt.close("all")
+    _, ax = plt.subplots()
+    assert sp.pl.gene_scores(scores, ax=ax) is ax  # the best one
+    assert ax.get_title().startswith("model_5")
+    with pytest.raises(ValueError, match="holds one panel, but 2 predictions"):
+        sp.pl.gene_scores(scores, predictions=["model_0", "model_1"], ax=ax)
+
+
+def test_a_metric_draws_rows_with_the_ceiling():
+    scores = both()
+    ax = sp.pl.gene_scores(scores, metric="pcc_given_depth")
+    assert row_names(ax)[:2] == ["ridge", "knn"]
+    assert row_names(ax)[-1] == "no error"
+    line = labelled(ax, "no error, mean of the genes")[0]
+    assert line.get_xdata()[0] == pytest.approx(overall_of(of_metric(scores, "pcc_given_depth"), "ceiling")["value"])
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_scores_of_expression_are_drawn(adata):
+    sp.tl.predict_expression(adata, model="ridge", use_rep="spatial", library_key="library_id")
+    scores = sp.tl.score_prediction(adata, library_key="library_id")
+    fig = sp.pl.gene_scores(scores)
+    assert {ax.get_title().split("\n")[0] for ax in fig.axes} == {KEY, "predicted_ridge"}
+    assert_nothing_is_cut_off(fig)
+    plt.close("all")
+    for metric in ("pcc", "pcc_given_depth", "d2", "d2_own"):
+        ax = sp.pl.gene_scores(scores, metric=metric)
+        assert set(row_names(ax)) == {
+            KEY, "predicted_ridge", "gene_mean", "depth_only", "position_only", "no error"
+        }  # fmt: skip
+        assert_nothing_is_cut_off(ax.figure)
+        plt.close("all")
+    hest = sp.tl.score_prediction(adata, protocol="hest", library_key="library_id")
+    assert sp.pl.gene_scores(hest).get_title().endswith("genes, mean of 4 folds")
+
+
 def test_scores_into_given_axes():
     _, ax = plt.subplots()
     assert sp.pl.gene_scores(table(), ax=ax) is ax
@@ -240,6 +340,7 @@ def test_scores_into_given_axes():
         ({"metric": "pcc_spot"}, ValueError, ["'pcc_spot'", "every gene", "'skill'"]),
         ({"metric": "mse"}, ValueError, ["metric 'mse'", "'pcc'", "metric="]),
         ({"library": "C1"}, ValueError, ["'C1'", "'section_0'", "library="]),
+        ({"metric": "d2"}, ValueError, ["metric 'd2'", "'pcc'", "metric="]),
         ({"predictions": "lasso"}, ValueError, ["'lasso'", "'ridge'", "predictions="]),
         ({"predictions": []}, ValueError, ["`predictions` is empty"]),
         ({"n_names": -1}, ValueError, ["n_names=-1"]),
