@@ -3,6 +3,7 @@
     python measurements/prediction.py                 ridge and nearest neighbours: HER2+ C2 to C5, and the mouse colon
     python measurements/prediction.py --networks      the networks, from untrained weights and few steps, beside ridge
     python measurements/prediction.py --targets       raw and completed targets, in four arms
+    python measurements/prediction.py --protocols     the same predictions by every protocol of scoring
 
 HER2+ C2 to C5 are four sections of one patient, each predicted by a fit to the other three (hyper-parameters chosen among
 those): the scores say nothing about other patients. The colon is one section, its right half predicted by a fit to the left
@@ -33,6 +34,7 @@ SIZES = (1, 2, 3, 7)  # of a patch, in spot diameters
 TOGETHER = "all sizes"  # their features side by side
 GAP = 6  # distances between spots that are left out between the halves
 N_GENES = 400
+N_SPARSE = 100  # genes that 20 to 40 % of the spots detect
 # The defaults, 1,000 steps of 256 patches of 224 or 256 pixels, are for a GPU and pretrained weights.
 SIDE = 112  # pixels of a patch; the ViTs enlarge it to the 224 that they are made for
 FEW = {
@@ -194,11 +196,51 @@ def targets() -> None:
     _results.write("prediction.targets", rows)
 
 
+def protocols() -> None:
+    """Ridge on classical features, fitted to all and to detected entries, scored by every protocol."""
+    adata = her2()
+    embed(adata, 3, **KEY)
+    share = np.asarray((adata.X > 0).mean(axis=0)).ravel()
+    sparse = np.flatnonzero((share > 0.2) & (share < 0.4))
+    chosen = np.random.default_rng(0).choice(sparse, N_SPARSE, replace=False)
+    adata.var["sparse"] = np.isin(np.arange(adata.n_vars), chosen)
+    rows = []
+    for panel, mask in (("recipe", "spared_selected"), ("sparse", "sparse")):
+        for loss in ("all", "detected"):
+            options = {"layer": "log2tpm", "loss": loss, "use_rep": "X_3", "mask_var": mask}
+            sp.tl.predict_expression(adata, model="ridge", key_added=f"{panel}, {loss}", **options, **KEY)
+        keys = [f"{panel}, {loss}" for loss in ("all", "detected")]
+        rows += _by_protocol(adata, panel, keys)
+    _results.write("prediction.protocols", rows)
+
+
+def _by_protocol(adata: ad.AnnData, panel: str, keys: list[str]) -> list[dict[str, Any]]:
+    """Scores of a panel of genes: a row per prediction, anchor and ceiling."""
+    start = time.perf_counter()
+    main = sp.get.prediction_summary(sp.tl.score_prediction(adata, keys, **KEY))
+    seconds = time.perf_counter() - start
+    others = {
+        name: sp.get.prediction_summary(sp.tl.score_prediction(adata, keys, protocol=name, **KEY))
+        for name in ("hest", "spared")
+    }
+    rows = []
+    for name, values in main.iterrows():
+        row = {"panel": panel, "genes": adata.obsm[keys[0]].shape[1], "prediction": name.removeprefix(f"{panel}, ")}
+        row |= values.to_dict() | {"seconds": seconds}
+        for protocol, summary in others.items():
+            row |= {
+                f"{protocol}_{metric}": summary[metric].get(name) for metric in ("pcc", "skill") if metric in summary
+            }
+        rows.append(row)
+    return rows
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", metavar="MODEL", choices=list(FEW), default=None)
     parser.add_argument("--targets", action="store_true")
+    parser.add_argument("--protocols", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*have no length")  # of HER2+, see the docs
     if sp.settings.data_dir is None:
@@ -207,6 +249,8 @@ def main() -> None:
         networks(options.networks or list(FEW))
     elif options.targets:
         targets()
+    elif options.protocols:
+        protocols()
     else:
         her2_embeddings()
         colon_halves()
