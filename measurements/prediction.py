@@ -201,7 +201,8 @@ def protocols() -> None:
     adata = her2()
     embed(adata, 3, **KEY)
     share = np.asarray((adata.X > 0).mean(axis=0)).ravel()
-    sparse = np.flatnonzero((share > 0.2) & (share < 0.4))
+    has_length = np.asarray(adata.layers["log2tpm"].sum(axis=0)).ravel() > 0
+    sparse = np.flatnonzero((share > 0.2) & (share < 0.4) & has_length)
     chosen = np.random.default_rng(0).choice(sparse, N_SPARSE, replace=False)
     adata.var["sparse"] = np.isin(np.arange(adata.n_vars), chosen)
     rows = []
