@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,7 +82,7 @@ def test_ridge_is_that_of_scikit_learn(spots, masked):
     spots = spots if masked else every_entry(spots)
     known = spots.known if masked else np.ones(spots.target.shape, bool)
     penalty, expected = cross_validated(standardized(spots), spots, known)
-    model = linear.Ridge()
+    model = linear.Ridge(standardize="library")
     model.fit(spots, None, None)
     assert model.penalty == pytest.approx(penalty)
     np.testing.assert_allclose(model.predict(spots, None), expected, atol=1e-4)
@@ -117,7 +119,7 @@ def test_gene_mean_is_the_mean_of_known_entries(spots):
 
 
 def test_knn_is_the_mean_of_the_nearest(spots):
-    model = linear.Knn()
+    model = linear.Knn(standardize="library")
     model.fit(spots, None, None)
     assert model.k in (5, 10, 20, 50, 100, 200)
     scaled = standardized(spots)
@@ -148,7 +150,7 @@ def test_order_of_rows_and_batches_do_not_matter(spots, rng, name):
     other.fit(spots.take(order), None, None)
     expected = one.predict(spots, None)
     np.testing.assert_allclose(other.predict(spots, None), expected, atol=1e-4)
-    if name in ("gene_mean", "depth_only"):  # the others look at the whole section
+    if name != "position_only":  # which looks at the whole section
         part = np.arange(7, 20)
         np.testing.assert_allclose(one.predict(spots.take(part), None), expected[part], atol=1e-5)
 
@@ -162,28 +164,78 @@ def test_state_is_all_that_was_learned(spots, name):
     assert np.array_equal(again.predict(spots, None), model.predict(spots, None))
 
 
+def stained(spots, rng, *codes):
+    """The spots with other means and spreads of the features in some sections."""
+    shift, zoom = np.zeros((3, 12)), np.ones((3, 12))
+    for code in codes:
+        shift[code], zoom[code] = 20 * rng.normal(size=12), np.exp(rng.normal(0, 0.5, size=12))
+    embedding = spots.embedding * zoom[spots.library] + shift[spots.library]
+    return replace(spots, embedding=embedding.astype(np.float32))
+
+
 @pytest.mark.parametrize("name", ["ridge", "knn"])
-def test_stain_and_scanner_of_a_section_do_not_matter(spots, rng, name):
-    shift, zoom = 20 * rng.normal(size=(3, 12)), np.exp(rng.normal(size=(3, 12)))
-    other = spots.embedding * zoom[spots.library] + shift[spots.library]
-    stained = Spots(spots.library, spots.position, None, other.astype(np.float32), None, spots.target, spots.known)
-    one, again = PREDICTORS.make(name, {}), PREDICTORS.make(name, {})
+def test_stain_and_scanner_of_a_section_do_not_matter_within_it(spots, rng, name):
+    other = stained(spots, rng, 0, 1, 2)
+    one, again = (PREDICTORS.make(name, {"standardize": "library"}) for _ in range(2))
     one.fit(spots, None, None)
-    again.fit(stained, None, None)
-    np.testing.assert_allclose(again.predict(stained, None), one.predict(spots, None), atol=1e-3)
-    train = PREDICTORS.make(name, {"standardize": "train"})
-    train.fit(spots, None, None)
-    assert np.abs(train.predict(stained, None) - train.predict(spots, None)).max() > 0.5
+    again.fit(other, None, None)
+    np.testing.assert_allclose(again.predict(other, None), one.predict(spots, None), atol=1e-3)
 
 
-def test_few_spots_are_standardized_as_the_train_spots(spots):
-    model = linear.Ridge()
+def test_stain_of_train_sections_does_not_matter_for_the_weights(spots, rng):
+    """They are those of the regression on features that are standardised within sections."""
+    one, again = linear.Ridge(), linear.Ridge()
+    one.fit(spots, None, None)
+    again.fit(stained(spots, rng, 1), None, None)
+    assert again.penalty == one.penalty
+    np.testing.assert_allclose(again.components @ again.weights, one.components @ one.weights, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ridge", "knn"])
+def test_a_prediction_does_not_depend_on_the_other_spots(spots, rng, name):
+    model = PREDICTORS.make(name, {})
     model.fit(spots, None, None)
+    whole = model.predict(spots, None)
+    for part in (np.flatnonzero(spots.embedding[:, 0] > 0), np.arange(51), np.array([7])):
+        np.testing.assert_allclose(model.predict(spots.take(part), None), whole[part], atol=1e-6)
+    moved = PREDICTORS.make(name, {"standardize": "library"})
+    moved.fit(spots, None, None)
+    part = np.argsort(spots.embedding[:60, 0])[:50]
+    assert np.abs(moved.predict(spots.take(part), None) - moved.predict(spots, None)[part]).max() > 0.1
+
+
+def test_new_spots_are_standardized_by_mean_and_spread_within_train_sections(spots):
     few = spots.take(np.arange(3))
-    scaled = np.clip((few.embedding - spots.embedding.mean(0)) / spots.embedding.std(0), -5, 5)
-    np.testing.assert_allclose(model._standardized(few), scaled, atol=1e-5)
+    sections = [spots.embedding[spots.library == code].astype(float) for code in range(3)]
+    spread = np.sqrt(np.mean([section.var(axis=0) for section in sections], axis=0))
+    scaled = np.clip((few.embedding - spots.embedding.mean(axis=0)) / spread, -5, 5)
+    for standardize in ("train", "library"):  # a section of three spots has no statistics of its own
+        model = linear.Ridge(standardize=standardize)
+        model.fit(spots, None, None)
+        np.testing.assert_allclose(model._inputs(few), scaled @ model.components, atol=1e-5)
     with pytest.raises(ValueError, match="standardize='slide' is unknown"):
         linear.Ridge(standardize="slide")
+
+
+def test_sections_unlike_the_train_sections_are_named(spots):
+    shifted = replace(spots, embedding=spots.embedding + 0.2 * spots.library[:, None].astype(np.float32))
+    model, own = linear.Ridge(), linear.Ridge(standardize="library")
+    model.fit(shifted, None, None)
+    own.fit(shifted, None, None)
+    another = replace(spots.take(np.arange(60)), embedding=spots.embedding[:60] + np.float32(0.4))
+    far = replace(another, embedding=another.embedding + 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(another, None)
+        model.predict(another.take(np.arange(7)), None)
+        own.predict(another, None)
+    with pytest.warns(UserWarning, match="lies 2.* standard deviations .*none lies more than 0.*stain='macenko'"):
+        model.predict(far, None)
+    with pytest.warns(UserWarning, match="lies 2.* standard deviations .*use standardize='train'"):
+        own.predict(far, None)
+    own.fewest = 200
+    with pytest.warns(UserWarning, match="has 60 spots, the smallest train section has 200.*use standardize='train'"):
+        own.predict(another, None)
 
 
 def test_constant_features_and_few_spots(rng):

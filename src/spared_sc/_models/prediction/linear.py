@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from spared_sc._core.params import parameter
+from spared_sc._core.report import warn
 from spared_sc._kernels.threads import limited_threads
 from spared_sc._models.prediction.base import Predictor, present
 from spared_sc._models.prediction.components import mean_and_scale, principal_components
 from spared_sc._models.prediction.registry import PREDICTORS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from spared_sc._core.compute import Compute
     from spared_sc._core.registry import About
@@ -31,6 +32,7 @@ _LEAST_SPOTS = 50  # of a section, for statistics of its own
 _LEAST_SPREAD = 0.1  # of a feature in a section, relative to the train sections': noise is not amplified
 _LEAST_VARIANCE = 1e-6  # of a component, relative to the first one's
 _MOST_SPREADS = 5  # standard deviations at which a feature is clipped
+_FAR, _FAR_AT_LEAST = 2, 0.5  # times the largest shift of a train section, and spreads: a section is unlike them
 
 
 def learned() -> Any:
@@ -152,43 +154,40 @@ class PositionOnly(Linear):
 class OnEmbedding(PlainPredictor):
     """Standardised features of an embedding, rotated to the leading principal components.
 
+    It learns from differences within sections: features of the train spots are centred and scaled within their section, so
+    that differences of stain between sections are not mistaken for differences of expression.
+
     Parameters
     ----------
     standardize
-        `"library"`: features are centred and scaled within each section, which removes its stain and scanner; sections of
-        fewer than 50 spots use mean and spread of all train spots. `"train"`: all sections use those.
+        Mean and spread by which the features of predicted spots are standardised. `"train"`: those of the train spots, so
+        that the prediction of a spot depends on its own patch alone. `"library"`: those of its section, which removes the
+        section's stain, but moves all its predictions with the spots that are present; sections of fewer than 50 spots use
+        `"train"`.
     n_components
         Most principal components to keep.
     """
 
-    standardize: str = parameter("library", choices=("library", "train"))
+    standardize: str = parameter("train", choices=("train", "library"))
     n_components: int = parameter(256, least=1, whole=True)
     mean: np.ndarray = learned()
-    scale: np.ndarray = learned()
-    least: np.ndarray = learned()  # smallest spread within a section
+    scale: np.ndarray = learned()  # root mean square spread within a section
     components: np.ndarray = learned()
+    shift: float = learned()  # largest distance of a train section's mean from `mean`
+    fewest: int = learned()  # spots of a train section
 
     def _prepare(self, train: Spots) -> np.ndarray:
         values = present(train.embedding, "embedding").astype(np.float64)
-        self.mean, self.scale = mean_and_scale(values)
-        within = [values[train.library == code].var(axis=0) for code in np.unique(train.library)]
-        self.least = np.maximum(_LEAST_SPREAD * np.sqrt(np.mean(within, axis=0)), 1e-6 * self.scale)
-        values = self._standardized(train)
+        sections = [values[train.library == code] for code in np.unique(train.library)]
+        self.mean, _ = mean_and_scale(values)
+        within = np.sqrt(np.mean([section.var(axis=0) for section in sections], axis=0))
+        self.scale = np.where(within > 1e-6 * (1e-6 + np.abs(self.mean)), within, np.inf)
+        self.shift = max(self._shift_of(section) for section in sections)
+        self.fewest = min(len(section) for section in sections)
+        values = _by_section(train, self._within)
         most = min(self.n_components, len(values) - 1)
         _, self.components = principal_components(values, most, _LEAST_VARIANCE)
         return values @ self.components
-
-    def _standardized(self, spots: Spots) -> np.ndarray:
-        embedding = present(spots.embedding, "embedding")
-        values = np.empty(embedding.shape)
-        for code in np.unique(spots.library):
-            rows = spots.library == code
-            here = embedding[rows].astype(np.float64)
-            mean, scale = self.mean, self.scale
-            if self.standardize == "library" and len(here) >= _LEAST_SPOTS:
-                mean, scale = here.mean(axis=0), np.maximum(here.std(axis=0), self.least)
-            values[rows] = np.clip((here - mean) / scale, -_MOST_SPREADS, _MOST_SPREADS)
-        return values
 
     def _inputs(self, spots: Spots) -> np.ndarray:
         n_features = present(spots.embedding, "embedding").shape[1]
@@ -197,7 +196,42 @@ class OnEmbedding(PlainPredictor):
                 f"the embedding has {n_features} features, the model was fitted on {len(self.mean)}: embed the patches "
                 "with the same encoder."
             )
-        return self._standardized(spots) @ self.components
+        return _by_section(spots, self._new_section) @ self.components
+
+    def _within(self, section: np.ndarray) -> np.ndarray:
+        """The features of a section (n, d), centred and, if there are enough spots, scaled by its own."""
+        enough = len(section) >= _LEAST_SPOTS
+        spread = np.maximum(section.std(axis=0), _LEAST_SPREAD * self.scale) if enough else self.scale
+        return _clipped((section - section.mean(axis=0)) / spread)
+
+    def _new_section(self, section: np.ndarray) -> np.ndarray:
+        """The features of a section to predict; a warning if it is unlike the train sections."""
+        own = self.standardize == "library" and len(section) >= _LEAST_SPOTS
+        self._check(section, own)
+        return self._within(section) if own else _clipped((section - self.mean) / self.scale)
+
+    def _shift_of(self, section: np.ndarray) -> float:
+        """Root mean square distance of a section's mean from the train spots' mean, in spreads within a section."""
+        varying = np.isfinite(self.scale)
+        gap = (section.mean(axis=0) - self.mean)[varying] / self.scale[varying]
+        return float(np.sqrt(np.mean(gap**2))) if gap.size else 0.0
+
+    def _check(self, section: np.ndarray, own: bool) -> None:
+        """Warn where the spots that are present, or the stain, are likely to spoil the predictions of a section."""
+        shift = self._shift_of(section)
+        far = len(section) >= _LEAST_SPOTS and self.shift > 0 and shift > max(_FAR * self.shift, _FAR_AT_LEAST)
+        unlike = f"the mean embedding of a section lies {shift:.2g} standard deviations from that of the train sections"
+        if own and (far or len(section) < self.fewest / 2):
+            few = f"a section has {len(section)} spots, the smallest train section has {self.fewest}"
+            warn(
+                f"{unlike if far else few}. With standardize='library', its features are centred on the spots that are "
+                "present, so predictions of a crop or of other tissue are moved: use standardize='train'.",
+            )
+        elif far:
+            warn(
+                f"{unlike}, of which none lies more than {self.shift:.2g} off: its stain, scanner or tissue differs. If it "
+                "is the stain, extract the patches of all sections with `sp.pp.extract_patches(adata, stain='macenko')`.",
+            )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -294,6 +328,20 @@ def _path(inputs: np.ndarray, target: np.ndarray) -> list[tuple[np.ndarray, np.n
         weights = vectors @ (right / (values + penalty * unit)[:, None])
         result.append((weights, mean - center @ weights))
     return result
+
+
+def _by_section(spots: Spots, standardized: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Features of all spots, standardised section by section: float64 (n, d)."""
+    embedding = present(spots.embedding, "embedding")
+    values = np.empty(embedding.shape)
+    for code in np.unique(spots.library):
+        rows = spots.library == code
+        values[rows] = standardized(embedding[rows].astype(np.float64))
+    return values
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, -_MOST_SPREADS, _MOST_SPREADS)
 
 
 def _means(nearest: np.ndarray, target: np.ndarray, known: np.ndarray, everywhere: np.ndarray) -> np.ndarray:
