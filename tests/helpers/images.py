@@ -24,6 +24,7 @@ RECIPE = {
     "size": 1.0,
     "unit": "pixel",
     "output_size": 16,
+    "stain": None,
     "sources": {"library": {"patch_px": 1.0, "um_per_px": np.nan}},
 }
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spared_sc._images.source import Source
+    from spared_sc._kernels.stain import Recolouring
 
 _SAMPLE = 32  # patches whose pixels enter a fingerprint; at least one of every library
 
@@ -64,6 +65,7 @@ class Patches(AnyPatches):
         side: int,  # of the patches that `read` gives, in pixels
         recipe: dict[str, Any],  # how the patches are made, as plain values
         *,
+        recolour: Sequence[Recolouring] | None = None,  # of each library; None leaves the colours as they are
         names: Sequence[str] | None = None,  # (n_spots,) that tell the spots apart, for fingerprints
         n_threads: int = 1,  # that cut and resize
     ) -> None:
@@ -72,6 +74,7 @@ class Patches(AnyPatches):
         self.recipe = recipe
         self.names = np.asarray(range(len(self.library)) if names is None else names).astype(str)
         self.n_threads = n_threads
+        self._recolour = recolour
         # Of a pyramid, the version that has just enough pixels.
         self._sources = [source.at_scale(px / side) for source, px in zip(sources, patch_px, strict=True)]
         zoom = np.array(
@@ -117,4 +120,5 @@ class Patches(AnyPatches):
             window = np.pad(window, outside, mode="symmetric")
         box = (first[0] - left, first[1] - top, last[0] - left, last[1] - top)
         image = Image.fromarray(np.ascontiguousarray(window))
-        return np.asarray(image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box))
+        patch = np.asarray(image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box))
+        return patch if self._recolour is None else self._recolour[library](patch)

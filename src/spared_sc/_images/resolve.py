@@ -11,12 +11,14 @@ import numpy as np
 
 from spared_sc._core.keys import Key
 from spared_sc._core.record import from_record
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 from spared_sc._core.validate import array_places, check_number, get_positions, listing, n_threads
 from spared_sc._images.patches import Patches
 from spared_sc._images.scale import sources_by_library
 from spared_sc._images.source import CACHE_BYTES, ArraySource, Cache, Source, open_image
 from spared_sc._images.store import StoredPatches, is_store, spot_names
+from spared_sc._images.tissue import tissue_mask
+from spared_sc._kernels.stain import to_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +28,13 @@ if TYPE_CHECKING:
     from spared_sc._core.validate import Libraries
     from spared_sc._images.patches import AnyPatches
     from spared_sc._images.scale import PatchScale
+    from spared_sc._kernels.stain import Recolouring
 
 UNITS = ("spot", "pixel", "um")
 IN_SLOT = ("hires", "lowres")  # images inside of uns["spatial"]
+STAINS = (None, "macenko")
 _SIZE, _UNIT, _OUTPUT_SIZE = 1.0, "spot", 224
+_LONGEST = 2000  # pixels of the longer side of the image on which stains are measured
 # Space Ranger's spot_diameter_fullres is that of a circle of 65 um, although spots are 55 um wide.
 _CIRCLE_UM = 65.0
 # From centre to centre of neighbouring spots: Visium, and the arrays of 1,000 spots before it.
@@ -61,6 +66,7 @@ class Cut:
     unit: str | None = None
     output_size: int | None = None
     mpp: float | None = None
+    stain: str | None = None
 
     def asked(self) -> dict[str, Any]:
         """The arguments that were given."""
@@ -73,6 +79,7 @@ class Cut:
             unit=other.unit if self.unit is None else self.unit,
             output_size=other.output_size if self.output_size is None else self.output_size,
             mpp=other.mpp if self.mpp is None else self.mpp,
+            stain=other.stain if self.stain is None else self.stain,
         )
 
 
@@ -97,6 +104,7 @@ def resolve_patches(
     unit: str | None = None,
     output_size: int | None = None,
     mpp: float | None = None,
+    stain: str | None = None,
     like: PatchScale | None = None,
     spatial_key: str = Key.obsm.spatial,
     n_jobs: int | None = None,
@@ -106,9 +114,9 @@ def resolve_patches(
     Arguments left out come from the record of `pp.extract_patches` where there is one (and `follow` is set), otherwise
     from the defaults of that function, which describes them. The recorded store is read unless something else was asked
     for. A recorded `mpp` applies to the recorded image only. Where there is no record, patches are cut of the scale
-    `like`: of the same side in micrometres where both know it.
+    `like`: of the same side in micrometres where both know it, and of the same colours.
     """
-    asked = cut = Cut(size=size, unit=unit, output_size=output_size, mpp=mpp)
+    asked = cut = Cut(size=size, unit=unit, output_size=output_size, mpp=mpp, stain=stain)
     past = _recorded(adata) if follow else None
     if past is not None:
         if spatial_key == Key.obsm.spatial:
@@ -134,7 +142,7 @@ def _recorded(adata: AnnData) -> Recorded | None:
         return None
     params = from_record(past["params"])
     return Recorded(
-        cut=Cut(size=params["size"], unit=params["unit"], output_size=params["output_size"], mpp=params["mpp"]),
+        cut=Cut(**{name: params[name] for name in ("size", "unit", "output_size", "mpp", "stain")}),
         spatial_key=params["spatial_key"],
         store=params["store"],
         sources=sources_by_library(from_record(past["sources"])),
@@ -167,7 +175,7 @@ def _stored(store: str | Path, cut: Cut, adata: AnnData, libraries: Libraries) -
 
 
 def _measures_of(recipe: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={recipe[name]!r}" for name in ("size", "unit", "output_size"))
+    return ", ".join(f"{name}={recipe[name]!r}" for name in ("size", "unit", "output_size", "stain"))
 
 
 def recorded_image(source: Mapping[str, Any], slide: Mapping[str, Any]) -> Any:
@@ -203,12 +211,15 @@ def _from_images(
     if unit not in UNITS:
         raise ValueError(f"unit={unit!r} is unknown: choose one of {listing(UNITS)}.")
     check_number("output_size", output_size, 8, 4096, whole=True)
+    if cut.stain not in STAINS:
+        raise ValueError(f"stain={cut.stain!r} is unknown: choose 'macenko', or None for the colours of the image.")
     threads = n_threads(n_jobs)
     located = locate(adata, libraries, image, cut.mpp, spatial_key)
     for name, entry, rows in zip(libraries.names, located, libraries.rows(), strict=True):
         check_inside(adata, name, entry, adata.obs_names[rows])
     if like is not None:
         size, unit, output_size = *_size_like(like, located), like.output_size
+        cut = replace(cut, stain=like.stain)
     sides = [_side(name, entry, float(size), unit) for name, entry in zip(libraries.names, located, strict=True)]
     centres = np.empty((adata.n_obs, 2))
     for entry, rows in zip(located, libraries.rows(), strict=True):
@@ -220,7 +231,8 @@ def _from_images(
         centres,
         sides,
         output_size,
-        _recipe(float(size), unit, int(output_size), libraries, located, sides),
+        _recipe(float(size), unit, int(output_size), cut.stain, libraries, located, sides),
+        recolour=None if cut.stain is None else _recolourings(libraries, located),
         names=spot_names(libraries, adata.obs_names),
         n_threads=threads,
     )
@@ -233,7 +245,13 @@ def _size_like(like: PatchScale, located: Sequence[Located]) -> tuple[float, str
 
 
 def _recipe(
-    size: float, unit: str, output_size: int, libraries: Libraries, located: Sequence[Located], sides: Sequence[float]
+    size: float,
+    unit: str,
+    output_size: int,
+    stain: str | None,
+    libraries: Libraries,
+    located: Sequence[Located],
+    sides: Sequence[float],
 ) -> dict[str, Any]:
     """How the patches are made, as plain values."""
     sources = {
@@ -246,7 +264,22 @@ def _recipe(
         }
         for name, entry, side in zip(libraries.names, located, sides, strict=True)
     }
-    return {"size": size, "unit": unit, "output_size": output_size, "sources": sources}
+    return {"size": size, "unit": unit, "output_size": output_size, "stain": stain, "sources": sources}
+
+
+def _recolourings(libraries: Libraries, located: Sequence[Located]) -> list[Recolouring]:
+    """The recolouring of every library, measured on the tissue of its whole image: its spots have no part in it."""
+    result = []
+    for name, entry in zip(libraries.names, located, strict=True):
+        image, _ = entry.source.thumbnail(_LONGEST)
+        recolour, measured = to_reference(image, tissue_mask(image))
+        if not measured:
+            warn(
+                f"the stains of library {name!r} cannot be told apart on {entry.where}: too little of it is stained, or "
+                "not with haematoxylin and eosin. Its glass was brought to white; otherwise its colours are unchanged.",
+            )
+        result.append(recolour)
+    return result
 
 
 def _warn_of_undivided(located: Sequence[Located]) -> None:

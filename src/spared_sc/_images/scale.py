@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spared_sc._core.record import from_record
 from spared_sc._core.report import logger
 
 _SAME_SIZE = 0.1  # largest relative difference in side length
@@ -16,13 +17,14 @@ _SAME_RESOLUTION = 2.0  # largest ratio of resolutions
 
 @dataclass(frozen=True, kw_only=True)
 class PatchScale:
-    """Size and resolution of patches, as medians over the libraries."""
+    """Size and resolution of patches, as medians over the libraries, and their colours."""
 
     size: float
     unit: str
     output_size: int
     patch_px: float  # side in pixels of the image
     um_per_px: float | None  # of the image; `None` where unknown
+    stain: str | None  # method that brought the colours to a reference
 
     @property
     def side_um(self) -> float | None:
@@ -54,11 +56,16 @@ def scale_of(recipe: Mapping[str, Any]) -> PatchScale:
         output_size=int(recipe["output_size"]),
         patch_px=float(np.median([source["patch_px"] for source in sources])),
         um_per_px=None if np.isnan(resolution) else resolution,
+        stain=from_record(recipe["stain"]),
     )
 
 
 def check_scale(trained: PatchScale, recipe: Mapping[str, Any], *, force: bool) -> None:
-    """Refuse patches of any library whose tissue size or resolution differs from training; `force` logs a warning."""
+    """Refuse patches of other colours, or of any library whose tissue size or resolution differs; `force` logs a warning."""
+    stain = scale_of(recipe).stain
+    if stain != trained.stain:
+        message = f"the patches have stain={stain!r}, those of training stain={trained.stain!r}"
+        _refuse(message, f"stain={trained.stain!r}", force)
     for name, source in sources_by_library(recipe["sources"]).items():
         scale = scale_of({**recipe, "sources": {name: source}})
         if _matches(trained, scale):
@@ -67,12 +74,17 @@ def check_scale(trained: PatchScale, recipe: Mapping[str, Any], *, force: bool) 
         if trained.side_um and scale.side_um:
             shown, wanted = (f"{s.side_um:.1f} um at {s.um_per_px:.3g} um per pixel" for s in (scale, trained))
         message = f"the patches of library {name!r} are {shown}, those of training {wanted}"
-        if not force:
-            raise ValueError(
-                f"{message}: the model was not trained on such patches. Extract others with "
-                "`sp.pp.extract_patches(adata, image=..., size=..., unit=..., mpp=...)`, or pass force=True."
-            )
-        logger.warning("%s; predicting anyway (force=True)", message)
+        _refuse(message, "image=..., size=..., unit=..., mpp=...", force)
+
+
+def _refuse(message: str, arguments: str, force: bool) -> None:
+    """An error with the call that extracts other patches; with `force`, a line of the log."""
+    if not force:
+        raise ValueError(
+            f"{message}: the model was not trained on such patches. Extract others with "
+            f"`sp.pp.extract_patches(adata, {arguments})`, or pass force=True."
+        )
+    logger.warning("%s; predicting anyway (force=True)", message)
 
 
 def _matches(trained: PatchScale, scale: PatchScale) -> bool:

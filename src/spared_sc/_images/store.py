@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spared_sc._core.validate import Libraries
 
 _FORMAT = "spared_sc_patches"
-_VERSION = 1
+_VERSION = 2
 # A chunk is read as a whole: few patches, for reading in random order; many, for few files. Measured at 224 px: 0.15 ms
 # a patch in order, 1.2 ms at random, a fifth smaller than the pixels.
 _CHUNK = 8

@@ -27,6 +27,7 @@ def extract_patches(
     unit: Literal["spot", "pixel", "um"] | None = None,
     output_size: int | None = None,
     mpp: float | None = None,
+    stain: Literal["macenko"] | None = None,
     store: str | Path | None = None,
     overwrite: bool = False,
     library_key: str | None = None,
@@ -50,7 +51,7 @@ def extract_patches(
         lowres image. Or `"hires"` or `"lowres"`; the path of the image in whose pixels the spots' positions are given
         (JPEG, PNG, TIFF, OME-TIFF; whole-slide formats with OpenSlide); such an image as an array (y, x, c) or
         (c, y, x); an image of a SpatialData object; or a dictionary library -> one of these. A path may also be that of
-        a store; its patches are used as they are, without `size`, `unit`, `output_size` and `mpp`.
+        a store; its patches are used as they are, without `size`, `unit`, `output_size`, `mpp` and `stain`.
     size
         Side of the square in `unit`; 1 by default.
     unit
@@ -63,6 +64,12 @@ def extract_patches(
         Micrometres per pixel of the image. By default it follows from `microns_per_pixel` or `spot_diameter_fullres` of
         the scale factors. Where these are missing or do not fit the distance between spots (100 µm on a hexagonal array,
         200 µm on a square one), it follows from that distance. The log says which was used.
+    stain
+        `"macenko"` brings the colours of every image to those of one reference (Macenko et al., 2009): glass becomes white,
+        and haematoxylin and eosin get the reference's colours and strengths. They are measured on the tissue of the whole
+        image, at most about 2,000 pixels wide and high, and do not depend on the spots. A warning is given, and only
+        glass is corrected, if fewer than 1,000 pixels are stained or two stains cannot be told apart. `None` leaves the
+        colours as they are.
     store
         Folder (`.zarr`) to write the patches to.
     overwrite
@@ -82,8 +89,8 @@ def extract_patches(
     FileNotFoundError
         If the image file is gone.
     ValueError
-        If the image is damaged or not 8-bit RGB, spots lie outside of it, a patch is larger than it, or its scale is
-        needed and unknown.
+        If the image is damaged or not 8-bit RGB, spots lie outside of it, a patch is larger than it, its scale is
+        needed and unknown, or there is no such `stain`.
     FileExistsError
         If the store holds other patches and `overwrite` was not asked for, or is something else.
     KeyError
@@ -93,6 +100,11 @@ def extract_patches(
     -----
     At the border of an image, patches are filled with its mirror image, so that no spot is dropped. A pyramid is read at
     the lowest resolution that has enough pixels. The same call finishes a store that was interrupted.
+
+    References
+    ----------
+    Macenko et al. (2009), A method for normalizing histology slides for quantitative analysis, IEEE International Symposium
+    on Biomedical Imaging, 1107-1110.
 
     Examples
     --------
@@ -114,6 +126,7 @@ def extract_patches(
         unit=unit,
         output_size=output_size,
         mpp=mpp,
+        stain=stain,
         spatial_key=spatial_key,
         n_jobs=n_jobs,
     )
@@ -132,6 +145,7 @@ def extract_patches(
             "unit": patches.recipe["unit"],
             "output_size": patches.recipe["output_size"],
             "mpp": mpp,
+            "stain": patches.recipe["stain"],
             "store": store,
             "library_key": libraries.key,
             "spatial_key": spatial_key,
