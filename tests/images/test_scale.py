@@ -28,7 +28,8 @@ def test_patches_of_another_size_or_resolution_are_refused(adata):
     ):
         sp.tl.predict_expression(new, model=fitted)
     assert "predicted_ridge" not in new.obsm
-    sp.tl.predict_expression(new, model=fitted, force=True)
+    with pytest.warns(UserWarning, match="mean embedding of a section lies"):
+        sp.tl.predict_expression(new, model=fitted, force=True)
     coarse = of_libraries(adata, 4)
     del coarse.obsm["X_classical"]
     slide = coarse.uns["spatial"]["library_4"]
@@ -60,3 +61,12 @@ def test_an_unknown_scale_hides_no_coarse_image(adata, monkeypatch):
     monkeypatch.setattr(_embed_patches, "resolve_patches", lambda *args, **options: patches)
     sp.tl.embed_patches(adata, **KEY)
     assert found == [max(patches.recipe["sources"][f"library_{i}"]["um_per_px"] for i in (2, 3, 4))]
+
+
+def test_patches_of_other_colours_are_refused(adata):
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2), **KEY)
+    new = of_libraries(adata, 4)
+    sp.pp.extract_patches(new, size=2, output_size=32, stain="macenko")
+    sp.tl.embed_patches(new)
+    with pytest.raises(ValueError, match=r"have stain='macenko', those of training stain=None.*stain=None\)"):
+        fitted.predict(new)

@@ -10,6 +10,10 @@ import spared_sc as sp
 from helpers import KEY, shuffled
 from helpers.images import SECTIONS, WRITERS, cut_short, pillow, resolve, smooth
 from spared_sc._images.scale import scale_of
+from spared_sc._images.tissue import tissue_mask
+from spared_sc._kernels.stain import to_reference
+
+SOURCES = {"sources": {"library_1": {"patch_px": 1.0, "um_per_px": 1.0}}}
 
 
 @pytest.fixture
@@ -101,3 +105,43 @@ def test_a_broken_image_changes_nothing(adata, tmp_path):
         sp.pp.extract_patches(adata, image={"library_1": path, "library_2": path}, store=tmp_path / "p.zarr", **KEY)
     assert adata.uns["spared_sc"] == records
     assert not (tmp_path / "p.zarr").exists()
+
+
+def test_macenko_is_measured_on_the_image_and_not_on_the_spots(adata, tmp_path):
+    sp.pp.extract_patches(adata, size=2, output_size=32, **KEY)
+    plain = resolve(adata).read(np.arange(adata.n_obs))
+    sp.pp.extract_patches(adata, size=2, output_size=32, stain="macenko", **KEY)
+    assert resolve(adata).recipe["stain"] == "macenko"
+    found = resolve(adata).read(np.arange(adata.n_obs))
+    for name in adata.obs["library_id"].unique():
+        rows = np.flatnonzero(adata.obs["library_id"] == name)
+        image = adata.uns["spatial"][name]["images"]["hires"]
+        recolour, measured = to_reference(image, tissue_mask(image))
+        assert measured
+        assert np.array_equal(found[rows], recolour(plain[rows]))
+    few = np.arange(0, adata.n_obs, 7)
+    assert np.array_equal(resolve(adata[few].copy()).read(np.arange(len(few))), found[few])
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert (
+        scale_of(ad.read_h5ad(tmp_path / "a.h5ad").uns["spared_sc"]["patches"]["params"] | SOURCES).stain == "macenko"
+    )
+
+
+def test_stained_patches_are_kept_in_a_store(adata, tmp_path):
+    sp.pp.extract_patches(adata, output_size=24, stain="macenko", store=tmp_path / "a.zarr", **KEY)
+    stored = resolve(adata)
+    assert stored.recipe["stain"] == "macenko"
+    expected = resolve(adata, follow=False, output_size=24, stain="macenko")
+    assert np.array_equal(stored.read(np.arange(9)), expected.read(np.arange(9)))
+    plain = adata.copy()
+    with pytest.raises(FileExistsError, match="other patches"):
+        sp.pp.extract_patches(plain, output_size=24, store=tmp_path / "a.zarr", **KEY)
+
+
+def test_stains_that_cannot_be_measured_are_named(adata):
+    grey = np.full_like(adata.uns["spatial"]["library_2"]["images"]["hires"], 200)
+    adata.uns["spatial"]["library_2"]["images"]["hires"] = grey
+    with pytest.warns(UserWarning, match="library 'library_2': the stains of the hires image .* cannot be told apart"):
+        sp.pp.extract_patches(adata, stain="macenko", **KEY)
+    with pytest.raises(ValueError, match="stain='reinhard' is unknown: choose 'macenko'"):
+        sp.pp.extract_patches(adata, stain="reinhard", **KEY)

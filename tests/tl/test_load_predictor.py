@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -75,3 +76,50 @@ def test_predictors_without_a_network_load_no_torch(adata, tmp_path, model):
     script = "\n".join(line.strip() for line in code.splitlines())
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def stained(adata):
+    """Patches with the colours of the reference, from larger sections than those that are cropped."""
+    sp.pp.extract_patches(adata, size=2, output_size=32, stain="macenko", **KEY)
+    sp.tl.embed_patches(adata, **KEY)
+    return adata
+
+
+def test_a_saved_model_brings_a_new_slide_to_its_colours(stained, tmp_path):
+    sp.tl.fit_predictor(of_libraries(stained, 1, 2, 3), **KEY).save(tmp_path / "model")
+    new = of_libraries(stained, 4)
+    expected = sp.tl.load_predictor(tmp_path / "model").predict(new)
+    del new.obsm["X_classical"], new.uns["spared_sc"]
+    assert sp.tl.load_predictor(tmp_path / "model").predict(new).equals(expected)
+
+
+@pytest.mark.parametrize("model", ["ridge", "knn"])
+def test_cropping_a_slide_changes_no_prediction(stained, model):
+    fitted = sp.tl.fit_predictor(of_libraries(stained, 1, 2, 3), model=model, **KEY)
+    new = of_libraries(stained, 4)
+    whole = fitted.predict(new)
+    del new.obsm["X_classical"]
+    crop = new[new.obsm["spatial"][:, 0] < np.median(new.obsm["spatial"][:, 0])].copy()
+    np.testing.assert_allclose(fitted.predict(crop), whole.loc[crop.obs_names], atol=1e-6)
+
+
+def test_another_staining_changes_predictions_little(adata):
+    """Twice the haematoxylin, half the eosin, and a warmer light, by the stain vectors of Ruifrok and Johnston."""
+    change = {}
+    for stain in (None, "macenko"):
+        sp.pp.extract_patches(adata, size=2, output_size=32, stain=stain, **KEY)
+        sp.tl.embed_patches(adata, **KEY)
+        fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), layer="log2tpm", loss="all", **KEY)
+        new = of_libraries(adata, 4)
+        before = fitted.predict(new)
+        del new.obsm["X_classical"]
+        image = new.uns["spatial"]["library_4"]["images"]
+        stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+        mix = np.linalg.inv(stains) @ np.diag([2, 0.5, 1]) @ stains
+        light = np.exp(np.log((image["hires"] + 1.0) / 256) @ mix) * (256, 246, 236) - 1
+        image["hires"] = np.clip(np.rint(light), 0, 255).astype(np.uint8)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the mean embedding of a section lies")
+            change[stain] = float(np.sqrt(((fitted.predict(new) - before) ** 2).to_numpy().mean()))
+    assert change["macenko"] < change[None] / 2

@@ -275,7 +275,7 @@ def _recolourings(libraries: Libraries, located: Sequence[Located]) -> list[Reco
         recolour, measured = to_reference(image, tissue_mask(image))
         if not measured:
             warn(
-                f"the stains of library {name!r} cannot be told apart on {entry.where}: too little of it is stained, or "
+                f"library {name!r}: the stains of {entry.where} cannot be told apart, as too little of it is stained, or "
                 "not with haematoxylin and eosin. Its glass was brought to white; otherwise its colours are unchanged.",
             )
         result.append(recolour)
