@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
 import anndata as ad
+import numpy as np
 import pytest
 import tifffile
 from PIL import Image
@@ -12,66 +20,272 @@ from helpers import KEY
 from helpers.image_prediction import SECTIONS, embed, of_libraries
 from spared_sc import cli
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROGRAM = [sys.executable, "-c", "import sys; from spared_sc.cli import main; sys.exit(main())"]
+PYTHON = ("=True", "=False", "sp.", "mpp=", "`mpp`", "image=", "Traceback")  # what users of a shell have no use for
+
 
 @pytest.fixture
 def adata(collection):
     return collection(**SECTIONS, then=embed)
 
 
-def slide_of(adata, number, path):
-    """The image of a section as a file, and the same spots on it."""
-    one = of_libraries(adata, number)
-    slide = one.uns["spatial"][f"library_{number}"]
-    Image.fromarray(slide["images"]["hires"]).save(path)
-    scale = slide["scalefactors"]["tissue_hires_scalef"]
-    return one, scale
+@pytest.fixture
+def fitted(adata):
+    return sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), novelty=True, **KEY)
+
+
+@pytest.fixture
+def options(adata, fitted, tmp_path) -> list[str]:
+    """Those of a run that succeeds; the folder holds a slide and a model."""
+    Image.fromarray(slide_of(adata)).save(tmp_path / "slide.png")
+    fitted.save(tmp_path / "model")
+    um = fitted.card.data.patches.um_per_px
+    return options_of(tmp_path, "slide.png", **{"--mpp": um})
+
+
+def slide_of(adata) -> np.ndarray:
+    """The image of a section that no model here is fitted to."""
+    return adata.uns["spatial"]["library_4"]["images"]["hires"]
+
+
+def options_of(folder, image, **changed) -> list[str]:
+    values = {"--model": folder / "model", "-o": folder / "out.h5ad", **changed}
+    return ["predict", str(folder / image), *(str(word) for pair in values.items() for word in pair)]
+
+
+def changed(options, **values) -> list[str]:
+    """The options with another value for some; `image` is the one without a name."""
+    options = list(options)
+    for name, value in values.items():
+        if name == "image":
+            options[1] = str(value)
+        elif f"--{name}" in options:
+            options[options.index(f"--{name}") + 1] = str(value)
+        else:
+            options += [f"--{name}", str(value)]
+    return options
+
+
+def left_behind(folder) -> list[str]:
+    """What is in the folder besides the slide and the model."""
+    return sorted(path.name for path in folder.iterdir() if path.name not in ("slide.png", "model"))
 
 
 @pytest.mark.parametrize("ending", ["h5ad", "zarr"])
-@pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
-@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
-def test_command_line(adata, tmp_path, capsys, ending):
-    one, scale = slide_of(adata, 4, tmp_path / "slide.png")
-    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), novelty=True, **KEY)
-    fitted.save(tmp_path / "model")
-    um = fitted.card.data.patches.um_per_px
-    output = tmp_path / f"out.{ending}"
-    options = [str(tmp_path / "slide.png"), "--model", str(tmp_path / "model"), "-o", str(output), "--mpp", str(um)]
-    assert cli.main(["predict", *options]) == 0
-    said = capsys.readouterr().out
-    assert "scale: that of layer 'log2tpm' in training, with the unit of 'log2tpm'" in said
-    assert "look unlike the training data" in said
-    result = getattr(ad, f"read_{ending}")(output)
+def test_predictions_are_written_and_can_be_drawn(options, fitted, tmp_path, ending):
+    options[options.index("-o") + 1] = f"out.{ending}"
+    options[1], options[options.index("--model") + 1] = "slide.png", "model"
+    ran = subprocess.run([*PROGRAM, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert left_behind(tmp_path) == [f"out.{ending}"]
+    assert "scale: that of layer 'log2tpm' in training, with the unit of 'log2tpm'" in ran.stdout
+    assert "look unlike the training data" in ran.stdout
+    assert "WARNING" not in ran.stderr
+    result = getattr(ad, f"read_{ending}")(tmp_path / f"out.{ending}")
     assert result.var_names.tolist() == fitted.genes
     assert result.n_obs > 20
-    assert {"array_row", "array_col", "predicted_out_of_distribution"} <= set(result.obs)
-    assert result.uns["spared_sc"]["predicted"]["card"]["layer"] == "log2tpm"
-    # Much finer than in training, by what the user says of the file: refused, and nothing written.
-    output.rename(tmp_path / "before")
-    assert cli.main(["predict", *options[:-1], str(um / 3)]) == 1
+    assert {"array_row", "array_col", "predicted_ridge_out_of_distribution"} <= set(result.obs)
+    record = result.uns["spared_sc"]["predicted_ridge"]
+    assert record["card"]["layer"] == "log2tpm"
+    assert record["params"]["fitted"] == str(tmp_path / "model")
+    slide = result.uns["spatial"]["slide"]
+    assert slide["metadata"]["source_image_path"] == str(tmp_path / "slide.png")  # from any other folder
+    gene = fitted.genes[0]
+    figure = sp.pl.predicted(result, gene).figure
+    panel = figure.axes[0]
+    assert len(panel.images) == 1
+    drawn = np.concatenate([one.get_array() for one in panel.collections if one.get_array() is not None])
+    np.testing.assert_allclose(drawn, np.asarray(result.X)[:, 0])
+    np.testing.assert_array_equal(sp.get.predicted(result).X, result.X)
+    expected = fitted.predict(sp.pp.tile_slide(tmp_path / "slide.png", mpp=float(options[-1])))
+    np.testing.assert_allclose(result.X, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the two packages
+@pytest.mark.parametrize("table", [False, True])
+def test_scanpy_and_squidpy_draw_what_was_written(options, tmp_path, table):
+    import matplotlib.pyplot as plt
+    import scanpy as sc
+    import squidpy as sq
+
+    assert cli.main(options) == 0
+    result = ad.read_h5ad(tmp_path / "out.h5ad")
+    result = sp.get.predicted(result) if table else result
+    gene = result.var_names[0]
+    panel = sc.pl.spatial(result, color=gene, show=False)[0]
+    other = plt.figure().subplots()
+    sq.pl.spatial_scatter(result, color=gene, ax=other)
+    for axes in (panel, other):
+        assert len(axes.images) == 1
+        values = np.sort(np.asarray(axes.collections[0].get_array()))
+        np.testing.assert_allclose(values, np.sort(np.asarray(result.X)[:, 0]), rtol=1e-6)
+    plt.close("all")
+
+
+def test_genes_whose_names_no_table_in_a_file_can_have(adata, tmp_path, capsys):
+    adata.var_names = [f"a/{name}" for name in adata.var_names]
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), **KEY)
+    fitted.save(tmp_path / "model")
+    Image.fromarray(slide_of(adata)).save(tmp_path / "slide.png")
+    um = fitted.card.data.patches.um_per_px
+    assert cli.main(options_of(tmp_path, "slide.png", **{"--mpp": um, "-o": tmp_path / "out.zarr"})) == 0
+    assert "to draw a gene" not in capsys.readouterr().out
+    assert ad.read_zarr(tmp_path / "out.zarr").var_names.tolist() == fitted.genes
+
+
+def damaged(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    path.write_bytes(content)
+
+
+def test_a_damaged_model_is_named_in_one_line_without_a_traceback(options, tmp_path):
+    damaged(next((tmp_path / "model").glob("weights-*")))
+    ran = subprocess.run([*PROGRAM, *options], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith("spared-sc predict: ")
+    assert "is damaged or cut short" in ran.stderr
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image": "none.png"}, "there is no image '.*none.png': it may have been moved"),
+        ({"image": "."}, "is a folder: pass the image file in it"),
+        ({"image": __file__}, "test_cli.py cannot be read"),
+        ({"model": "none"}, "none is no saved model .*give the folder that `FittedPredictor.save` wrote as --model"),
+        ({"model": "."}, "is no saved model .*no card.json"),
+        ({"model": __file__}, "is no saved model .*a file"),
+        ({"mpp": -1}, "--mpp -1.0 cannot be used: give a number"),
+        ({"mpp": 1e6}, r"\(--mpp 1e\+06\).*check --mpp and --pitch"),
+        ({"min-tissue": 2}, "--min-tissue 2.0 cannot be used"),
+        ({"spot-diameter": 0}, "--spot-diameter 0.0 cannot be used"),
+    ],
+)
+def test_errors_name_files_and_options(options, tmp_path, capsys, monkeypatch, values, message):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(changed(options, **values)) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("spared-sc predict: ")
+    assert re.search(message, said), said
+    assert not any(word in said for word in PYTHON)
+    assert left_behind(tmp_path) == []
+
+
+def test_messages_about_devices_and_weights_in_the_words_of_the_command_line():
+    from spared_sc._models.training import resolve_device
+
+    with pytest.raises(ValueError, match="cannot be used here") as raised:
+        resolve_device("none")
+    assert re.fullmatch(
+        "--device none cannot be used here: choose one of [^=]*cpu[^=]*\\.", cli.in_options(str(raised.value))
+    )
+
+
+def test_the_scale_must_be_that_of_training(options, tmp_path, capsys):
+    finer = changed(options, mpp=float(options[-1]) / 3)
+    assert cli.main(finer) == 1
     said = capsys.readouterr().err
     assert "those of training" in said
-    assert "--force" in said
-    assert "force=True" not in said
-    assert not output.exists()
+    assert "Check --mpp, or pass --force." in said
+    assert not any(word in said for word in PYTHON)
+    assert left_behind(tmp_path) == []
+    assert cli.main([*finer, "--force"]) == 0
+    said = capsys.readouterr().err
+    assert "WARNING: the patches of library 'slide' are" in said
+    assert "predicting anyway (--force)" in said
 
 
-def test_command_line_says_the_unit_of_a_completed_layer_and_names_a_damaged_file(adata, tmp_path, capsys):
+def test_an_image_without_a_scale_needs_mpp(options, tmp_path, capsys):
+    assert cli.main(options[:-2]) == 1
+    assert "does not say how large its pixels are: give micrometres per pixel, --mpp." in capsys.readouterr().err
+
+
+def test_an_image_without_tissue(options, tmp_path, capsys):
+    Image.new("RGB", (200, 200), "white").save(tmp_path / "white.png")
+    assert cli.main(changed(options, image=tmp_path / "white.png")) == 1
+    assert "With --min-tissue 0 all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out", "no/out.h5ad", "slide.png", "old.h5ad", "old.zarr"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(options, tmp_path, capsys, output):
+    (tmp_path / "old.h5ad").write_text("of the user")
+    (tmp_path / "old.zarr").mkdir()
+    options[options.index("-o") + 1] = str(tmp_path / output)
+    options[options.index("--model") + 1] = "none"  # of which nothing is said
+    assert cli.main(options) == 2
+    said = capsys.readouterr().err
+    expected = {"no": "there is no folder", "old": "exists: remove it, or give another name as --output"}
+    assert expected.get(output[: output.find("/")] if "/" in output else output[:3], "must end in .h5ad") in said
+    assert (tmp_path / "old.h5ad").read_text() == "of the user"
+
+
+def test_models_that_read_something_else_than_an_image_are_refused(adata, options, tmp_path, capsys):
+    train = of_libraries(adata, 1, 2, 3)
+    sp.tl.fit_predictor(train, model="depth_only", **KEY).save(tmp_path / "depth")
+    assert cli.main(changed(options, model=tmp_path / "depth")) == 1
+    assert "(depth_only) reads counts, and an image has none" in capsys.readouterr().err
+    train.obsm["X_mine"] = train.obsm["X_classical"][:, :5]
+    sp.tl.fit_predictor(train, use_rep="X_mine", **KEY).save(tmp_path / "mine")
+    assert cli.main(changed(options, model=tmp_path / "mine")) == 1
+    assert "reads the embedding 'X_mine'" in capsys.readouterr().err
+
+
+def test_the_unit_of_a_completed_layer_and_a_damaged_image(adata, tmp_path, capsys):
     sp.tl.median_complete(adata, **KEY)
     fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), layer="median", **KEY)
     fitted.save(tmp_path / "model")
-    slide = adata.uns["spatial"]["library_4"]["images"]["hires"]
     path = tmp_path / "slide.tif"
-    tifffile.imwrite(path, slide, photometric="rgb", tile=(64, 64), compression="zlib")
-    options = ["--model", str(tmp_path / "model"), "-o", str(tmp_path / "out.h5ad")]
-    options += ["--mpp", str(fitted.card.data.patches.um_per_px)]
-    assert cli.main(["predict", str(path), *options]) == 0
+    tifffile.imwrite(path, slide_of(adata), photometric="rgb", tile=(64, 64), compression="zlib")
+    um = fitted.card.data.patches.um_per_px
+    assert cli.main(options_of(tmp_path, "slide.tif", **{"--mpp": um})) == 0
     assert "layer 'median' in training, with the unit of 'log2tpm'" in capsys.readouterr().out
     content = bytearray(path.read_bytes())
     content[3000:3100] = bytes(100)
     path.write_bytes(content)
-    assert cli.main(["predict", str(path), *options]) == 1
+    assert cli.main(options_of(tmp_path, "slide.tif", **{"--mpp": um, "-o": tmp_path / "other.h5ad"})) == 1
     assert "slide.tif cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "other.h5ad").exists()
+
+
+@pytest.mark.parametrize(
+    ("stopped", "code", "message"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (OSError("no space left"), 1, "no space")],
+)
+def test_nothing_is_left_where_writing_stops_half_way(options, tmp_path, capsys, monkeypatch, stopped, code, message):
+    def write(self, path):
+        path.write_bytes(b"half of it")
+        raise stopped
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", write)
+    assert cli.main(options) == code
+    assert f"spared-sc predict: {message}" in capsys.readouterr().err
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
+def test_an_interrupt_ends_the_program_at_once(options, fitted, tmp_path):
+    um = fitted.card.data.patches.um_per_px
+    large = Image.open(tmp_path / "slide.png").resize((3000, 3000))
+    large.save(tmp_path / "slide.png")
+    run = subprocess.Popen([*PROGRAM, *changed(options, mpp=um / 2), "--force"], stderr=subprocess.PIPE, text=True)
+    said = ""
+    while "spots on the tissue" not in said:  # the longest part follows
+        line = run.stderr.readline()
+        assert line, said
+        said += line
+    time.sleep(0.2)
+    run.send_signal(signal.SIGINT)
+    said += run.communicate(timeout=60)[1]
+    assert run.returncode == 130, said
+    assert said.splitlines()[-1] == "spared-sc predict: interrupted"
+    assert "Traceback" not in said
+    assert left_behind(tmp_path) == []
 
 
 @pytest.mark.parametrize(("counts", "warned"), [(0.5, False), (0.8, True)])
@@ -86,13 +300,3 @@ def test_the_demo_says_where_the_model_is_no_better_than_additive_effects(capsys
     assert [line.rsplit(maxsplit=1)[0].strip() for line in report.lines[2:5]] == order
     assert ("does not beat additive effects" in said) == warned
     assert "unknown" not in said
-
-
-def test_command_line_says_what_is_wrong(tmp_path, capsys):
-    image = tmp_path / "slide.png"
-    assert cli.main(["predict", str(image), "--model", "nowhere", "-o", str(tmp_path / "out.csv")]) == 2
-    assert "must end in .h5ad or .zarr" in capsys.readouterr().err
-    assert cli.main(["predict", str(image), "--model", "nowhere", "-o", str(tmp_path / "out.h5ad")]) == 1
-    assert "slide.png" in capsys.readouterr().err
-    assert cli.main(["predict", str(image), "--model", "nowhere", "-o", str(tmp_path / "no" / "out.h5ad")]) == 2
-    assert "there is no folder" in capsys.readouterr().err

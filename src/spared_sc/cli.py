@@ -3,28 +3,69 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import re
 import sys
+import tempfile
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spared_sc import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
     from anndata import AnnData
 
+    from spared_sc.tl._fitted import FittedPredictor
+
 _LIBRARY_KEY = "library_id"
 # Sections that the demo looks for in the data folder: SpaRED's human lung organoids (VLO).
 _DEMO_SECTIONS = Path("villacampa") / "lung_organoid"
+# What goes wrong with files, values, devices and memory; anything else is a mistake of ours and keeps its traceback.
+_ERRORS = (OSError, LookupError, ValueError, TypeError, ImportError, MemoryError, RuntimeError)
+_FORMATS = (".h5ad", ".zarr")
+# Words of messages that speak of Python's arguments -> the same for somebody who has the options of `predict`.
+_WORDS = (
+    (r"Extract others with `sp\.pp\.extract_patches\([^`]*\)`, or pass force=True", "Check --mpp, or pass --force"),
+    (r"Write the patches to disk with `sp\.pp\.extract_patches\([^`]*\)`", "A tiled TIFF is read faster"),
+    (r"Embed with (`sp\.tl\.embed_patches\([^`]*\)`) first", r"Put them back, or predict in Python after \1"),
+    (r"pass a smaller `size`, or check its `unit` \('\w+'\)", "check --mpp"),
+    (r"the folder that `save` wrote", "the folder that `FittedPredictor.save` wrote as --model"),
+    (r"\. Pass its new place as `image=`", ""),
+    (r",? as `image=`", ""),
+    (r"\bdevice '([^']*)' cannot be used here: (.*), or None\.", r"--device \1 cannot be used here: \2."),
+    (r"force=True", "--force"),
+    (r"\b(mpp|pitch)=([-\w.]+)", r"--\1 \2"),
+    (r"\bspot_diameter=([-\w.]+)", r"--spot-diameter \1"),
+    (r"\bmin_tissue=([-\w.]+)", r"--min-tissue \1"),
+    (r"`(mpp|pitch)=?`", r"--\1"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `spared-sc`."""
+    """Entry point of `spared-sc`: 0, 1 for an error, 2 for options that cannot be used, 130 for an interrupt."""
+    options = _parser().parse_args(arguments)
+    # Waiting threads that spin slow training down several times on a machine that is busy with something else.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        if options.command == "predict":
+            return _predict(options)
+        return _demo(options.output) if options.command == "demo" else _info()
+    except KeyboardInterrupt:
+        return _fail(options, "interrupted", 130)
+    except _ERRORS as error:
+        logging.getLogger("spared_sc").debug("where it happened", exc_info=True)
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        return _fail(options, in_options(text) or f"memory or files failed ({type(error).__name__})", 1)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spared-sc", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -33,53 +74,139 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict = commands.add_parser("predict", help="expression of a slide from its image, with a saved predictor")
     predict.add_argument("image", type=Path, help="image file of the slide")
     predict.add_argument("--model", type=Path, required=True, help="folder that FittedPredictor.save wrote")
-    predict.add_argument("-o", "--output", type=Path, required=True, help="file to write, .h5ad or .zarr")
-    predict.add_argument("--mpp", type=float, default=None, help="micrometres per pixel, if the file does not say")
-    predict.add_argument("--device", default=None, help="torch device (by default cuda, mps or cpu, whichever exists)")
+    predict.add_argument("-o", "--output", type=Path, required=True, help="new file to write, .h5ad or .zarr")
+    predict.add_argument("--mpp", type=float, help="micrometres per pixel, if the file does not say")
+    predict.add_argument("--pitch", type=float, default=100.0, help="distance between spots in micrometres (100)")
+    predict.add_argument("--spot-diameter", type=float, default=65.0, help="of a spot, in micrometres (65)")
+    predict.add_argument("--kind", choices=("hex", "grid"), default="hex", help="lattice of the spots (hex)")
+    predict.add_argument("--min-tissue", type=float, default=0.5, help="least share of a spot that is tissue (0.5)")
+    predict.add_argument("--device", help="torch device (by default cuda, mps or cpu, whichever exists)")
     predict.add_argument(
         "--force", action="store_true", help="predict even if patches differ from training in size or resolution"
     )
     commands.add_parser("info", help="versions, devices and folders, for bug reports")
-    options = parser.parse_args(arguments)
-    # Waiting threads that spin slow training down several times on a machine that is busy with something else.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if options.command == "predict":
-        return _predict(options)
-    return _demo(options.output) if options.command == "demo" else _info()
+    return parser
+
+
+def in_options(text: str) -> str:
+    """A message of the package in one line, in the words of the command line."""
+    for pattern, words in _WORDS:
+        text = re.sub(pattern, words, text)
+    return " ".join(text.split())
+
+
+def _fail(options: argparse.Namespace, text: str, code: int) -> int:
+    print(f"spared-sc {options.command}: {text}", file=sys.stderr)
+    return code
 
 
 def _predict(options: argparse.Namespace) -> int:
+    output = options.output.absolute()
+    if output.suffix not in _FORMATS:
+        return _fail(options, f"the output {options.output} must end in .h5ad or .zarr", 2)
+    if not output.parent.is_dir():
+        return _fail(options, f"there is no folder {output.parent} to write to", 2)
+    if output.exists():
+        return _fail(options, f"{options.output} exists: remove it, or give another name as --output", 2)
+    with _messages_in_options(), _complete_or_absent(output) as part:
+        result, key = _predicted_slide(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the file formats' versions
+            (result.write_h5ad if output.suffix == ".h5ad" else result.write_zarr)(part)
+    _tell_result(result, key, options.output)
+    return 0
+
+
+@contextmanager
+def _complete_or_absent(output: Path) -> Iterator[Path]:
+    """A place to write to beside the output, which is moved there at the end; an error or an interrupt removes it."""
+    with tempfile.TemporaryDirectory(prefix=".spared-sc-", dir=output.parent) as folder:
+        part = Path(folder) / output.name
+        yield part
+        part.replace(output)
+
+
+@contextmanager
+def _messages_in_options() -> Iterator[None]:
+    """Log lines and warnings in the words of the command line."""
+    from spared_sc import settings
+
+    logger = logging.getLogger("spared_sc")
+
+    def reword(entry: logging.LogRecord) -> bool:
+        entry.msg, entry.args = in_options(entry.getMessage()), ()
+        return True
+
+    def log(message: Warning | str, *_: Any, **__: Any) -> None:
+        logger.warning("%s", message)
+
+    logger.addFilter(reword)
+    try:
+        with settings.override(verbosity=settings.verbosity or "warning"), warnings.catch_warnings():
+            warnings.showwarning = log
+            yield
+    finally:
+        logger.removeFilter(reword)
+
+
+def _predicted_slide(options: argparse.Namespace) -> tuple[AnnData, str]:
+    """Spots x genes with the predictions in `X`, and in `obsm` under the name that is returned."""
     import spared_sc as sp
 
-    if options.output.suffix not in (".h5ad", ".zarr"):
-        print(f"the output {options.output} must end in .h5ad or .zarr", file=sys.stderr)
-        return 2
-    if not options.output.absolute().parent.is_dir():
-        print(f"there is no folder {options.output.absolute().parent} to write to", file=sys.stderr)
-        return 2
-    try:
-        adata = sp.pp.tile_slide(options.image, mpp=options.mpp)
+    fitted = sp.tl.load_predictor(options.model)
+    _check_inputs(fitted, options.model)
+    print(f"model      {fitted}", file=sys.stderr)
+    adata = sp.pp.tile_slide(
+        options.image,
+        mpp=options.mpp,
+        spot_diameter=options.spot_diameter,
+        pitch=options.pitch,
+        kind=options.kind,
+        min_tissue=options.min_tissue,
+        library_id=options.image.stem,
+        library_key=_LIBRARY_KEY,
+    )
+    print(f"slide      {adata.n_obs:,} spots on the tissue of {options.image}", file=sys.stderr)
+    key = f"predicted_{fitted.name}"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*with such gene names cannot be written")  # see below
         sp.tl.predict_expression(
-            adata, model=options.model, key_added="predicted", device=options.device, force=options.force
+            adata, model=fitted, key_added=key, library_key=_LIBRARY_KEY, device=options.device, force=options.force
         )
-    except (OSError, KeyError, ValueError, ImportError) as error:
-        text = str(error.args[0] if isinstance(error, KeyError) else error)
-        print(text.replace("force=True", "--force"), file=sys.stderr)
-        return 1
-    record = adata.uns["spared_sc"]["predicted"]
-    card = record["card"]
-    result = sp.get.predicted(adata, "predicted")
-    write = result.write_h5ad if options.output.suffix == ".h5ad" else result.write_zarr
-    write(options.output)
-    print(f"{result.n_obs:,} spots x {result.n_vars} genes by {record['params']['model']}, written to {options.output}")
+    adata.uns["spared_sc"][key]["params"]["fitted"] = str(options.model.absolute())
+    result = sp.get.predicted(adata, key)
+    if not any("/" in gene for gene in fitted.genes):  # files hold no table with such columns
+        result.obsm[key] = adata.obsm[key]  # for `sp.pl.predicted`
+    return result, key
+
+
+def _check_inputs(fitted: FittedPredictor, folder: Path) -> None:
+    """Refuse a model that reads something else than an image."""
+    data, needs = fitted.card.data, fitted.predictor.needs
+    if "log_depth" in needs:
+        raise ValueError(f"the model in {folder} ({fitted.name}) reads counts, and an image has none.")
+    if "embedding" in needs and data.encoder is None:
+        raise ValueError(
+            f"the model in {folder} reads the embedding {data.use_rep!r}, which no single encoder made: make it in Python, "
+            "and predict with `sp.tl.predict_expression`."
+        )
+
+
+def _tell_result(result: AnnData, key: str, output: Path) -> None:
+    record = result.uns["spared_sc"][key]
+    card, name = record["card"], record["params"]["model"]
+    print(f"{result.n_obs:,} spots x {result.n_vars} genes by {name}, written to {output}")
     print(
         f"scale: that of layer {card['layer']!r} in training, with the unit of {card['unit']!r};",
         f"loss on {card['loss']} entries",
     )
-    flag = "predicted_out_of_distribution"
-    if flag in adata.obs:
-        print(f"{int(adata.obs[flag].sum()):,} spots look unlike the training data (obs[{flag!r}])")
-    return 0
+    flag = f"{key}_out_of_distribution"
+    if flag in result.obs:
+        print(f"{int(result.obs[flag].sum()):,} spots look unlike the training data (obs[{flag!r}])")
+    if key in result.obsm:
+        print(
+            f"to draw a gene: sp.pl.predicted(anndata.read_{output.suffix[1:]}({str(output)!r}), {result.var_names[0]!r})"
+        )
 
 
 def _info() -> int:
@@ -131,7 +258,8 @@ def _demo(output: Path) -> int:
     }
     for name, drawn in figures.items():
         _save(drawn, output / name)
-    adata.write_h5ad(output / "completed.h5ad", compression="gzip")
+    with _complete_or_absent(output / "completed.h5ad") as part:
+        adata.write_h5ad(part, compression="gzip")
     report.tell()
     report.tell(f"written to {output}/ in {time.perf_counter() - start:.0f} s altogether:")
     report.tell("  completed.h5ad   open it with scanpy.read_h5ad, and use")
