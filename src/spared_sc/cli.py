@@ -35,6 +35,8 @@ _WORDS = (
     (r"Extract others with `sp\.pp\.extract_patches\([^`]*\)`, or pass force=True", "Check --mpp, or pass --force"),
     (r"Write the patches to disk with `sp\.pp\.extract_patches\([^`]*\)`", "A tiled TIFF is read faster"),
     (r"Embed with (`sp\.tl\.embed_patches\([^`]*\)`) first", r"Put them back, or predict in Python after \1"),
+    (r"extract the patches of all sections with (`[^`]*`)", r"fit the model to patches extracted with \1"),
+    (r"use standardize='train'", "fit the model with standardize='train'"),
     (r"pass a smaller `size`, or check its `unit` \('\w+'\)", "check --mpp"),
     (r"the folder that `save` wrote", "the folder that `FittedPredictor.save` wrote as --model"),
     (r"\. Pass its new place as `image=`", ""),
@@ -144,6 +146,7 @@ def _messages_in_options() -> Iterator[None]:
     try:
         with settings.override(verbosity=settings.verbosity or "warning"), warnings.catch_warnings():
             warnings.showwarning = log
+            warnings.simplefilter("default", UserWarning)
             yield
     finally:
         logger.removeFilter(reword)
