@@ -244,6 +244,9 @@ def test_genes_that_training_has_not_seen_are_not_scored(adata):
     scores = sp.tl.score_prediction(adata, **KEY, protocol="spared")
     of_gene = scores[(scores["gene"] == gene) & ~scores["prediction"].str.startswith("floor")]
     assert of_gene["value"].isna().all()
+    expression = sp.tl.score_prediction(adata, **KEY)
+    assert expression[expression["gene"] == gene]["value"].isna().all()
+    assert expression[(expression["gene"] != gene) & (expression["metric"] == "pcc")]["value"].notna().any()
     genes = adata.obsm["predicted_knn"].columns
     test = adata[adata.obs["split"] == "test", genes]
     truth, known = test.layers["log2tpm"].toarray(), test.layers["detected"].toarray()

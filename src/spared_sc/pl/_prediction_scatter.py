@@ -43,8 +43,8 @@ def prediction_scatter(
 
     A two-dimensional histogram for every gene, with the line of equality, over the libraries that took no part in
     fitting; if there are none, over those on which the fit was chosen. Titles give the mean squared error and Pearson's
-    correlation, averaged over libraries as in :func:`spared_sc.tl.score_prediction`, and the number of entries. Without
-    `genes`, those with the highest correlation are drawn: the best ones, not a sample of all.
+    correlation, averaged over libraries as by :func:`spared_sc.tl.score_prediction` with `protocol="spared"`, and the
+    number of entries. Without `genes`, those with the highest correlation are drawn: the best ones, not a sample of all.
 
     Parameters
     ----------
