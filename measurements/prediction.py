@@ -1,7 +1,8 @@
 """Expression from the H&E image on real sections: scores beside anchors, and what a fit costs.
 
     python measurements/prediction.py                 ridge and nearest neighbours: HER2+ C2 to C5, and the mouse colon
-    python measurements/prediction.py --networks      the networks, from untrained weights and few steps, beside ridge
+    python measurements/prediction.py --networks      the networks, from untrained weights and few steps, beside ridge; with
+                                                      names, those alone, and the other rows stay
     python measurements/prediction.py --targets       raw and completed targets, in four arms
     python measurements/prediction.py --protocols     the same predictions by every protocol of scoring
 
@@ -40,6 +41,7 @@ SIDE = 112  # pixels of a patch; the ViTs enlarge it to the 224 that they are ma
 FEW = {
     "shufflenet": {"n_steps": 200, "train_batch_size": 32},
     "stnet": {"n_steps": 40, "train_batch_size": 16},
+    "stnet from the mean": {"n_steps": 40, "train_batch_size": 16, "start_at_mean": True},
     "stnet_he": {"n_steps": 40, "train_batch_size": 16},
     "bleep": {"n_steps": 40, "train_batch_size": 32},
     "egn": {"n_steps": 20, "train_batch_size": 16, "image_size": 128},
@@ -173,13 +175,16 @@ def networks(models: list[str]) -> None:
     for model in models:
         start = time.perf_counter()
         params = {**FEW[model], "weights": "random", "validate_every": FEW[model]["n_steps"]}
-        sp.tl.predict_expression(adata, model=model, model_params=params, key_added=model, **KEY)
+        name = model.partition(" ")[0]
+        sp.tl.predict_expression(adata, model=name, model_params=params, key_added=model, **KEY)
         seconds[model] = time.perf_counter() - start
     rows = rows_of(sp.tl.score_prediction(adata, **KEY, protocol="spared"), seconds)
     for row in rows:
         few = FEW.get(row["prediction"], {})
         row |= {"steps": few.get("n_steps"), "patches": few.get("train_batch_size")}
-    _results.write("prediction.networks", [row for row in rows if row["prediction"] in seconds])
+    rows = [row for row in rows if row["prediction"] in seconds]
+    kept = [row for row in _results.read("prediction.networks") if row["prediction"] not in seconds]
+    _results.write("prediction.networks", sorted([*rows, *kept], key=lambda row: row["mse"]))
 
 
 def targets() -> None:
