@@ -65,6 +65,7 @@ class Key:
     skill_se = "{}_skill_se".format  # column of `var`: its standard error
     verdict = "{}_verdict".format  # column of `var`: which layer has been shown to be better than averages
     hidden = "{}_hidden".format  # layer with the values of hidden entries
+    out_of_distribution = "{}_out_of_distribution".format  # column of `obs`: spots that look unlike the training data
     predicted = "predicted_{}".format  # table of predicted expression in `obsm`
 
     @classmethod

@@ -133,6 +133,16 @@ class Sections:
             embedding=None if self.embedding is None else self.embedding[spots],
         )
 
+    def of_genes(self, genes: np.ndarray) -> Sections:
+        """The sections with some of the genes, given by index."""
+        counts = self.counts
+        return replace(
+            self,
+            values=self.values[:, genes],
+            known=self.known[:, genes],
+            counts=None if counts is None else Counts(counts.values[:, genes], counts.depth),
+        )
+
     def count_scale(self) -> np.ndarray:
         """What one count adds to the scaled expression, (n_spots, n_genes) float32: values are log2(count x scale + 1).
 

@@ -81,7 +81,7 @@ def shrunk(rate: np.ndarray, share: np.ndarray, weight: np.ndarray, library: np.
     result = np.empty_like(rate)
     for genes in _blocks(rate):
         block = share[:, genes] * np.exp(weight[genes] * np.log(rate[:, genes] / share[:, genes]), dtype=np.float32)
-        result[:, genes] = block * _restoring(block, rate[:, genes], library)
+        result[:, genes] = restored(block, rate[:, genes], library)
     return result
 
 
@@ -98,7 +98,7 @@ def learn(splits: Iterable[Split]) -> Shrinkage:
         of_rates = gains(split.counts, split.rate, split.share)
         n, _, *of_values = improvements(split.values, split.filled, (split.mean, split.at_depth), split.counts > 0)
         sums = sums + np.stack([information, information * weight, *of_rates, n, *of_values])
-        used = _posterior_weights(weight, 1 / np.sqrt(information))
+        used = posterior_weights(weight, 1 / np.sqrt(information))
         of_normal, of_right = _variance_equations(split, used)
         normal, right, n_splits = normal + of_normal, right + of_right, n_splits + 1
     information, weighted, total, gain, gain_variance, n, nearer, nearer_variance = np.asarray(sums)
@@ -107,7 +107,7 @@ def learn(splits: Iterable[Split]) -> Shrinkage:
     # To second order, the gain of all genes at their common weight.
     supported = weighted.sum() > _LEAST_EVIDENCE * scale * np.sqrt(information.sum())
     return Shrinkage(
-        weight=_posterior_weights(weight, se) if supported else np.zeros_like(weight),
+        weight=posterior_weights(weight, se) if supported else np.zeros_like(weight),
         skill=ratio(gain, total, default=0.0),
         skill_se=ratio(scale * np.sqrt(gain_variance), total, default=np.inf),
         pattern=weight / se,
@@ -136,11 +136,11 @@ def _blocks(block: np.ndarray) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n_genes, size)]
 
 
-def _restoring(block: np.ndarray, target: np.ndarray, library: np.ndarray) -> np.ndarray:
-    """Factors (n_spots, n_genes) that give a block the target's sums over the spots of each library."""
+def restored(block: np.ndarray, target: np.ndarray, library: np.ndarray) -> np.ndarray:
+    """The block with the target's sums over the spots of each library."""
     of_library = members(library)
     factor = ratio(of_library @ target.astype(np.float64), of_library @ block.astype(np.float64), default=1.0)
-    return factor[library].astype(np.float32)
+    return block * factor[library].astype(np.float32)
 
 
 def fit_weights(
@@ -166,7 +166,7 @@ def fit_weights(
     return weight, information
 
 
-def _posterior_weights(weight: np.ndarray, se: np.ndarray) -> np.ndarray:
+def posterior_weights(weight: np.ndarray, se: np.ndarray) -> np.ndarray:
     """Posterior means of the weights, between 0 and 1; mean and variance of the prior by moments (DerSimonian, Laird)."""
     sure = se < _UNSURE
     if not sure.any():

@@ -14,15 +14,13 @@ from spared_sc._kernels.threads import limited_threads
 from spared_sc.tl._fitted import Prediction, fit_fold
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from spared_sc._core.compute import Compute
     from spared_sc.tl._task import Task
 
 
-def cross_fit(task: Task, subjects: Sequence[str], compute: Compute) -> Prediction:
-    """Predict every library: by one fit with a split, otherwise by a fit to the libraries of other subjects."""
-    groups = np.asarray(subjects)
+def cross_fit(task: Task, compute: Compute) -> Prediction:
+    """Predict every library: by one fit with a split, otherwise by a fit to the libraries of other groups."""
+    groups = task.groups
     _check_groups(task.split, groups)
     folds, roles = plan(task.split, groups, validates=task.predictor.validates, least_train=task.predictor.least_train)
     if task.data.leak:
@@ -33,7 +31,7 @@ def cross_fit(task: Task, subjects: Sequence[str], compute: Compute) -> Predicti
         )
     values = np.empty((len(task.spots), len(task.genes)), dtype=np.float32)
     flags = None if task.novelty_features is None else np.zeros(len(task.spots), dtype=bool)
-    reports = {}
+    reports, skills = {}, []
     for i, fold in enumerate(folds):
         here = compute.below(f"fold-{i}") if len(folds) > 1 else compute
         fitted = fit_fold(task, fold, here)
@@ -45,9 +43,11 @@ def cross_fit(task: Task, subjects: Sequence[str], compute: Compute) -> Predicti
         rows = np.flatnonzero(fold.predicted[task.spots.library])
         spots = task.spots.take(rows)
         with limited_threads(compute.network_threads):
-            values[rows] = fitted.predictor.predict(spots, here, own_library=spots.library)
-            if flags is not None and task.novelty_features is not None and fitted.novelty is not None:
-                flags[rows] = fitted.novelty.out_of_distribution(task.novelty_features[rows])
+            values[rows] = fitted.values_of(spots, here, spots.library)
+        if flags is not None and task.novelty_features is not None and fitted.novelty is not None:
+            flags[rows] = fitted.novelty.out_of_distribution(task.novelty_features[rows])
+        if fitted.support is not None:
+            skills.append(fitted.support.skill)
         reports[f"fit_{i}"] = fitted.predictor.report()
     return Prediction(
         values=values,
@@ -56,6 +56,7 @@ def cross_fit(task: Task, subjects: Sequence[str], compute: Compute) -> Predicti
         roles=dict(zip(task.sketches, roles, strict=True)),
         groups=dict(zip(task.sketches, groups.tolist(), strict=True)),
         details={"device": compute.device, "fits": reports, "card": asdict(task.data)},
+        skill=np.mean(skills, axis=0) if skills else None,
     )
 
 

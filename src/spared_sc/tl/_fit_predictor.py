@@ -11,6 +11,7 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.folds import split_fold
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc.tl._fitted import FittedPredictor, fit_fold
+from spared_sc.tl._target import EXPRESSION
 from spared_sc.tl._task import CLASSICAL, make_task
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ def fit_predictor(
     adata: AnnData,
     *,
     model: str = "ridge",
+    target: str = EXPRESSION,
     layer: str = Key.layers.log2tpm,
-    loss: Literal["detected", "all"] = "detected",
+    loss: Literal["mse", "poisson", "nb", "detected", "all"] | None = None,
     use_rep: str = CLASSICAL,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
+    subject_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
     split_key: str | None = Key.obs.split,
     model_params: Mapping[str, Any] | None = None,
@@ -50,8 +53,11 @@ def fit_predictor(
     Parameters
     ----------
     {adata}
-    model, layer, loss, use_rep, mask_var, library_key, spatial_key, split_key, model_params
+    model, target, layer, loss, use_rep, mask_var, library_key, spatial_key, split_key, model_params
         As in :func:`spared_sc.tl.predict_expression`.
+    subject_key
+        Column of `obs` with the donor of each spot. Parameters are chosen, and predictions shrunk, by inner folds that
+        hold out donors rather than sections.
     novelty
         Learn how the training data look, so that spots of other slides that look unlike them are flagged.
     checkpoint, device, batch_size, n_jobs, random_state, show_progress_bar
@@ -93,10 +99,12 @@ def fit_predictor(
         adata,
         libraries,
         model,
+        target=target,
         layer=layer,
         loss=loss,
         use_rep=use_rep,
         mask_var=mask_var,
+        subject_key=subject_key,
         spatial_key=spatial_key,
         split_key=split_key,
         params=model_params,

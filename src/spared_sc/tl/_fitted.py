@@ -17,11 +17,15 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.scale import check_scale
 from spared_sc._kernels.fingerprint import match_libraries
+from spared_sc._kernels.prediction_shrinkage import prediction_weights
 from spared_sc._kernels.threads import limited_threads
 from spared_sc._models import checkpoint
+from spared_sc._models.prediction.base import present
 from spared_sc._models.prediction.card import Card, KnownLibrary, read
+from spared_sc._models.prediction.linear import folds
 from spared_sc._models.prediction.novelty import Novelty
 from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc.tl._target import COMPLETED, EXPRESSION
 from spared_sc.tl._task import get_spots, novelty_features
 
 if TYPE_CHECKING:
@@ -35,10 +39,11 @@ if TYPE_CHECKING:
     from spared_sc._core.validate import Libraries
     from spared_sc._images.patches import AnyPatches
     from spared_sc._kernels.folds import Fold
-    from spared_sc._models.prediction.base import Predictor
+    from spared_sc._models.prediction.base import Predictor, Spots
     from spared_sc.tl._task import Task
 
 _KIND = "predictor"
+_INNER_FITS = 3  # that show how far a prediction is supported
 _ORIGIN = ("weights", "source", "licence")  # of the identity of an encoder
 
 
@@ -52,6 +57,7 @@ class Prediction:
     roles: dict[str, str]  # of every library in fitting
     groups: dict[str, str]  # of every library: those that were held out together
     details: dict[str, Any]  # for the record
+    skill: np.ndarray | None  # (n_genes,) on held-out counts, where the target is expression
 
     def table(self, adata: AnnData) -> pd.DataFrame:
         """Spots x genes."""
@@ -64,14 +70,16 @@ class Prediction:
 class FittedPredictor:
     """A predictor that was fitted by :func:`spared_sc.tl.fit_predictor` or loaded by :func:`spared_sc.tl.load_predictor`.
 
-    Its `card` says how it was fitted: target layer and unit, loss, patches and encoder that it needs, libraries it was
-    fitted to, a hash of the data.
+    Its `card` says how it was fitted: target and unit, loss, patches and encoder that it needs, libraries it was fitted to,
+    a hash of the data.
     """
 
     predictor: Predictor
     card: Card
-    gene_mean: np.ndarray  # (g,) of the target in training, over the detected entries; NaN where there are none
+    # (g,) of the target in training: of expression at the gene's share, else over the detected entries; NaN without any
+    gene_mean: np.ndarray
     novelty: Novelty | None = None
+    support: Support | None = None
 
     @property
     def name(self) -> str:
@@ -85,10 +93,9 @@ class FittedPredictor:
 
     def __repr__(self) -> str:
         n_train = sum(library.role == "train" for library in self.card.libraries.values())
-        return (
-            f"{self.name}: {len(self.genes)} genes of layer {self.card.data.layer!r}, fitted on {n_train} libraries "
-            f"({self.card.n_spots:,} spots)"
-        )
+        target = self.card.data.target
+        target = target if target in COMPLETED else f"layer {target!r}"
+        return f"{self.name}: {target} of {len(self.genes)} genes, fitted on {n_train} libraries ({self.card.n_spots:,} spots)"
 
     @docs.fill()
     def predict(
@@ -159,10 +166,10 @@ class FittedPredictor:
         roles, own_library = self._match(adata, libraries, spatial_key)
         placed, own = self.predictor.place(compute), own_library[libraries.codes]
         with limited_threads(compute.network_threads):
-            values = self.predictor.predict(spots, placed, own_library=own)
+            values = self.values_of(spots, placed, own)
             features = None if self.novelty is None else novelty_features(spots)
             flags = None if self.novelty is None or features is None else self.novelty.out_of_distribution(features)
-        logger.info("predicted on the scale of layer %r of the training data", data.layer)
+        logger.info("predicted %s on the scale of layer %r of the training data", data.target, data.unit)
         return Prediction(
             values=values,
             genes=self.genes,
@@ -170,7 +177,18 @@ class FittedPredictor:
             roles=roles,
             groups={name: name for name in libraries.names},
             details={"gene_mean": self.gene_mean, "card": self.card.summary()},
+            skill=None if self.support is None else self.support.skill,
         )
+
+    def values_of(self, spots: Spots, compute: Compute, own_library: np.ndarray) -> np.ndarray:
+        """Predictions; of expression none is below zero, and patterns count as far as held-out counts support them."""
+        values = self.predictor.predict(spots, compute, own_library=own_library)
+        if self.card.data.target != EXPRESSION:
+            return values
+        if self.support is not None:
+            flat = np.nan_to_num(self.gene_mean)
+            values = flat + self.support.weight * (values - flat)
+        return np.maximum(values, 0)
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder: safetensors and a JSON card.
@@ -186,13 +204,15 @@ class FittedPredictor:
         arrays = {f"model.{name}": array for name, array in arrays.items()} | {"gene_mean": self.gene_mean}
         if self.novelty is not None:
             arrays |= {f"novelty.{name}": array for name, array in self.novelty.arrays().items()}
+        if self.support is not None:
+            arrays |= {f"support.{name}": array for name, array in asdict(self.support).items()}
         checkpoint.save(folder, _KIND, arrays, {"predictor": asdict(self.card), "state": values})
 
     @classmethod
     def load(cls, folder: str | Path) -> FittedPredictor:
         """The predictor that `save` wrote; errors as of :func:`spared_sc.tl.load_predictor`."""
         arrays, saved = checkpoint.load(folder, _KIND)
-        groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "novelty": {}, "gene_mean": {}}
+        groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "novelty": {}, "support": {}, "gene_mean": {}}
         try:
             for name, array in arrays.items():
                 group, _, rest = name.partition(".")
@@ -200,7 +220,8 @@ class FittedPredictor:
             card = read(Card, saved.get("predictor"))
             predictor = PREDICTORS.load(card.model).from_state(groups["model"], saved["state"])
             novelty = Novelty.from_arrays(groups["novelty"]) if groups["novelty"] else None
-            return cls(predictor, card, groups["gene_mean"][""], novelty)
+            support = Support(**groups["support"]) if groups["support"] else None
+            return cls(predictor, card, groups["gene_mean"][""], novelty, support)
         except (KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
             raise ValueError(f"the model in {folder} is damaged: weights and card do not fit ({error}).") from error
 
@@ -265,10 +286,8 @@ def _check_encoder(trained: Mapping[str, Any], here: Mapping[str, Any] | None, w
 
 def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:
     """Fit a predictor to the train libraries of a fold."""
-    predictor = PREDICTORS.make(task.model, task.params)
     codes = task.spots.library[task.order]
     train, validation = task.order[fold.train[codes]], task.order[fold.validation[codes]]
-    spots = task.spots.take(train)
     detected = task.detected[train].any(axis=0)
     if not detected.all():
         missing = [task.genes[i] for i in np.flatnonzero(~detected)]
@@ -276,13 +295,15 @@ def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:
             f"{len(missing)} genes are undetected in every training library ({validate.listing(missing, 5)}): their "
             "predictions are not meaningful and are not scored.",
         )
-    with limited_threads(compute.network_threads):
-        predictor.fit(spots, task.spots.take(validation) if validation.size else None, compute)
-        novelty = None if task.novelty_features is None else Novelty.of(task.novelty_features[train])
+    predictor, spots = fit_rows(task, train, validation, compute)
+    support = None
+    if task.data.target == EXPRESSION and not predictor.interrupted:
+        support = Support.of(task, predictor, train, validation, compute)
+    novelty = None if task.novelty_features is None else Novelty.of(task.novelty_features[train])
     rest = "seen" if task.data.leak else ""
     roles = np.where(fold.train, "train", np.where(fold.validation, rest or "val", rest)).tolist()
     sketches = enumerate(task.sketches.items())
-    means = replace(spots, known=task.detected[train]).gene_means()
+    means = replace(spots, known=task.detected[train]).gene_means() if spots.counts is None else spots.flat()
     card = Card(
         model=task.model,
         params=task.params,
@@ -292,4 +313,56 @@ def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:
         n_spots=len(train),
         data_hash=checkpoint.data_hash(*spots.targets()),
     )
-    return FittedPredictor(predictor, card, np.where(detected, means, np.float32(np.nan)), novelty)
+    return FittedPredictor(predictor, card, np.where(detected, means, np.float32(np.nan)), novelty, support)
+
+
+def fit_rows(task: Task, train: np.ndarray, validation: np.ndarray, compute: Compute) -> tuple[Predictor, Spots]:
+    """A predictor fitted to the spots in some rows, and these spots with what it has learned."""
+    predictor = PREDICTORS.make(task.model, task.params)
+    spots = task.learned(train, compute)
+    with limited_threads(compute.network_threads):
+        predictor.fit(spots, task.spots.take(validation) if validation.size else None, compute)
+    return predictor, spots
+
+
+@dataclass(frozen=True)
+class Support:
+    """What raw counts of sections outside of the fit say of the predictions, (n_genes,)."""
+
+    weight: np.ndarray  # of the gene's pattern, 0 (flat) to 1
+    skill: np.ndarray  # deviance explained beyond depth times the gene's share
+
+    def __post_init__(self) -> None:
+        if self.weight.shape != self.skill.shape:
+            raise ValueError("there is not one weight for each gene.")
+
+    @classmethod
+    def of(
+        cls, task: Task, predictor: Predictor, train: np.ndarray, validation: np.ndarray, compute: Compute
+    ) -> Support | None:
+        """By validation spots, where the predictor chooses its step on some; else by fits to parts of the train spots.
+
+        A network without a validation library is trusted as it is: more fits would cost too much.
+        """
+        if predictor.validates:
+            rows = validation
+            if not rows.size:
+                return None
+            predicted = _predicted(task, predictor, rows, compute)
+        else:
+            rows, predicted = train, np.empty((len(train), len(task.genes)), dtype=np.float32)
+            fold = folds(task.spots.take(train), _INNER_FITS)
+            for code in np.unique(fold):
+                inside, outside = train[fold != code], fold == code
+                inner, _ = fit_rows(task, inside, train[:0], compute)
+                predicted[outside] = _predicted(task, inner, train[outside], compute)
+        spots = task.spots.take(rows)
+        counts, exposure = present(spots.counts, "counts"), present(spots.exposure, "exposure")
+        return cls(*prediction_weights(counts, exposure, predicted, spots.library, spots.position))
+
+
+def _predicted(task: Task, predictor: Predictor, rows: np.ndarray, compute: Compute) -> np.ndarray:
+    """Predictions of the spots in some rows, by a predictor that has not learned from them."""
+    spots = task.spots.take(rows)
+    with limited_threads(compute.network_threads):
+        return predictor.predict(spots, compute, own_library=spots.library)

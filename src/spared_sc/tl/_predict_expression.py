@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
@@ -15,6 +17,8 @@ from spared_sc._kernels.metrics import FLOORS
 from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS
 from spared_sc.tl._cross_fit import cross_fit
 from spared_sc.tl._fitted import FittedPredictor
+from spared_sc.tl._resolve import spread_over_genes
+from spared_sc.tl._target import COMPLETED, EXPRESSION
 from spared_sc.tl._task import CLASSICAL, make_task
 
 if TYPE_CHECKING:
@@ -31,8 +35,9 @@ def predict_expression(
     adata: AnnData,
     *,
     model: str | Path | FittedPredictor = "ridge",
+    target: str = EXPRESSION,
     layer: str = Key.layers.log2tpm,
-    loss: Literal["detected", "all"] = "detected",
+    loss: Literal["mse", "poisson", "nb", "detected", "all"] | None = None,
     use_rep: str = CLASSICAL,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
@@ -64,21 +69,27 @@ def predict_expression(
     {adata}
     model
         Name of a predictor (:func:`spared_sc.tl.predictors` lists them), a fitted one, or the folder of a saved one.
+    target
+        `"expression"`: denoised values, completed from the train sections alone in every fit, so that the prediction is
+        log2(TPM + 1) (the unit of `layer`) with true zeros and without the depth of the spot. `"given_detection"`:
+        completed values, from the train sections alone in every fit. Or the name of a layer, such as `"log2tpm"` or one
+        that `tl.combat` wrote: if it was computed with the sections being predicted (e.g. without the split), predictions
+        are marked `"seen"` and are not scored. A fitted predictor ignores this and `layer`, `loss`, `use_rep`, `mask_var`,
+        `subject_key`, `split_key`, `model_params`, `novelty` and `checkpoint`.
     layer
-        Target: a raw layer such as `"log2tpm"`, a completed one such as `"spackle"`, or `"spackle_denoised"` with
-        `loss="all"` for expression with true zeros. If the layer was computed using the sections being predicted (e.g.
-        ComBat without the split), predictions are marked `"seen"` and excluded from scoring. A fitted predictor ignores it, like `loss`, `use_rep`, `mask_var`, `subject_key`, `split_key`,
-        `model_params`, `novelty` and `checkpoint`.
+        Measured layer, log2(1 + scaled count), from which the first two targets are completed.
     loss
-        Entries that count in fitting: `"detected"` ones, so that the prediction is expression given detection, or
-        `"all"`, as in the paper, with the layer's values for undetected entries.
+        For `"expression"`: `"mse"` of denoised values, the default; or `"poisson"` or `"nb"` (negative binomial, with a
+        dispersion per gene by moments) of the raw counts, with the depth as offset, for networks with a linear last layer.
+        For a layer, the entries that count: `"detected"`, the default, so that the prediction is expression given
+        detection, or `"all"`, as in the paper, with the layer's values for undetected entries.
     use_rep
         Embedding in `obsm`, for predictors that read one; :func:`spared_sc.tl.embed_patches` writes it.
     {mask_var}
     {library_key}
     subject_key
-        Column of `obs` with the donor of each spot: without a split, all sections of a donor are held out together.
-        Sections of one donor look alike, so scores with siblings in training say little about another donor.
+        Column of `obs` with the donor of each spot: all sections of a donor are held out together, without a split and in
+        inner folds. Sections of one donor look alike, so scores with siblings in training say little about another donor.
     {spatial_key}
     split_key
         Column of `obs` with `"train"`, `"val"` or `"test"`. The default column is used where it exists; `None` ignores
@@ -105,13 +116,18 @@ def predict_expression(
     `None`, or the changed copy with `copy=True`. Slots written:
 
     `obsm["predicted_ridge"]`
-        Named after the model. DataFrame, spots x genes, float32, in the unit of the target layer.
-        :func:`spared_sc.get.predicted` returns it as an AnnData.
+        Named after the model. DataFrame, spots x genes, float32, in the unit of the layer; of expression, none is below
+        zero. :func:`spared_sc.get.predicted` returns it as an AnnData.
+    `var["predicted_ridge_skill"]`
+        With `target="expression"`: share of the Poisson deviance of raw counts that the prediction explains beyond depth
+        times the gene's share, in sections that inner folds held out (validation libraries for networks); the mean over
+        fits. Each gene's pattern is shrunk toward its share as far as these counts do not support it: a gene that the image
+        does not predict gets a constant. NaN for other genes; a network without validation libraries has none.
     `obs["predicted_ridge_out_of_distribution"]`
         With `novelty`: spots that lie farther from the training data, in the leading components of their embedding, than
         all but one in a thousand of the train spots. Written if the predictor reads the image.
     `uns["spared_sc"]["predicted_ridge"]`
-        Parameters, and the role of each library under `roles`: only predictions of `"test"` and `"held out"` libraries
+        Parameters, skill, and the role of each library under `roles`: only predictions of `"test"` and `"held out"` libraries
         are honest. :func:`spared_sc.tl.score_prediction` scores neither `"train"` libraries nor those whose expression
         the layer has `"seen"`.
 
@@ -122,11 +138,19 @@ def predict_expression(
     TypeError
         If the predictor has no such parameter.
     ValueError
-        If a parameter is out of range, if there is neither a split nor a second library to learn from, if a split has no
+        If a parameter is out of range, the predictor does not take the loss, raw counts are missing for
+        `target="expression"` or the layer is not log2(1 + scaled count), if copies of a section lie in several parts of the
+        split, if there is neither a split nor a second library to learn from, if a split has no
         validation library for a network to choose its best step on, if the patches do not match those of training, or if
         a saved model is damaged.
     FileNotFoundError
         If there is no saved model, or an image is missing.
+
+    Warns
+    -----
+    UserWarning
+        If libraries hold the same section (they are held out together), if genes are undetected in all train libraries, or
+        if a split divides a donor.
 
     Notes
     -----
@@ -160,21 +184,24 @@ def predict_expression(
             adata,
             libraries,
             model,
+            target=target,
             layer=layer,
             loss=loss,
             use_rep=use_rep,
             mask_var=mask_var,
+            subject_key=subject_key,
             spatial_key=spatial_key,
             split_key=split_key,
             params=model_params,
             novelty=novelty,
         )
-        prediction = cross_fit(task, validate.get_subjects(adata, subject_key, libraries), compute)
+        prediction = cross_fit(task, compute)
         params = {
             "model": model,
             "fitted": "here",
-            "layer": layer,
-            "loss": loss,
+            "target": target,
+            "layer": layer if target in COMPLETED else target,
+            "loss": task.data.loss,
             "use_rep": task.data.use_rep,
             "mask_var": mask_var if mask_var in adata.var else None,
             "library_key": libraries.key,
@@ -224,12 +251,19 @@ def _write(adata: AnnData, key_added: str, prediction: Prediction, params: Mappi
             f"{validate.listing(nested, 3)}: a table with such gene names cannot be written to zarr, and soon not to h5ad. "
             "`sp.get.predicted(adata)` can, or rename the genes.",
         )
-    flag, flags = f"{key_added}_out_of_distribution", prediction.out_of_distribution
-    outdated = flags is None and f'obs["{flag}"]' in slots_of(adata.uns.get(Key.uns.records, {}).get(key_added, {}))
-    slots: dict[str, dict[str, Any]] = {"obsm": {key_added: prediction.table(adata)}}
+    before = slots_of(adata.uns.get(Key.uns.records, {}).get(key_added, {}))
+    slots: dict[str, dict[str, Any]] = {"obsm": {key_added: prediction.table(adata)}, "obs": {}, "var": {}}
+    flags = prediction.out_of_distribution
     if flags is not None:
-        slots["obs"] = {flag: flags}
+        slots["obs"][Key.out_of_distribution(key_added)] = flags
         logger.info("%d of %d spots look unlike the training data", int(flags.sum()), len(flags))
+    details = dict(prediction.details)
+    if prediction.skill is not None:
+        genes = adata.var_names.get_indexer(prediction.genes)
+        if (genes >= 0).any():
+            skill = prediction.skill[genes >= 0].astype(np.float64)
+            slots["var"][Key.skill(key_added)] = spread_over_genes(skill, genes[genes >= 0], adata.n_vars, other="")
+        details["skill"] = prediction.skill
     record(
         adata,
         key=key_added,
@@ -238,7 +272,9 @@ def _write(adata: AnnData, key_added: str, prediction: Prediction, params: Mappi
         slots=slots,
         roles=prediction.roles,
         groups=prediction.groups,
-        **prediction.details,
+        **details,
     )
-    if outdated:
-        del adata.obs[flag]  # of the table that this one replaces
+    # Of the table that this one replaces.
+    for attr, name in (("obs", Key.out_of_distribution(key_added)), ("var", Key.skill(key_added))):
+        if name not in slots[attr] and f'{attr}["{name}"]' in before and name in getattr(adata, attr):
+            del getattr(adata, attr)[name]

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spared_sc._core import validate
+from spared_sc._core.copies import copies_of
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import fingerprint_source, fingerprints, leak, unit_of
 from spared_sc._core.record import from_record
+from spared_sc._core.report import warn
 from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.scale import scale_of
-from spared_sc._models.prediction.base import Spots
+from spared_sc._kernels.folds import connected
+from spared_sc._models.prediction.base import LOSSES, MSE, Spots
 from spared_sc._models.prediction.card import DataCard
 from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc.tl._target import COMPLETED, EXPRESSION, CompletedTarget, completed_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
 
+    from spared_sc._core.compute import Compute
     from spared_sc._core.validate import Libraries
     from spared_sc._images.patches import AnyPatches
     from spared_sc._models.prediction.base import Predictor
 
 CLASSICAL = "X_classical"  # default embedding
-LOSSES = ("detected", "all")
+OF_LAYERS = ("detected", "all")  # losses of a target that is a layer: entries that count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +43,21 @@ class Task:
     predictor: type[Predictor]
     model: str
     params: dict[str, Any]
-    spots: Spots
+    spots: Spots  # with measured values as their target
+    completed: CompletedTarget | None  # what replaces them where a fit learns
     genes: list[str]
     detected: np.ndarray  # (n_spots, n_genes)
     order: np.ndarray  # of the rows, independent of the user's
     novelty_features: np.ndarray | None  # (n_spots, d) where novelty was asked for
     split: np.ndarray | None  # of the libraries
+    groups: np.ndarray  # of the libraries: those of one donor, and copies of one section, are held out together
     sketches: dict[str, list[int]]  # fingerprints of the libraries
     data: DataCard
+
+    def learned(self, rows: np.ndarray, compute: Compute) -> Spots:
+        """Spots to learn from; what is completed is completed from these alone."""
+        spots = self.spots.take(rows)
+        return spots if self.completed is None else self.completed.learned(spots, rows, compute)
 
 
 def make_task(
@@ -52,16 +65,18 @@ def make_task(
     libraries: Libraries,
     model: str,
     *,
+    target: str,
     layer: str,
-    loss: str,
+    loss: str | None,
     use_rep: str,
     mask_var: str | None,
+    subject_key: str | None,
     spatial_key: str,
     split_key: str | None,
     params: Mapping[str, Any] | None,
     novelty: bool,
 ) -> Task:
-    """Find spots, targets and their lineage; refuse a split, a loss or parameters that cannot be used."""
+    """Find spots, targets and their lineage; refuse a split, a target, a loss or parameters that cannot be used."""
     params = dict(params or {})
     predictor, needs = PREDICTORS.load(model), PREDICTORS[model].needs
     PREDICTORS.make(model, params)  # wrong parameters show before any work is done
@@ -71,12 +86,18 @@ def make_task(
             f"{model!r} chooses its best step on validation libraries, and adata.obs[{split_key!r}] has none: set some to "
             "'val', as `sp.pp.split_libraries(adata)` does, or pass split_key=None."
         )
-    if loss not in LOSSES:
-        raise ValueError(f"loss={loss!r} is unknown: choose {validate.listing(LOSSES)}.")
+    loss = _checked_loss(loss, target, predictor, model)
+    layer = layer if target in COMPLETED else target
     genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
+    groups = _groups(adata, libraries, validate.get_subjects(adata, subject_key, libraries), split)
     patches = resolve_patches(adata, libraries, spatial_key=spatial_key) if "patches" in needs else None
     spots = get_spots(adata, libraries, needs, spatial_key=spatial_key, use_rep=use_rep, patches=patches)
-    target, detected = validate.get_block(adata, layer, genes)
+    values, detected = validate.get_block(adata, layer, genes)
+    completed = counts = exposure = None
+    if target in COMPLETED:
+        completed, counts, exposure = completed_target(
+            adata, target, genes, layer=layer, library_key=libraries.key, spatial_key=spatial_key
+        )
     embedded = adata.uns.get(Key.uns.records, {}).get(use_rep, {}) if "embedding" in needs else {}
     recipe = embedded.get("patches") if patches is None else patches.recipe
     source = fingerprint_source(adata, libraries, spatial_key)
@@ -84,15 +105,25 @@ def make_task(
         predictor=predictor,
         model=model,
         params=params,
-        spots=replace(spots, target=target, known=detected if loss == "detected" else None),
+        spots=replace(
+            spots,
+            group=np.unique(groups, return_inverse=True)[1][libraries.codes],
+            target=values,
+            known=None if target == EXPRESSION or loss == "all" else detected,
+            counts=counts if target == EXPRESSION else None,
+            exposure=exposure if target == EXPRESSION else None,
+            loss=loss if target == EXPRESSION else MSE,
+        ),
+        completed=completed,
         genes=adata.var_names[genes].tolist(),
         detected=detected,
         order=validate.canonical_order(adata, libraries, spatial_key),
         novelty_features=novelty_features(spots) if novelty else None,
         split=split,
+        groups=groups,
         sketches=fingerprints(adata, libraries, spatial_key, source),
         data=DataCard(
-            layer=layer,
+            target=target,
             unit=unit_of(adata, layer),
             loss=loss,
             leak=leak(adata, layer, libraries, split_key, split),
@@ -103,6 +134,43 @@ def make_task(
             fingerprint_source=source,
         ),
     )
+
+
+def _checked_loss(loss: str | None, target: str, predictor: type[Predictor], model: str) -> str:
+    """The loss, or the default one of the target."""
+    of_target = OF_LAYERS if target not in COMPLETED else LOSSES if target == EXPRESSION else (MSE,)
+    loss = of_target[0] if loss is None else loss
+    if loss not in of_target:
+        raise ValueError(f"loss={loss!r} is unknown for target={target!r}: choose {validate.listing(of_target)}.")
+    if loss in LOSSES[1:] and not predictor.takes_counts:
+        able = [name for name in PREDICTORS if PREDICTORS.load(name).takes_counts]
+        raise ValueError(
+            f"{model!r} cannot be fitted to counts: choose loss={MSE!r}, or a predictor that can: "
+            f"{validate.listing(able, 30)}."
+        )
+    return loss
+
+
+def _groups(adata: AnnData, libraries: Libraries, subjects: Sequence[str], split: np.ndarray | None) -> np.ndarray:
+    """Group of every library: its donor, and that of its copies; copies in several parts of a split are refused."""
+    copies = copies_of(adata, libraries)
+    for one, other, _, _ in copies:
+        if split is not None and split[one] != split[other]:
+            raise ValueError(
+                f"libraries {libraries.names[one]!r} ({split[one]}) and {libraries.names[other]!r} ({split[other]}) hold "
+                "the same section: a score would be taken on spots that were trained on. Put both into one part of the "
+                "split, or drop one (`sp.pp.find_duplicate_libraries(adata)` lists them)."
+            )
+    if copies and split is None:
+        names = [f"{libraries.names[one]} = {libraries.names[other]}" for one, other, _, _ in copies]
+        warn(f"libraries that hold the same section are held out together: {validate.listing(names, 5)}.")
+    of_subject = {subject: [i for i, name in enumerate(subjects) if name == subject] for subject in subjects}
+    pairs = [(members[0], member) for members in of_subject.values() for member in members]
+    pairs += [(one, other) for one, other, _, _ in copies]
+    groups = np.array(subjects, dtype=object)
+    for members in connected(len(subjects), pairs):
+        groups[members] = subjects[members[0]]
+    return groups.astype(str)
 
 
 def get_spots(

@@ -11,6 +11,7 @@ import numpy as np
 
 from spared_sc._core.registry import Method
 from spared_sc._kernels.lowrank import gene_means
+from spared_sc._kernels.prediction_shrinkage import level
 from spared_sc._models.device import check_device
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from spared_sc._core.compute import Compute
 
 T = TypeVar("T")
+MSE, POISSON, NEGATIVE_BINOMIAL = "mse", "poisson", "nb"
+LOSSES = (MSE, POISSON, NEGATIVE_BINOMIAL)  # the last two compare counts, with the depth as offset
 
 
 class PatchReader(Protocol):
@@ -68,12 +71,16 @@ class Spots:
     """The spots that a predictor is fitted on or predicts for; what was not asked for is `None`."""
 
     library: np.ndarray  # (n,) codes; equal codes share an image
+    group: np.ndarray | None = None  # (n,) codes; libraries of one group (a donor, copies) are held out together
     position: np.ndarray | None = None  # (n, 2) x and y in pixels of each image
     patches: PatchReader | None = None  # one per row
     embedding: np.ndarray | None = None  # (n, d)
     log_depth: np.ndarray | None = None  # (n,) log of the total count: measured, so unknown on a new slide
     target: np.ndarray | None = None  # (n, g) float32
     known: np.ndarray | None = None  # (n, g) bool: entries that enter the loss; None means all
+    counts: np.ndarray | None = None  # (n, g) float32, raw; where the target is expression
+    exposure: np.ndarray | None = None  # (n, g) float32: count expected at a scaled expression (TPM) of one
+    loss: str = MSE  # of `LOSSES`
 
     def __len__(self) -> int:
         return len(self.library)
@@ -82,6 +89,11 @@ class Spots:
         """Values (n, g) to learn, and which of them are known."""
         target = present(self.target, "target")
         return target, np.ones(target.shape, dtype=bool) if self.known is None else self.known
+
+    def flat(self) -> np.ndarray:
+        """Log2(1 + scaled expression) of each gene's share of all molecules: float32 (g,)."""
+        counts, exposure = present(self.counts, "counts"), present(self.exposure, "exposure")
+        return np.log2(1 + level(counts, exposure)).astype(np.float32)
 
     def gene_means(self) -> np.ndarray:
         """Mean of each gene over its known entries, over all of them where none is known: float32 (g,)."""
@@ -97,12 +109,16 @@ class Spots:
 
         return Spots(
             library=self.library[index],
+            group=of(self.group),
             position=of(self.position),
             patches=None if self.patches is None else PatchSubset(self.patches, index),
             embedding=of(self.embedding),
             log_depth=of(self.log_depth),
             target=of(self.target),
             known=of(self.known),
+            counts=of(self.counts),
+            exposure=of(self.exposure),
+            loss=self.loss,
         )
 
 
@@ -128,6 +144,7 @@ class Predictor(Method):
     Targets are given on the scale on which predictions are wanted.
     """
 
+    takes_counts: ClassVar[bool] = False  # whether it can be fitted with the losses of counts
     validates: ClassVar[bool] = False  # whether validation spots choose the best step; else they are not used
     least_train: ClassVar[int] = 1  # libraries to train on
 

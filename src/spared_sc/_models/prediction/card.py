@@ -15,9 +15,9 @@ T = TypeVar("T")
 class DataCard:
     """Target and inputs of a predictor."""
 
-    layer: str
+    target: str  # "expression", "given_detection" or the name of a layer
     unit: str  # the layer that defines the unit of the target
-    loss: str  # "detected" or "all"
+    loss: str  # what is compared: "mse", "poisson" or "nb", or the entries of a layer, "detected" or "all"
     leak: str  # the step behind the layer that learned from other libraries, in words
     use_rep: str | None  # name of the embedding
     encoder: dict[str, Any] | None  # identity of the encoder behind the embedding

@@ -261,7 +261,7 @@ class Egn(NetworkPredictor[EgnNet]):
     def _loss(self, network: EgnNet, images: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
         estimate = self._guided(network, images, self.reference["feature"][rows], self._exemplars[rows])
         scaled = Targets((targets.values - self.reference["low"]) / self.reference["span"], targets.known)
-        return scaled.mse(estimate) + self.correlation_weight * (1 - mean_correlation(estimate, scaled))
+        return scaled.loss(estimate) + self.correlation_weight * (1 - mean_correlation(estimate, scaled))
 
     def _output(self, network: EgnNet, images: torch.Tensor, spots: Spots, own: torch.Tensor | None) -> torch.Tensor:
         feature = present(self.frozen, "encoder")(images)

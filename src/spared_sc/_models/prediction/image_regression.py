@@ -51,6 +51,7 @@ class ImageRegression(NetworkPredictor[RegressionNet]):
         Whether a prediction is the mean over the eight symmetries of the patch.
     """
 
+    takes_counts: ClassVar[bool] = True
     about: ClassVar[About] = About(
         "image_regression", f"{__name__}:ImageRegression", "image network with a linear layer", needs=("patches",)
     )
@@ -66,10 +67,10 @@ class ImageRegression(NetworkPredictor[RegressionNet]):
         if self.start_at_mean:
             with torch.no_grad():
                 network.head.weight.zero_()
-                network.head.bias.copy_(torch.as_tensor(train.gene_means()))
+                network.head.bias.copy_(torch.as_tensor(self._mean_output(train)))
 
     def _loss(self, network: RegressionNet, images: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
-        return targets.mse(network(images))
+        return targets.loss(network(images))
 
     def _output(
         self, network: RegressionNet, images: torch.Tensor, spots: Spots, own: torch.Tensor | None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _PENALTIES = np.logspace(-2, 4, 13)  # times the mean eigenvalue of the inputs' products
 _COUNTS = (5, 10, 20, 50, 100, 200)  # numbers of neighbours to choose from
-_MOST_FOLDS = 10
+_MOST_FOLDS, _N_STRIPS = 10, 5
 _CHUNK = 256
 _LEAST_SPOTS = 50  # of a section, for statistics of its own
 _LEAST_SPREAD = 0.1  # of a feature in a section, relative to the train sections': noise is not amplified
@@ -288,20 +288,21 @@ def predict_anchor(name: str, spots: Spots, fits: Sequence[Fold], compute: Compu
     return result
 
 
-def folds(train: Spots) -> np.ndarray:
-    """Fold of every train spot: by library, and for one library by five strips along its longer axis.
+def folds(train: Spots, most: int = _MOST_FOLDS) -> np.ndarray:
+    """Fold of every train spot: by donor where there are several, else by library, else by strips along the longer axis.
 
-    Neighbouring spots share signal, so a random split would choose too small a penalty.
+    Neighbouring spots share signal, so a random split would choose too small a penalty. Sections of a donor do so too.
     """
-    codes, fold = np.unique(train.library, return_inverse=True)
-    if len(codes) > 1:
-        return fold % _MOST_FOLDS
+    for codes in (train.group, train.library):
+        if codes is not None and np.ptp(codes) > 0:
+            return np.unique(codes, return_inverse=True)[1] % most
+    n_strips = min(_N_STRIPS, most)
     if train.position is None:
-        return np.arange(len(train)) * 5 // len(train)
+        return np.arange(len(train)) * n_strips // len(train)
     axis = np.ptp(train.position, axis=0).argmax()
     # Spots of one lattice column are in the order of the other axis, not in that of the rows.
     rank = np.argsort(np.lexsort((train.position[:, 1 - axis], train.position[:, axis])))
-    return rank * 5 // len(train)
+    return rank * n_strips // len(train)
 
 
 def ridge_path(inputs: np.ndarray, target: np.ndarray, known: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -14,13 +14,14 @@ from torch.nn import functional
 
 from spared_sc._core.params import parameter
 from spared_sc._core.report import logger
-from spared_sc._kernels.metrics import masked_mse
+from spared_sc._kernels.at_depth import size_by_moments
+from spared_sc._kernels.metrics import masked_mse, poisson_deviance
 from spared_sc._kernels.threads import limited_threads, run_chunks
 from spared_sc._models import training
 from spared_sc._models.checkpoint import data_hash
 from spared_sc._models.prediction.augment import N_SYMMETRIES, transformed
 from spared_sc._models.prediction.backbones import PRETRAINED, RANDOM
-from spared_sc._models.prediction.base import Predictor, Reading, present
+from spared_sc._models.prediction.base import MSE, NEGATIVE_BINOMIAL, Predictor, Reading, present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,9 @@ _CPU_CHUNK = 16  # spots that a thread predicts at a time
 _VALIDATION_SPOTS = 1024  # enough for a stable error; their patches stay in memory
 _NETWORK, _MORE, _OFFSET = "network.", "learned.", "offset"  # of names of saved arrays
 _BOOL = (False, True)
+_LN2 = np.log(2.0)
+_LARGEST_LOG = 15.0  # of a rate over the one at the gene's share
+_LEAST_LEVEL = 1e-6  # scaled expression at the share of a gene without a count
 
 
 class GeneNetwork(nn.Module):
@@ -75,21 +79,42 @@ class Draws:
 class Targets:
     """Values that the loss compares with, on the device."""
 
-    values: torch.Tensor  # (n, g)
+    values: torch.Tensor  # (n, g), counts where they are compared
     known: torch.Tensor | None  # (n, g)
+    expected: torch.Tensor | None = (
+        None  # (n, g) counts at the gene's share; outputs are logarithms of what that is off by
+    )
+    size: torch.Tensor | None = None  # (g,) of negative binomial counts
 
     @classmethod
     def of(cls, spots: Spots, device: torch.device) -> Targets:
-        known = None if spots.known is None else torch.as_tensor(spots.known, device=device)
-        return cls(torch.as_tensor(spots.target, dtype=torch.float32, device=device), known)
+        """Targets of spots, which are on the scale of the network's output."""
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(array, dtype=torch.float32, device=device)
+
+        if spots.loss == MSE:
+            known = None if spots.known is None else torch.as_tensor(spots.known, device=device)
+            return cls(tensor(present(spots.target, "target")), known)
+        counts = present(spots.counts, "counts")
+        expected = present(spots.exposure, "exposure") * np.expm1(spots.flat() * _LN2)
+        size = size_by_moments(counts, expected) if spots.loss == NEGATIVE_BINOMIAL else None
+        return cls(tensor(counts), None, tensor(expected), None if size is None else tensor(size))
 
     def take(self, index: torch.Tensor) -> Targets:
-        return Targets(self.values[index], None if self.known is None else self.known[index])
+        """Those of some spots."""
+        known, expected = (None if x is None else x[index] for x in (self.known, self.expected))
+        return replace(self, values=self.values[index], known=known, expected=expected)
 
-    def mse(self, estimate: torch.Tensor) -> torch.Tensor:
-        """Mean squared error over the known entries."""
-        error = (estimate - self.values) ** 2
-        return error.mean() if self.known is None else (error * self.known).sum() / self.known.sum().clamp(min=1)
+    def loss(self, output: torch.Tensor) -> torch.Tensor:
+        """Mean squared error over the known entries, or of counts the mean negative log-likelihood, but for a constant."""
+        if self.expected is None:
+            error = (output - self.values) ** 2
+            return error.mean() if self.known is None else (error * self.known).sum() / self.known.sum().clamp(min=1)
+        rate = self.expected * output.clamp(max=_LARGEST_LOG).exp()
+        if self.size is None:
+            return (rate - self.values * output).mean()
+        return ((self.values + self.size) * torch.log1p(rate / self.size) - self.values * output).mean()
 
 
 @dataclass(frozen=True)
@@ -172,6 +197,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
         )
         self.network: Net | None = None
         self.offset = np.zeros(0, np.float32)  # (g,) added to the network's output
+        self.counted = False  # whether that is the logarithm of scaled expression, as counts taught it
         self.reference: dict[str, torch.Tensor] = {}  # of the training spots, where predictions need them
         self.fit_report: Fit | None = None
         self.search: dict[str, list[float]] = {}  # learning rates tried and their validation errors
@@ -239,15 +265,13 @@ class NetworkPredictor(Predictor, Generic[Net]):
             validation = None
         self._check(train, validation)
         device = training.resolve_device(compute.device)
-        target = present(train.target, "target")
-        self.offset = train.gene_means() if self.delta else np.zeros(target.shape[1], np.float32)
-        train = replace(train, target=target - self.offset)
-        if validation is not None:
-            validation = replace(validation, target=present(validation.target, "target") - self.offset)
+        self.counted, self.offset = train.loss != MSE, self._offset_of(train)
+        if not self.counted:
+            train = replace(train, target=present(train.target, "target") - self.offset)
         with training.local_seed(compute.seed, device):
             self._prepare(train, compute, device)
             self._move(device)
-        identity = {**self.params(), "model": self.name, "seed": compute.seed, "data": _hash(train)}
+        identity = {**self.params(), "model": self.name, "seed": compute.seed, "data": _hash(train), "loss": train.loss}
         identity["validation"] = None if validation is None else _hash(validation)
         error = None if validation is None else self._validation(train, validation, compute)
         fit_at = partial(self._fit_at, _Training(train, Targets.of(train, device), error, identity, device, compute))
@@ -262,6 +286,21 @@ class NetworkPredictor(Predictor, Generic[Net]):
                 "lower `train_batch_size` (it changes the result)."
             ) from caught
 
+    def _offset_of(self, train: Spots) -> np.ndarray:
+        """What is added to the network's output, (g,): the means of the genes, or the logarithms of their shares."""
+        if train.loss != MSE:
+            return np.log(np.maximum(np.expm1(train.flat() * _LN2), _LEAST_LEVEL)).astype(np.float32)
+        return train.gene_means() if self.delta else np.zeros(train.targets()[0].shape[1], np.float32)
+
+    def _mean_output(self, train: Spots) -> np.ndarray:
+        """Output (g,) at the mean of each gene."""
+        return np.zeros_like(self.offset) if self.counted else train.gene_means()
+
+    def _finished(self, output: np.ndarray) -> np.ndarray:
+        """Predictions, from the network's output."""
+        output = output + self.offset
+        return (np.logaddexp(0, output) / _LN2).astype(np.float32) if self.counted else output
+
     def _check(self, train: Spots, validation: Spots | None) -> None:
         """Refuse spots that cannot be trained on."""
         if validation is None and self.learning_rate == training.SEARCH:
@@ -271,7 +310,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
             )
         if len(train) < 2:
             raise ValueError(f"there are too few spots to train on ({len(train)}): expected at least 2.")
-        if validation is not None and validation.known is not None and not validation.known.any():
+        if validation is not None and validation.counts is None and not validation.targets()[1].any():
             raise ValueError(
                 "no gene is detected in the validation libraries: choose others, or count all entries with loss='all'."
             )
@@ -334,7 +373,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
             output = self._apply(
                 network, spots, reading.batches(size), size, own_library, bar.update, n_threads=compute.n_threads
             )
-        return output + self.offset
+        return self._finished(output)
 
     def report(self) -> dict[str, Any]:
         """Summary of the fit for the record."""
@@ -351,7 +390,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
         arrays = {_NETWORK + name: value.cpu().numpy() for name, value in network.state_dict().items()}
         arrays |= {_MORE + name: value for name, value in self._learned().items()}
         arrays[_OFFSET] = self.offset
-        return arrays, {"params": self.params(), "n_genes": network.n_genes}
+        return arrays, {"params": self.params(), "n_genes": network.n_genes, "counted": self.counted}
 
     @classmethod
     def from_state(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Self:
@@ -362,7 +401,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
 
         try:
             predictor = cls(**values["params"])
-            predictor.offset = arrays[_OFFSET]
+            predictor.offset, predictor.counted = arrays[_OFFSET], bool(values["counted"])
             with training.local_seed(0, torch.device("cpu")):  # leaves the user's random state as it is
                 predictor._restore(named(_MORE))
                 network = predictor.make_network(values["n_genes"], RANDOM)
@@ -479,8 +518,13 @@ class NetworkPredictor(Predictor, Generic[Net]):
         own = spots.library if len(np.unique(train.library)) > 1 else None
 
         def error(network: Net) -> float:
-            estimate = self._apply(network, spots, iter(batches), BATCH, own, n_threads=compute.n_threads)
-            return masked_mse(target, estimate, known)
+            output = self._apply(network, spots, iter(batches), BATCH, own, n_threads=compute.n_threads)
+            estimate = self._finished(output)
+            if spots.counts is None:
+                return masked_mse(target, estimate, known)
+            # Expression is compared with what was measured, whatever the network was trained on.
+            expected = present(spots.exposure, "exposure") * np.expm1(np.maximum(estimate, 0) * _LN2)
+            return float(poisson_deviance(spots.counts, expected).mean())
 
         return error
 
@@ -488,5 +532,5 @@ class NetworkPredictor(Predictor, Generic[Net]):
 def _hash(spots: Spots) -> str:
     """Short name of the data of a fit; of the patches it takes a sample."""
     sample = present(spots.patches, "patches").read(np.unique(np.linspace(0, len(spots) - 1, 16).astype(int)))
-    arrays = (spots.target, spots.known, spots.library, sample)
+    arrays = (spots.target, spots.known, spots.counts, spots.exposure, spots.library, sample)
     return data_hash(*(array for array in arrays if array is not None))
