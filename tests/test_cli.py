@@ -240,7 +240,7 @@ def test_models_that_read_something_else_than_an_image_are_refused(adata, option
 
 def test_the_unit_of_a_completed_layer_and_a_damaged_image(adata, tmp_path, capsys):
     sp.tl.median_complete(adata, **KEY)
-    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), layer="median", **KEY)
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), target="median", **KEY)
     fitted.save(tmp_path / "model")
     path = tmp_path / "slide.tif"
     tifffile.imwrite(path, slide_of(adata), photometric="rgb", tile=(64, 64), compression="zlib")

@@ -28,29 +28,29 @@ def test_what_saw_the_predicted_sections_is_not_scored(adata, made_by):
 
     make(adata)
     with pytest.warns(UserWarning, match=r"layers\['made'\], made by `.*`, has learned from all sections"):
-        predict(adata, layer="made")
+        predict(adata, target="made")
     assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"seen"}
     with pytest.raises(ValueError, match="the layer that was predicted has learned from all libraries"):
         sp.tl.score_prediction(adata, **KEY)
     # A fitted predictor remembers which sections its layer has seen.
     with_split(adata, l1="train", l2="train", l3="train", l4="test")
-    fitted = sp.tl.fit_predictor(adata, layer="made", use_rep="X_test", **KEY)
+    fitted = sp.tl.fit_predictor(adata, target="made", use_rep="X_test", **KEY)
     sp.tl.predict_expression(adata, model=fitted, **KEY)
     assert adata.uns["spared_sc"]["predicted_ridge"]["roles"]["library_4"] == "seen"
     # Also through a step that by itself looks at one section at a time.
     sp.tl.median_complete(adata, layer="made", key_added="filled", **KEY)
-    with pytest.raises(ValueError, match=r"layers\['made'\].*has learned from all sections: train values"):
-        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
+    with pytest.warns(UserWarning, match=r"layers\['made'\].*has learned from all sections"):
+        predict(adata, target="filled")
 
 
 def test_layers_that_were_made_with_the_split_are_scored(adata):
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
     sp.pp.combat(adata, key_added="made", **KEY)
-    predict(adata, layer="made")
+    predict(adata, target="made")
     assert adata.uns["spared_sc"]["predicted_ridge"]["roles"]["library_4"] == "test"
     with_split(adata, l1="train", l2="test", l3="val", l4="train")  # the same name, another split
     with pytest.warns(UserWarning, match="has learned from another split of the same name"):
-        predict(adata, layer="made")
+        predict(adata, target="made")
 
 
 def test_what_looks_at_one_section_at_a_time_is_scored(adata):
@@ -64,7 +64,7 @@ def test_what_looks_at_one_section_at_a_time_is_scored(adata):
     after = np.asarray(changed.layers["filled"])
     np.testing.assert_array_equal(after[~other], before[~other])
     assert (after[other] != before[other]).any()
-    predict(adata, layer="filled")  # without a warning
+    predict(adata, target="filled")  # without a warning
     assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"held out"}
 
 
@@ -73,7 +73,7 @@ def test_a_correction_that_was_learned_elsewhere_is_scored(adata, tmp_path):
     sp.pp.combat(adata[adata.obs["library_id"].isin(old)].copy(), save_model=tmp_path / "combat", **KEY)
     here = adata[adata.obs["library_id"].isin(new)].copy()
     sp.pp.combat(here, model=tmp_path / "combat", key_added="made", **KEY)
-    predict(here, layer="made")
+    predict(here, target="made")
     assert set(here.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"held out"}
     alone = here[here.obs["library_id"] == "library_4"].copy()  # by itself, the same
     sp.pp.combat(alone, model=tmp_path / "combat", key_added="made", **KEY)
@@ -81,7 +81,7 @@ def test_a_correction_that_was_learned_elsewhere_is_scored(adata, tmp_path):
     np.testing.assert_allclose(alone.layers["made"].toarray(), here.layers["made"][rows].toarray(), rtol=1e-5)
     sp.pp.combat(adata, model=tmp_path / "combat", key_added="made", **KEY)  # two of the sections it has learned from
     with pytest.warns(UserWarning, match="has learned from all sections"):
-        predict(adata, layer="made")
+        predict(adata, target="made")
 
 
 def test_layers_that_were_made_of_one_another_come_to_an_end(adata):
@@ -91,7 +91,7 @@ def test_layers_that_were_made_of_one_another_come_to_an_end(adata):
     sp.tl.median_complete(adata, layer="one", key_added="two", **KEY)
     sp.tl.median_complete(adata, layer="two", key_added="one", **KEY)
     predict(adata, "gene_mean", key_added="a")
-    predict(adata, "gene_mean", layer="one", key_added="b")
+    predict(adata, "gene_mean", target="one", key_added="b")
     assert set(adata.uns["spared_sc"]["b"]["roles"].values()) == {"held out"}
 
 
@@ -99,8 +99,8 @@ def test_rates_have_seen_what_their_layer_has(adata):
     sp.tl.complete(adata, method="additive", key_added="made", **KEY)
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
     with pytest.warns(UserWarning, match=r"layers\['made_rate'\].*has learned from all sections"):
-        predict(adata, layer="made_rate")
-    fitted = sp.tl.fit_predictor(adata, layer="made_rate", use_rep="X_test", **KEY)
+        predict(adata, target="made_rate")
+    fitted = sp.tl.fit_predictor(adata, target="made_rate", use_rep="X_test", **KEY)
     sp.tl.predict_expression(adata, model=fitted, key_added="saved", **KEY)
     roles = {"library_1": "train", "library_2": "train", "library_3": "seen", "library_4": "seen"}
     for key in ("predicted_ridge", "saved"):
@@ -116,5 +116,5 @@ def test_a_split_is_recorded_so_that_zarr_can_hold_it(adata, tmp_path):
         warnings.filterwarnings("ignore", message="Writing zarr v2")
         adata.write_zarr(tmp_path / "a.zarr")
     back = ad.read_zarr(tmp_path / "a.zarr")
-    predict(back, layer="made")  # without a warning: made with this split
+    predict(back, target="made")  # without a warning: made with this split
     assert back.uns["spared_sc"]["predicted_ridge"]["roles"]["library/4"] == "test"

@@ -17,7 +17,10 @@ LINEAR = ("gene_mean", "depth_only", "position_only", "ridge", "knn")
 
 
 def predict(adata, model="ridge", **options):
-    return sp.tl.predict_expression(adata, **{"model": model, "use_rep": "X_test", **KEY, **options})
+    """Of a layer, unless the target is given: a completion for every fit would take long."""
+    return sp.tl.predict_expression(
+        adata, **{"model": model, "target": "log2tpm", "use_rep": "X_test", **KEY, **options}
+    )
 
 
 def with_split(adata, **roles):

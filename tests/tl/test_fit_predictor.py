@@ -23,7 +23,7 @@ def test_the_gene_mean_of_a_saved_model_is_that_of_detected_entries(adata):
     train = adata[adata.obs["library_id"] != "library_4"].copy()
     new = adata[adata.obs["library_id"] == "library_4"].copy()
     for loss in ("all", "detected"):
-        fitted = sp.tl.fit_predictor(train, use_rep="X_test", loss=loss, **KEY)
+        fitted = sp.tl.fit_predictor(train, target="log2tpm", use_rep="X_test", loss=loss, **KEY)
         genes = train[:, fitted.genes]
         known = genes.layers["detected"].toarray()
         expected = [genes.layers["log2tpm"].toarray()[known[:, i], i].mean() for i in range(12)]
@@ -32,7 +32,9 @@ def test_the_gene_mean_of_a_saved_model_is_that_of_detected_entries(adata):
     scores = sp.tl.score_prediction(new, protocol="spared")
     assert {"all", "detected", "gene_mean"} <= set(scores["prediction"])
     # Another model's training is another mean to beat.
-    fewer = sp.tl.fit_predictor(train[train.obs["library_id"] != "library_1"].copy(), use_rep="X_test", **KEY)
+    fewer = sp.tl.fit_predictor(
+        train[train.obs["library_id"] != "library_1"].copy(), target="log2tpm", use_rep="X_test", **KEY
+    )
     sp.tl.predict_expression(new, model=fewer, key_added="fewer")
     with pytest.raises(ValueError, match="fitted to different data"):
         sp.tl.score_prediction(new, protocol="spared")
@@ -58,7 +60,7 @@ def test_a_saved_model_gives_the_same(adata, tmp_path):
     assert new.obsm["before"].equals(new.obsm["text"])
     card = json.loads((tmp_path / "model" / "card.json").read_text())["predictor"]
     assert card["genes"] == fitted.genes
-    assert card["data"]["layer"] == "log2tpm"
+    assert card["data"]["target"] == "expression"
     assert {name for name, library in card["libraries"].items() if library["role"] == "train"} == {
         "library_1",
         "library_2",

@@ -39,7 +39,7 @@ def test_subjects_are_held_out_together(adata):
     adata.obs["donor"] = adata.obs["library_id"].astype(str).str[-1].isin(["1", "2"]).map({True: "a", False: "b"})
     predict(adata, subject_key="donor")
     of_a = (adata.obs["donor"] == "a").to_numpy()
-    alone = sp.tl.fit_predictor(adata[~of_a].copy(), use_rep="X_test", **KEY)
+    alone = sp.tl.fit_predictor(adata[~of_a].copy(), target="log2tpm", use_rep="X_test", **KEY)
     new = adata[of_a].copy()
     sp.tl.predict_expression(new, model=alone, key_added="alone", **KEY)
     np.testing.assert_allclose(new.obsm["alone"], adata.obsm["predicted_ridge"][of_a], atol=1e-5)
@@ -49,7 +49,7 @@ def test_with_a_split_only_train_libraries_are_learned_from(adata):
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
     predict(adata)
     train = (adata.obs["split"] == "train").to_numpy()
-    alone = sp.tl.fit_predictor(adata[train].copy(), use_rep="X_test", split_key=None, **KEY)
+    alone = sp.tl.fit_predictor(adata[train].copy(), target="log2tpm", use_rep="X_test", split_key=None, **KEY)
     whole = adata.copy()
     sp.tl.predict_expression(whole, model=alone, key_added="alone", **KEY)
     np.testing.assert_allclose(whole.obsm["alone"], adata.obsm["predicted_ridge"], atol=1e-5)
@@ -115,7 +115,7 @@ def test_same_seed_same_result_whatever_the_order(adata):
         ({"model": 3}, TypeError, "model is a int"),
         ({"loss": "some"}, ValueError, "loss='some' is unknown"),
         ({"use_rep": "X_resnet18"}, KeyError, r"embed_patches\(adata, encoder='resnet18'\)"),
-        ({"layer": "spackle"}, KeyError, "no layer 'spackle'"),
+        ({"target": "spackle"}, KeyError, "no layer 'spackle'"),
         ({"model_params": {"n_step": 3}}, TypeError, "no parameter 'n_step'"),
         ({"subject_key": "donor"}, KeyError, "no column 'donor'"),
         ({"split_key": "fold"}, KeyError, "no column 'fold'"),

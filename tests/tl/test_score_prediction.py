@@ -95,7 +95,7 @@ def test_scores_of_expression_do_not_depend_on_the_order_of_spots(adata):
 def test_without_the_unit_of_the_layer_there_is_no_deviance(adata):
     sp.pp.center(adata)
     predict(adata, loss="all")
-    predict(adata, layer="log2tpm_delta", key_added="delta")
+    predict(adata, target="log2tpm_delta", key_added="delta")
     with pytest.warns(UserWarning, match="'delta' predicts in the unit of 'log2tpm_delta'") as warned:
         scores = sp.tl.score_prediction(adata, **KEY)
     assert len(warned) == 1
@@ -289,7 +289,7 @@ def test_donors_are_the_units(adata):
 
 def test_targets_in_another_unit_are_told(adata):
     sp.pp.center(adata)
-    predict(adata, layer="log2tpm_delta")
+    predict(adata, target="log2tpm_delta")
     with pytest.warns(UserWarning, match="in the unit of 'log2tpm_delta'.*Pass layer='log2tpm_delta'"):
         sp.tl.score_prediction(adata, **KEY, protocol="spared")
     with pytest.warns(UserWarning, match="no noise floor"):  # and no other

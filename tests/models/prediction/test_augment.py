@@ -72,7 +72,9 @@ def test_training_patches_are_turned_one_by_one(train, augmented, monkeypatch):
 def test_predictions_average_the_symmetries(train):
     predictor = regression(symmetries=True)
     predictor.fit(train, None, COMPUTE)
-    plain = ImageRegression.from_state(weights_of(predictor), {"params": regression().params(), "n_genes": N_GENES})
+    plain = ImageRegression.from_state(
+        weights_of(predictor), {"params": regression().params(), "n_genes": N_GENES, "counted": False}
+    )
     turned = [
         replace(train, patches=Patches(np.stack([eight(patch)[code] for patch in train.patches.pixels])))
         for code in range(8)

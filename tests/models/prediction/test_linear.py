@@ -259,6 +259,14 @@ def test_a_gene_that_is_known_nowhere_is_predicted_as_its_mean(spots):
         np.testing.assert_allclose(found[:, 2], spots.target[:, 2].mean(), rtol=1e-5)
 
 
+def test_folds_are_donors_where_these_are_known(spots):
+    library = np.repeat([0, 1, 2, 3], [50, 50, 40, 40])
+    by_donor = replace(spots, library=library, group=np.repeat([7, 7, 2, 4], [50, 50, 40, 40]))
+    assert linear.folds(by_donor).tolist() == np.repeat([2, 2, 0, 1], [50, 50, 40, 40]).tolist()
+    assert linear.folds(replace(by_donor, group=np.zeros(180, int))).tolist() == library.tolist()  # siblings all
+    assert linear.folds(by_donor, most=2).max() == 1
+
+
 def test_folds_of_one_section_are_strips(spots):
     one = Spots(np.zeros(len(spots), int), spots.position, target=spots.target)
     fold = linear.folds(one)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from helpers.networks import COMPUTE, CPU, N_GENES, contrastive, guided, make_spots, regression, some_known, weights_of
+from spared_sc._kernels.metrics import poisson_deviance
 from spared_sc._models import checkpoint, training
 from spared_sc._models.prediction import networks
 from spared_sc._models.prediction.bleep import Bleep
@@ -103,12 +105,68 @@ def test_error_and_means_are_of_known_entries(train):
     squared = [
         (estimate[i, g] - spots.target[i, g]) ** 2 for i in range(24) for g in range(N_GENES) if spots.known[i, g]
     ]
-    assert Targets.of(spots, CPU).mse(torch.from_numpy(estimate)).item() == pytest.approx(np.mean(squared), rel=1e-5)
+    assert Targets.of(spots, CPU).loss(torch.from_numpy(estimate)).item() == pytest.approx(np.mean(squared), rel=1e-5)
     everything = ((estimate - train.target) ** 2).mean()
-    assert Targets.of(train, CPU).mse(torch.from_numpy(estimate)).item() == pytest.approx(everything, rel=1e-5)
+    assert Targets.of(train, CPU).loss(torch.from_numpy(estimate)).item() == pytest.approx(everything, rel=1e-5)
     mean = [spots.target[spots.known[:, g], g].mean() if g != 2 else spots.target[:, g].mean() for g in range(N_GENES)]
     np.testing.assert_allclose(spots.gene_means(), mean, rtol=1e-5)
     np.testing.assert_allclose(train.gene_means(), train.target.mean(axis=0), rtol=1e-5)
+
+
+def counted(spots, loss):
+    """The spots with counts whose depth varies, to be compared by a loss of counts."""
+    rng = np.random.default_rng(4)
+    exposure = np.outer(rng.uniform(0.5, 4, len(spots)), np.ones(N_GENES)).astype(np.float32)
+    level = (spots.target - spots.target.mean()) / spots.target.std()
+    counts = rng.poisson(5 * exposure * np.exp(level)).astype(np.float32)
+    return replace(spots, counts=counts, exposure=exposure, loss=loss)
+
+
+@pytest.mark.parametrize("loss", ["poisson", "nb"])
+def test_losses_of_counts_are_likelihoods(train, loss):
+    spots = counted(train, loss)
+    targets = Targets.of(spots, CPU)
+    output = torch.from_numpy(np.random.default_rng(5).normal(size=spots.counts.shape).astype(np.float32))
+    share = spots.counts.sum(axis=0) / spots.exposure.sum(axis=0)
+    rate = spots.exposure * share * np.exp(output.numpy())
+    counts = torch.from_numpy(spots.counts)
+
+    def log_likelihood(rate):
+        if loss == "poisson":
+            return torch.distributions.Poisson(torch.as_tensor(rate)).log_prob(counts)
+        size = targets.size.double()
+        return stats_nbinom(counts.numpy(), size.numpy(), rate)
+
+    at_share = log_likelihood(spots.exposure * share)
+    expected = float((log_likelihood(rate) - at_share).mean())
+    found = float(targets.loss(torch.zeros_like(output)) - targets.loss(output))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def stats_nbinom(counts, size, rate):
+    return stats.nbinom.logpmf(counts, size, size / (size + rate))
+
+
+@pytest.mark.parametrize("loss", ["poisson", "nb"])
+def test_a_network_of_counts_predicts_expression(train, validation, loss):
+    spots, others = counted(train, loss), counted(validation, loss)
+    predictor = regression(n_steps=60, learning_rate=1e-2, augment=False)
+    predictor.fit(spots, None, COMPUTE)
+    found = predictor.predict(spots, COMPUTE)
+    assert (found >= 0).all()
+    rate = spots.exposure * (2.0**found - 1)
+    share = spots.exposure * spots.counts.sum(axis=0) / spots.exposure.sum(axis=0)
+    deviance = [poisson_deviance(spots.counts, expected).mean() for expected in (rate, share)]
+    assert deviance[0] < 0.9 * deviance[1]  # it fits the counts better than a constant share of the depth
+    again = ImageRegression.from_state(*predictor.state())
+    np.testing.assert_allclose(again.predict(spots, COMPUTE), found, rtol=1e-5)
+    deeper = replace(spots, exposure=spots.exposure * 10, counts=spots.counts * 10)
+    np.testing.assert_allclose(predictor.predict(deeper, COMPUTE), found)  # no depth in it
+    chosen = regression(n_steps=4, validate_every=2)
+    chosen.fit(spots, others, COMPUTE)
+    estimate = chosen.predict(others, COMPUTE)
+    expected = poisson_deviance(others.counts, others.exposure * (2.0**estimate - 1)).mean()
+    assert min(chosen.fit_report.validation_mse) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(

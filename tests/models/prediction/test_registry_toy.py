@@ -35,7 +35,7 @@ def test_it_is_listed_with_its_parameters():
 
 @pytest.mark.usefixtures("halfway")
 def test_it_is_fitted_scored_saved_and_applied(adata, tmp_path):
-    options = {"model": "halfway", "use_rep": "X_test", "model_params": {"step": 0.25}, **KEY}
+    options = {"model": "halfway", "target": "log2tpm", "use_rep": "X_test", "model_params": {"step": 0.25}, **KEY}
     sp.tl.predict_expression(adata, novelty=True, **options)
     table, record = adata.obsm["predicted_halfway"], adata.uns["spared_sc"]["predicted_halfway"]
     out = (adata.obs["library_id"] == "library_1").to_numpy()

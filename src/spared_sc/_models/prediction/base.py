@@ -71,7 +71,6 @@ class Spots:
     """The spots that a predictor is fitted on or predicts for; what was not asked for is `None`."""
 
     library: np.ndarray  # (n,) codes; equal codes share an image
-    group: np.ndarray | None = None  # (n,) codes; libraries of one group (a donor, copies) are held out together
     position: np.ndarray | None = None  # (n, 2) x and y in pixels of each image
     patches: PatchReader | None = None  # one per row
     embedding: np.ndarray | None = None  # (n, d)
@@ -81,6 +80,7 @@ class Spots:
     counts: np.ndarray | None = None  # (n, g) float32, raw; where the target is expression
     exposure: np.ndarray | None = None  # (n, g) float32: count expected at a scaled expression (TPM) of one
     loss: str = MSE  # of `LOSSES`
+    group: np.ndarray | None = None  # (n,) codes; libraries of one group (a donor, copies) are held out together
 
     def __len__(self) -> int:
         return len(self.library)
@@ -109,7 +109,6 @@ class Spots:
 
         return Spots(
             library=self.library[index],
-            group=of(self.group),
             position=of(self.position),
             patches=None if self.patches is None else PatchSubset(self.patches, index),
             embedding=of(self.embedding),
@@ -119,6 +118,7 @@ class Spots:
             counts=of(self.counts),
             exposure=of(self.exposure),
             loss=self.loss,
+            group=of(self.group),
         )
 
 
