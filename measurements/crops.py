@@ -206,6 +206,7 @@ def predicted(model: str, standardize: str, train: ad.AnnData, *new: ad.AnnData)
         train,
         model=model,
         layer="log2tpm",
+        target="log2tpm",
         loss="all",
         use_rep="X",
         model_params={"standardize": standardize},

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import spared_sc as sp
 from helpers import KEY
-from helpers.prediction import SECTIONS, embed, with_split
+from helpers.prediction import SECTIONS, embed, predict, with_split
+
+ARMS = ["raw, all", "raw, detected", "given detection", "denoised"]
+OPTIONS = {"use_rep": "X_test", "allow_unrecorded_rep": True, **KEY}
 
 
 @pytest.fixture
@@ -14,52 +19,40 @@ def adata(collection):
     return collection(**SECTIONS, then=embed)
 
 
-def test_compare_targets_has_four_arms(adata):
-    with_split(adata, l1="train", l2="train", l3="val", l4="test")
-    sp.tl.median_complete(adata, **KEY)
+def overall(scores, metric):
+    table = scores[(scores["library"] == "all") & (scores["gene"] == "all") & (scores["metric"] == metric)]
+    return table.set_index("prediction")["value"]
+
+
+def test_the_arms_are_what_predict_expression_gives(adata):
+    """In a cross-fit, every library is predicted from labels that the others alone have made."""
     before = adata.copy()
-    options = {"completed": "median", "use_rep": "X_test", **KEY}
-    with pytest.raises(ValueError, match=r"obsm\['X_test'\] is not recorded as an image embedding"):
-        sp.tl.compare_targets(adata, **options)
-    scores = sp.tl.compare_targets(adata, allow_unrecorded_rep=True, **options)
-    arms = ["raw, all", "raw, detected", "completed, all", "completed, detected"]
-    assert list(scores["prediction"].unique()[:4]) == arms
+    scores = sp.tl.compare_targets(adata, **OPTIONS)
+    assert list(scores["prediction"].unique()[:4]) == ARMS
     assert set(adata.obsm) == set(before.obsm)
-    value = scores[(scores["library"] == "all") & (scores["gene"] == "all") & (scores["metric"] == "mse")]
-    value = value.set_index("prediction")["value"]
-    # Completion changes no detected value, so these two arms are the same; zeros in the target cost much.
-    assert value["raw, detected"] == pytest.approx(value["completed, detected"])
-    assert value["raw, all"] > value["raw, detected"]
+    targets = [{"loss": "all"}, {"loss": "detected"}, {"target": "given_detection"}, {"target": "expression"}]
+    for arm, target in zip(ARMS, targets, strict=True):
+        predict(adata, key_added=arm, **target)
+    expected = sp.tl.score_prediction(adata, ARMS, **KEY)
+    pd.testing.assert_frame_equal(scores, expected)
+    pcc = overall(scores, "pcc")
+    assert pcc["denoised"] > pcc["raw, detected"]
 
 
-def test_a_denoised_layer_is_a_target(adata):
+def test_protocol_and_split(adata):
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
-    options = {"completed": "kernel_denoised", "use_rep": "X_test", "allow_unrecorded_rep": True, **KEY}
-    sp.tl.complete(adata, method="kernel", **KEY)
-    scores = sp.tl.compare_targets(adata, **options)
-    value = scores[(scores["library"] == "all") & (scores["gene"] == "all") & (scores["metric"] == "pcc")]
-    value = value.set_index("prediction")["value"]
-    assert value["completed, all"] > value["raw, all"]
-    sp.tl.complete(adata, method="additive", split_key=None, **KEY)
-    with pytest.raises(ValueError, match=r"additive_denoised.*has learned from all sections"):
-        sp.tl.compare_targets(adata, **{**options, "completed": "additive_denoised"})
+    scores = sp.tl.compare_targets(adata, protocol="spared", **OPTIONS)
+    mse = overall(scores, "mse")
+    assert mse["raw, all"] > mse["raw, detected"]  # zeros in the target cost much on detected entries
+    assert set(scores["role"]) == {"test", "all"}
+    assert np.isfinite(mse[ARMS]).all()
 
 
-def test_compare_targets_refuses_leaks(adata):
-    with pytest.raises(KeyError, match="split_libraries"):
-        sp.tl.compare_targets(adata, completed="median", use_rep="X_test", **KEY)
-    sp.tl.complete(adata, method="additive", **KEY, key_added="filled")
-    with_split(adata, l1="train", l2="train", l3="val", l4="test")
-    with pytest.raises(ValueError, match="has learned from all sections: train values may have been filled"):
-        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
-    adata.uns["spared_sc"]["filled"]["params"]["split_key"] = "other"  # made with another split
-    with pytest.raises(ValueError, match="has learned from all sections: train values may have been filled"):
-        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
-    del adata.uns["spared_sc"]["filled"]
-    with pytest.raises(ValueError, match="not known to be made with the split 'split'"):
-        sp.tl.compare_targets(adata, completed="filled", use_rep="X_test", **KEY)
-    for name in ("copy", "key_added", "loss"):
+def test_wrong_arguments(adata):
+    with pytest.raises(ValueError, match=r"obsm\['X_test'\] is not recorded as an image embedding"):
+        sp.tl.compare_targets(adata, use_rep="X_test", **KEY)
+    for name in ("copy", "key_added", "loss", "target"):
         with pytest.raises(TypeError, match=f"sets '{name}' itself"):
-            sp.tl.compare_targets(adata, completed="log2tpm", use_rep="X_test", **{name: "all"}, **KEY)
+            sp.tl.compare_targets(adata, **{name: "all"}, **OPTIONS)
     with pytest.raises(KeyError, match="no predictor 'path/to/saved' to fit"):
-        sp.tl.compare_targets(adata, model="path/to/saved", completed="filled", use_rep="X_test", **KEY)
+        sp.tl.compare_targets(adata, model="path/to/saved", **OPTIONS)

@@ -110,7 +110,7 @@ def test_another_staining_changes_predictions_little(adata):
     for stain in (None, "macenko"):
         sp.pp.extract_patches(adata, size=2, output_size=32, stain=stain, **KEY)
         sp.tl.embed_patches(adata, **KEY)
-        fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), layer="log2tpm", loss="all", **KEY)
+        fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), target="log2tpm", loss="all", **KEY)
         new = of_libraries(adata, 4)
         before = fitted.predict(new)
         del new.obsm["X_classical"]

@@ -67,7 +67,9 @@ def test_retrieval_from_one_train_section(adata):
     """All exemplars are of it, for the other section as for its own."""
     two = of_libraries(adata, 1, 2)
     two.obs["split"] = np.where(two.obs["library_id"] == "library_1", "train", "val")
-    sp.tl.predict_expression(two, model="bleep", model_params={**TINY, "n_neighbours": 5}, loss="all", **KEY)
+    sp.tl.predict_expression(
+        two, model="bleep", model_params={**TINY, "n_neighbours": 5}, target="log2tpm", loss="all", **KEY
+    )
     table = two.obsm["predicted_bleep"]
     values = two[two.obs["split"] == "train", table.columns].layers["log2tpm"].toarray()
     assert (table.min() >= values.min(axis=0) - 1e-4).all()

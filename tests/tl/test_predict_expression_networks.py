@@ -83,13 +83,12 @@ def test_an_interrupted_cross_fit_writes_nothing_and_goes_on(adata, tmp_path, mo
 def test_the_four_arms_have_a_checkpoint_each(adata, tmp_path):
     split = {"library_1": "train", "library_2": "train", "library_3": "val", "library_4": "test"}
     adata.obs["split"] = adata.obs["library_id"].astype(str).map(split)
-    sp.tl.median_complete(adata, **KEY)
-    options = {"completed": "median", "model": "shufflenet", "model_params": MODELS["shufflenet"], **KEY}
+    options = {"model": "shufflenet", "model_params": MODELS["shufflenet"], **KEY}
     expected = sp.tl.compare_targets(adata, show_progress_bar=False, **options)
     for _ in range(2):
         found = sp.tl.compare_targets(adata, checkpoint=tmp_path, show_progress_bar=False, **options)
         np.testing.assert_allclose(found["value"], expected["value"], rtol=1e-4, atol=1e-6)
-    arms = {"raw-all", "raw-detected", "completed-all", "completed-detected"}
+    arms = {"raw-all", "raw-detected", "given-detection", "denoised"}
     assert {folder.name for folder in tmp_path.iterdir()} == arms
 
 

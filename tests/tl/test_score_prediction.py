@@ -116,9 +116,7 @@ def test_without_the_unit_of_the_layer_there_is_no_deviance(adata):
 def test_expression_of_a_saved_model_is_compared_with_its_mean(adata):
     train = adata[adata.obs["library_id"] != "library_4"].copy()
     new = adata[adata.obs["library_id"] == "library_4"].copy()
-    sp.tl.predict_expression(
-        new, model=sp.tl.fit_predictor(train, use_rep="X_test", loss="all", **KEY), key_added="ridge"
-    )
+    sp.tl.predict_expression(new, model=sp.tl.fit_predictor(train, use_rep="X_test", **KEY), key_added="ridge")
     summary = overall(sp.tl.score_prediction(new))
     assert set(summary.index) == {"ridge", "gene_mean", "ceiling"}
     assert summary.loc["gene_mean", "d2"] == pytest.approx(0)
