@@ -20,7 +20,8 @@ def with_split(adata: AnnData, parts: str, **keywords) -> list[str]:
     """Predict again with a split; the names of the libraries."""
     names = sorted(set(adata.obs["library_id"]))
     adata.obs["split"] = adata.obs["library_id"].astype(str).map(dict(zip(names, parts.split(), strict=True)))
-    sp.tl.predict_expression(adata, model="position_only", library_key="library_id", key_added="split", **keywords)
+    options = {"target": "log2tpm", "library_key": "library_id", "key_added": "split", **keywords}
+    sp.tl.predict_expression(adata, model="position_only", **options)
     return names
 
 
@@ -43,5 +44,5 @@ SECTIONS = {"n_libraries": 4, "shape": (9, 8), "n_genes": 40, "depth": 400, "rec
 
 def predict(adata: AnnData) -> AnnData:
     adata = shuffled(adata)
-    sp.tl.predict_expression(adata, model="position_only", library_key="library_id")
+    sp.tl.predict_expression(adata, model="position_only", target="log2tpm", library_key="library_id")
     return adata

@@ -75,6 +75,22 @@ def test_every_spot_is_at_its_place_in_its_colour(adata):
     assert_nothing_is_cut_off(fig)
 
 
+def test_expression_is_compared_in_all_spots(adata):
+    gene = a_gene(adata)
+    options = {"use_rep": "signal", "key_added": "expression", "library_key": "library_id"}
+    adata.obsm["signal"] = np.log(np.asarray(adata.layers["rate"])[:, :8])
+    sp.tl.predict_expression(adata, model="ridge", **options)
+    measured, detected, values = column(adata, gene, "expression")
+    fig = sp.pl.predicted(adata, gene, key="expression", library_key="library_id", libraries="library_1")
+    rows = (adata.obs["library_id"] == "library_1").to_numpy()
+    shown = panels(fig)
+    assert len(circles(shown[2])["difference"].get_offsets()) == rows.sum() > detected[rows].sum()
+    assert shown[0].get_ylabel().endswith(f"PCC {pearsonr(measured[rows], values[rows])[0]:.3f}")
+    plt.close(fig)
+    scatter = panels(sp.pl.prediction_scatter(adata, key="expression", genes=gene, library_key="library_id"))[0]
+    assert scatter.get_title().endswith(f", {adata.n_obs} entries")
+
+
 def test_colours_of_the_difference_are_blue_below_zero_and_red_above(adata):
     gene = a_gene(adata)
     ax = panels(sp.pl.predicted(adata, gene, library_key="library_id"))[2]
@@ -103,7 +119,7 @@ def test_parts_in_fitting_belong_to_spots_not_to_names(adata):
     x = one.obsm["spatial"][:, 0]
     one.obs["half"] = np.where(x < np.median(x), "left", "right")
     one.obs["split"] = one.obs["half"].map({"left": "train", "right": "test"})
-    sp.tl.predict_expression(one, model="position_only", library_key="half", key_added="halves")
+    sp.tl.predict_expression(one, model="position_only", target="log2tpm", library_key="half", key_added="halves")
     gene = a_gene(one)
     label = sp.pl.predicted(one, gene, key="halves", library_key="library_id", img=False).axes[0].get_ylabel()
     assert label.endswith("fitted to part of this section")
@@ -120,7 +136,7 @@ def test_parts_in_fitting_belong_to_spots_not_to_names(adata):
 @pytest.mark.filterwarnings("ignore:layers.'corrected'.:UserWarning")
 def test_sections_that_the_target_layer_has_seen_are_marked(adata):
     sp.pp.combat(adata, key_added="corrected", library_key="library_id")
-    sp.tl.predict_expression(adata, model="gene_mean", layer="corrected", key_added="seen", library_key="library_id")
+    sp.tl.predict_expression(adata, model="gene_mean", target="corrected", key_added="seen", library_key="library_id")
     fig = sp.pl.predicted(adata, a_gene(adata), key="seen", library_key="library_id", libraries="library_1")
     assert fig.axes[0].get_ylabel().endswith("\ntarget layer made with this section")
     assert_nothing_is_cut_off(fig)

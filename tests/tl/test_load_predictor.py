@@ -66,10 +66,11 @@ def test_predictors_without_a_network_load_no_torch(adata, tmp_path, model):
         key = {{"library_key": "library_id"}}
         sp.tl.predictors(), sp.tl.predictors("ridge"), sp.tl.encoders()
         sp.tl.embed_patches(adata, encoder="classical", **key)
+        key = {{**key, "target": "log2tpm"}}
         sp.tl.predict_expression(adata, model={model!r}, novelty=True, **key)
         sp.tl.fit_predictor(adata, model={model!r}, **key).save({str(tmp_path / "model")!r})
-        sp.tl.load_predictor({str(tmp_path / "model")!r}).predict(adata, **key)
-        sp.tl.score_prediction(adata, **key)
+        sp.tl.load_predictor({str(tmp_path / "model")!r}).predict(adata, library_key="library_id")
+        sp.tl.score_prediction(adata, library_key="library_id")
         heavy = {{"torch", "torchvision", "timm", "huggingface_hub", "spatialdata"}}
         print(sorted(heavy & set(sys.modules)))
     """

@@ -255,7 +255,7 @@ def test_genes_that_training_has_not_seen_are_not_scored(adata):
         assert errors.set_index("prediction")["value"][key] == pytest.approx(expected, rel=1e-4)
     # The same of a model that was fitted before.
     with pytest.warns(UserWarning, match="1 genes are undetected in every training library"):
-        fitted = sp.tl.fit_predictor(adata, use_rep="X_test", **KEY)
+        fitted = sp.tl.fit_predictor(adata, target="log2tpm", use_rep="X_test", **KEY)
     sp.tl.predict_expression(adata, model=fitted, key_added="before", **KEY)
     again = sp.tl.score_prediction(adata, "before", **KEY, protocol="spared")
     again = again[(again["gene"] == "all") & (again["metric"] == "mse") & (again["library"] == "library_4")]

@@ -86,6 +86,12 @@ def prediction_key(adata: AnnData, key: str | None) -> str:
     )
 
 
+def predicts_zeros(adata: AnnData, key: str) -> bool:
+    """Whether undetected entries count as zeros: of expression, and of a layer that was fitted on all entries."""
+    card = adata.uns[Key.uns.records][key].get("card", {})
+    return card.get("target") == "expression" or card.get("loss") == "all"
+
+
 def fitted_libraries(adata: AnnData, key: str) -> tuple[Libraries, dict[str, str]]:
     """The libraries of the call that predicted, and the part in fitting that each had."""
     record = adata.uns[Key.uns.records][key]

@@ -9,7 +9,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
-from spared_sc._core.predictions import fitted_libraries, prediction_key
+from spared_sc._core.predictions import fitted_libraries, prediction_key, predicts_zeros
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata
 from spared_sc._kernels.prediction_scores import Measured
@@ -55,9 +55,10 @@ def predicted(
 ) -> Figure | Axes:
     """Show one gene as measured, as predicted, and the difference on the tissue; sections are rows.
 
-    Spots in which the gene was not detected are grey in the measured panel and left out of the difference, predicted -
-    measured. Beside each section stand the share of spots in which the gene was detected and the Pearson correlation
-    over them. A section that took part in fitting is marked: its correlation says nothing about the predictor. A slide
+    Spots in which the gene was not detected are grey in the measured panel. Beside each section stand the share of spots
+    in which it was detected and the Pearson correlation. Correlation and difference, predicted - measured, are those of
+    all spots for predictions of expression (or of a layer with its zeros), and of the spots that detected the gene for
+    predictions given detection. A section that took part in fitting is marked: its correlation says nothing about the predictor. A slide
     without measured expression gets the prediction only.
 
     Parameters
@@ -136,6 +137,7 @@ class _Spots:
     predicted: np.ndarray
     measured: np.ndarray  # zero on a slide without measurements, as is `detected`
     detected: np.ndarray
+    compared: np.ndarray  # spots whose measured value is what was predicted
     is_measured: bool
     role: np.ndarray  # of the spot's library in the fit
 
@@ -146,7 +148,7 @@ class _Spots:
 
     @property
     def difference(self) -> np.ndarray:
-        return np.where(self.detected, self.predicted - self.measured, 0)
+        return np.where(self.compared, self.predicted - self.measured, 0)
 
     def of(self, panel: str, section: Section) -> tuple[np.ndarray, np.ndarray]:
         """Values of a section, and which spots have one."""
@@ -167,7 +169,9 @@ def _read_spots(adata: AnnData, gene: str, key: str, layer: str) -> _Spots:
     if is_measured:
         values, detected = _tissue.read_gene(adata, gene, [layer])
         measured = values[:, 0].astype(float)
-    return _Spots(predicted, measured, detected.astype(bool), is_measured, role)
+    detected = detected.astype(bool)
+    compared = np.ones_like(detected) if predicts_zeros(adata, key) else detected
+    return _Spots(predicted, measured, detected, compared, is_measured, role)
 
 
 def _chosen_panels(panels: str | Sequence[str] | None, gene: str, is_measured: bool) -> list[str]:
@@ -194,20 +198,20 @@ def _difference_colours(difference: np.ndarray) -> Colours:
 
 
 def _draw_difference(ax: Axes, section: Section, spots: _Spots, colours: Colours, size: float, alpha: float) -> None:
-    """The spots that detected the gene, with an edge: around zero, the colours are as pale as the slide."""
-    detected, diameter = spots.detected[section.rows], size * section.diameter
+    """The spots that are compared, with an edge: around zero, the colours are as pale as the slide."""
+    compared, diameter = spots.compared[section.rows], size * section.diameter
     edge = {"edgecolors": "0.5", "linewidths": 0.06 * _tissue.in_points(ax, section, diameter)}
-    style = {"label": "difference", "alpha": alpha, **edge, **colours.of(spots.difference[section.rows[detected]])}
-    _tissue.add_circles(ax, section.xy[detected], diameter, **style)
+    style = {"label": "difference", "alpha": alpha, **edge, **colours.of(spots.difference[section.rows[compared]])}
+    _tissue.add_circles(ax, section.xy[compared], diameter, **style)
 
 
 def _label_section(ax: Axes, section: Section, spots: _Spots) -> None:
-    """Name of the section, how often the gene was detected, the agreement there, and its part in the fit."""
+    """Name of the section, how often the gene was detected, the agreement, and its part in the fit."""
     lines, rows = [section.name], section.rows
     if spots.is_measured:
-        truth, detected, values = (array[rows, None] for array in (spots.measured, spots.detected, spots.predicted))
-        scores = Measured(truth, detected, np.zeros(len(rows), dtype=int), 1).by_gene(values)
-        lines.append(f"{100 * detected.mean():.0f} % detected, PCC {pcc_text(scores['pcc'][0, 0])}")
+        truth, compared, values = (array[rows, None] for array in (spots.measured, spots.compared, spots.predicted))
+        scores = Measured(truth, compared, np.zeros(len(rows), dtype=int), 1).by_gene(values)
+        lines.append(f"{100 * spots.detected[rows].mean():.0f} % detected, PCC {pcc_text(scores['pcc'][0, 0])}")
     roles = set(spots.role[rows])
     which = "this section" if len(roles) == 1 else "part of this section"
     warnings = [words.format(which) for role, words in _FITTED.items() if role in roles]
@@ -218,5 +222,5 @@ def _label_section(ax: Axes, section: Section, spots: _Spots) -> None:
 
 def _target_scale(adata: AnnData, key: str) -> str:
     """The scale of a prediction without a measurement to compare it with."""
-    target = adata.uns[Key.uns.records][key].get("card", {}).get("layer", "the target")
-    return f"predicted, scale of layer {describe_layer(adata, target)!r} in training"
+    layer = adata.uns[Key.uns.records][key].get("card", {}).get("unit", "the target")
+    return f"predicted, scale of layer {describe_layer(adata, layer)!r} in training"

@@ -8,7 +8,7 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
-from spared_sc._core.predictions import fitted_libraries, prediction_key, scored_libraries
+from spared_sc._core.predictions import fitted_libraries, prediction_key, predicts_zeros, scored_libraries
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number, get_block, get_libraries, listing
 from spared_sc._kernels.metrics import finite_mean
@@ -39,12 +39,13 @@ def prediction_scatter(
     figsize: tuple[float, float] | None = None,
     show: bool | None = None,
 ) -> Figure | Axes:
-    """Plot predicted against measured expression of a few genes, where they were detected.
+    """Plot predicted against measured expression of a few genes.
 
     A two-dimensional histogram for every gene, with the line of equality, over the libraries that took no part in
-    fitting; if there are none, over those on which the fit was chosen. Titles give the mean squared error and Pearson's
-    correlation, averaged over libraries as by :func:`spared_sc.tl.score_prediction` with `protocol="spared"`, and the
-    number of entries. Without `genes`, those with the highest correlation are drawn: the best ones, not a sample of all.
+    fitting; if there are none, over those on which the fit was chosen. Predictions of expression (or of a layer with its
+    zeros) are compared in all spots, predictions given detection where the gene was detected. Titles give the mean squared
+    error and Pearson's correlation, averaged over libraries (for detected entries those of
+    :func:`spared_sc.tl.score_prediction` with `protocol="spared"`), and the number of entries. Without `genes`, those with the highest correlation are drawn: the best ones, not a sample of all.
 
     Parameters
     ----------
@@ -98,7 +99,8 @@ def prediction_scatter(
     size = figsize or (PANEL_WIDTH * n_columns + 1.3, (PANEL_WIDTH + 0.3) * n_rows + 0.5)
     panels = make_grid(ax, len(shown), n_columns, size)
     edges = [bin_edges([pair], _N_BINS) for pair in pairs]
-    draw_pairs(panels, pairs, edges, "predicted = measured", "detected entries", shrink=0.8 / n_rows)
+    counted = "spots" if predicts_zeros(adata, key) else "detected entries"
+    draw_pairs(panels, pairs, edges, "predicted = measured", counted, shrink=0.8 / n_rows)
     for i, panel, pair in zip(shown, panels.axes, pairs, strict=True):
         title = agreement(compared.mse[i], compared.pcc[i], len(pair[0]))
         panel.set_title(f"{names[i]}\n{title}", fontsize="medium")
@@ -119,7 +121,7 @@ class _Compared:
 
     names: list[str]  # of the genes
     measured: np.ndarray  # (n_spots, n_genes), as are the next two
-    detected: np.ndarray
+    compared: np.ndarray  # entries
     predicted: np.ndarray
     mse: np.ndarray  # (n_genes,) mean over libraries, as is the next
     pcc: np.ndarray
@@ -127,13 +129,13 @@ class _Compared:
     n_libraries: int
 
     def pair(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Measured and predicted values of a gene where it was detected."""
-        known = self.detected[:, i]
-        return self.measured[known, i], self.predicted[known, i]
+        """Measured and predicted values of a gene where they are compared."""
+        compared = self.compared[:, i]
+        return self.measured[compared, i], self.predicted[compared, i]
 
     def shown(self, n_best: int | None) -> np.ndarray:
         """The genes with the highest correlation (those without one last), or all; they must be detected somewhere."""
-        is_measured = np.any(self.detected, axis=0)
+        is_measured = np.any(self.measured, axis=0, where=self.compared)
         order = np.argsort(-np.nan_to_num(self.pcc, nan=-np.inf), kind="stable")
         shown = np.arange(len(self.names)) if n_best is None else order[is_measured[order]][:n_best]
         if shown.size and is_measured[shown].all():
@@ -156,7 +158,8 @@ def _compare(adata: AnnData, key: str, names: list[str], layer: str, library_key
         raise KeyError(f"adata has no genes {listing(lost, 5)}, which were predicted: name others with `genes=`.")
     measured, detected = (values[rows] for values in get_block(adata, layer, genes))
     predicted = adata.obsm[key][names].to_numpy(dtype=np.float32)[rows]
+    compared = np.ones_like(detected) if predicts_zeros(adata, key) else detected
     codes, library = np.unique(get_libraries(adata, library_key).codes[rows], return_inverse=True)
-    scores = Measured(measured, detected, library, len(codes)).by_gene(predicted)
+    scores = Measured(measured, compared, library, len(codes)).by_gene(predicted)
     mse, pcc = (finite_mean(scores[metric], axis=0) for metric in ("mse", "pcc"))
-    return _Compared(names, measured, detected, predicted, mse, pcc, role, len(codes))
+    return _Compared(names, measured, compared, predicted, mse, pcc, role, len(codes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -350,15 +351,22 @@ class Support:
                 return None
             predicted = _predicted(task, predictor, rows, compute)
         else:
-            rows, predicted = train, np.empty((len(train), len(task.genes)), dtype=np.float32)
-            fold = folds(task.spots.take(train), _INNER_FITS)
-            for code in np.unique(fold):
-                inside, outside = train[fold != code], fold == code
-                inner, _ = fit_rows(task, inside, train[:0], compute)
-                predicted[outside] = _predicted(task, inner, train[outside], compute)
+            rows, predicted = train, _cross_predicted(task, train, compute)
         spots = task.spots.take(rows)
         counts, exposure = present(spots.counts, "counts"), present(spots.exposure, "exposure")
         return cls(*prediction_weights(counts, exposure, predicted, spots.library, spots.position))
+
+
+def _cross_predicted(task: Task, train: np.ndarray, compute: Compute) -> np.ndarray:
+    """Predictions of the train spots, each by a fit to the others' sections (or donors, or parts of the section)."""
+    predicted = np.empty((len(train), len(task.genes)), dtype=np.float32)
+    fold = folds(task.spots.take(train), _INNER_FITS)
+    for code in np.unique(fold):
+        with warnings.catch_warnings():  # the fit to all of them says what there is to say
+            warnings.simplefilter("ignore", UserWarning)
+            inner, _ = fit_rows(task, train[fold != code], train[:0], compute)
+            predicted[fold == code] = _predicted(task, inner, train[fold == code], compute)
+    return predicted
 
 
 def _predicted(task: Task, predictor: Predictor, rows: np.ndarray, compute: Compute) -> np.ndarray:
