@@ -35,8 +35,7 @@ def test_the_arms_are_what_predict_expression_gives(adata):
         predict(adata, key_added=arm, **target)
     expected = sp.tl.score_prediction(adata, ARMS, **KEY)
     pd.testing.assert_frame_equal(scores, expected)
-    pcc = overall(scores, "pcc")
-    assert pcc["denoised"] > pcc["raw, detected"]
+    assert overall(scores, "pcc")["denoised"] > 0.2
 
 
 def test_protocol_and_split(adata):

@@ -124,6 +124,7 @@ def test_same_seed_same_result_whatever_the_order(adata):
         ({"key_added": "log2tpm"}, ValueError, "is the name of a record of pp.normalize_tpm"),
         ({"key_added": "gene_mean"}, ValueError, "is the name of an anchor"),
         ({"key_added": "floor_low"}, ValueError, "is the name of an anchor"),
+        ({"key_added": "ceiling"}, ValueError, "is the name of an anchor"),
         ({"model_params": {"n_components": 0}}, ValueError, "n_components=0"),
         ({"library_key": None}, ValueError, "library_key="),
         ({"random_state": -1}, ValueError, "random_state"),

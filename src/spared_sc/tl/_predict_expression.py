@@ -13,7 +13,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, slots_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._kernels.metrics import FLOORS
+from spared_sc._kernels.metrics import CEILING, FLOORS
 from spared_sc._models.prediction.registry import ANCHORS, PREDICTORS
 from spared_sc.tl._cross_fit import cross_fit
 from spared_sc.tl._fitted import FittedPredictor
@@ -224,7 +224,7 @@ def _checked_name(adata: AnnData, key_added: str | None, model: str) -> str:
     """The name of the table; refused if it cannot be written or means something else in a table of scores."""
     key_added = Key.predicted(model) if key_added is None else key_added
     check_key(adata, key_added, attr="obsm")
-    if key_added in (*ANCHORS, *FLOORS):
+    if key_added in (*ANCHORS, *FLOORS, CEILING):
         raise ValueError(f"key_added={key_added!r} is the name of an anchor in tables of scores: pass another.")
     return key_added
 
