@@ -205,7 +205,7 @@ def predicted(model: str, standardize: str, train: ad.AnnData, *new: ad.AnnData)
     fitted = sp.tl.fit_predictor(
         train,
         model=model,
-        layer="log2tpm",
+        target="log2tpm",
         target="log2tpm",
         loss="all",
         use_rep="X",

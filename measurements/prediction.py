@@ -3,7 +3,6 @@
     python measurements/prediction.py                 ridge and nearest neighbours: HER2+ C2 to C5, and the mouse colon
     python measurements/prediction.py --networks      the networks, from untrained weights and few steps, beside ridge; with
                                                       names, those alone, and the other rows stay
-    python measurements/prediction.py --targets       raw and completed targets, in four arms
     python measurements/prediction.py --protocols     the same predictions by every protocol of scoring
 
 HER2+ C2 to C5 are four sections of one patient, each predicted by a fit to the other three (hyper-parameters chosen among
@@ -36,6 +35,11 @@ TOGETHER = "all sizes"  # their features side by side
 GAP = 6  # distances between spots that are left out between the halves
 N_GENES = 400
 N_SPARSE = 100  # genes that 20 to 40 % of the spots detect
+TARGETS = {
+    "all": {"target": "log2tpm", "loss": "all"},
+    "detected": {"target": "log2tpm", "loss": "detected"},
+    "denoised": {"target": "expression"},
+}
 # The defaults, 1,000 steps of 256 patches of 224 or 256 pixels, are for a GPU and pretrained weights.
 SIDE = 112  # pixels of a patch; the ViTs enlarge it to the 224 that they are made for
 FEW = {
@@ -111,13 +115,21 @@ def rows_of(scores: pd.DataFrame, seconds: dict[str, float]) -> list[dict[str, A
     return rows
 
 
+def expression_rows(scores: pd.DataFrame, seconds: dict[str, float]) -> list[dict[str, Any]]:
+    """Scores on raw counts with 95 % t intervals, and the seconds of all fits; a row per prediction."""
+    rows = []
+    for name, values in sp.get.prediction_summary(scores).iterrows():
+        rows.append({"prediction": name, **values.to_dict(), "seconds": seconds.get(name)})
+    return rows
+
+
 def differences(scores: pd.DataFrame, size: float | str) -> list[dict[str, Any]]:
     """Ridge minus each anchor, section by section, with a paired t interval."""
     part = scores[(scores["library"] != "all") & (scores["gene"] == "all")]
     rows = []
     for anchor in ("depth_only", "position_only"):
         row: dict[str, Any] = {"patch": str(size), "anchor": anchor}
-        for metric in ("skill", "pcc"):
+        for metric in ("pcc", "pcc_given_depth"):
             table = part[part["metric"] == metric].pivot(index="library", columns="prediction", values="value")
             gap = (table[f"ridge, {size}"] - table[anchor]).dropna()
             row |= {metric: gap.mean(), f"{metric}_half": stats.sem(gap) * stats.t.ppf(0.975, len(gap) - 1)}
@@ -135,8 +147,8 @@ def her2_embeddings() -> None:
             start, name = time.perf_counter(), f"{model}, {size}"
             sp.tl.predict_expression(adata, model=model, use_rep=f"X_{size}", key_added=name, **KEY)
             seconds[name] = time.perf_counter() - start
-    scores = sp.tl.score_prediction(adata, **KEY, protocol="spared")
-    _results.write("prediction.her2", rows_of(scores, seconds))
+    scores = sp.tl.score_prediction(adata, **KEY)
+    _results.write("prediction.her2", expression_rows(scores, seconds))
     gaps = [row for size in (*SIZES, TOGETHER) for row in differences(scores, size)]
     _results.write("prediction.her2_differences", gaps)
 
@@ -152,11 +164,11 @@ def colon_halves() -> None:
         options = {"use_rep": f"X_{size}", "mask_var": "top", "key_added": name}
         sp.tl.predict_expression(adata, model="ridge", **options, **key)
         seconds[name] = time.perf_counter() - start
-    scores = sp.tl.score_prediction(adata, **key, protocol="spared")
-    scores = scores[~scores["prediction"].str.startswith("floor")]  # its counts are corrected ones
+    scores = sp.tl.score_prediction(adata, **key)
+    scores = scores[scores["prediction"] != "ceiling"]  # its counts are corrected ones
     genes = scores[(scores["library"] == "all") & (scores["metric"] == "pcc")]
     genes = genes.pivot(index="prediction", columns="gene", values="value")
-    rows = rows_of(scores, seconds)
+    rows = expression_rows(scores, seconds)
     for row in rows:
         row |= {gene: genes[gene].get(row["prediction"]) for gene in ("Acta2", "Tagln")}
     _results.write("prediction.colon", rows)
@@ -169,14 +181,15 @@ def networks(models: list[str]) -> None:
     adata = her2()
     embed(adata, 3, **KEY)
     start = time.perf_counter()
-    sp.tl.predict_expression(adata, model="ridge", use_rep="X_3", key_added="ridge", **KEY)
+    sp.tl.predict_expression(adata, model="ridge", target="log2tpm", use_rep="X_3", key_added="ridge", **KEY)
     seconds = {"ridge": time.perf_counter() - start}
     sp.pp.extract_patches(adata, size=3, output_size=SIDE, **KEY)
     for model in models:
         start = time.perf_counter()
         params = {**FEW[model], "weights": "random", "validate_every": FEW[model]["n_steps"]}
         name = model.partition(" ")[0]
-        sp.tl.predict_expression(adata, model=name, model_params=params, key_added=model, **KEY)
+        options = {"target": "log2tpm", "model_params": params, "key_added": model}
+        sp.tl.predict_expression(adata, model=name, **options, **KEY)
         seconds[model] = time.perf_counter() - start
     rows = rows_of(sp.tl.score_prediction(adata, **KEY, protocol="spared"), seconds)
     for row in rows:
@@ -187,22 +200,8 @@ def networks(models: list[str]) -> None:
     _results.write("prediction.networks", sorted([*rows, *kept], key=lambda row: row["mse"]))
 
 
-def targets() -> None:
-    """Raw and completed targets: C2 and C3 to learn from, C5 to score."""
-    adata = her2()
-    split = {"C2": "train", "C3": "train", "C4": "val", "C5": "test"}
-    adata.obs["split"] = adata.obs["library_id"].astype(str).map(split)
-    embed(adata, 3, **KEY)
-    sp.tl.spackle_complete(adata, **KEY)
-    rows = rows_of(sp.tl.compare_targets(adata, model="ridge", use_rep="X_3", **KEY), {})
-    rows = [row for row in rows if ", " in row["prediction"]]  # without anchors and floor
-    for row in rows:
-        row["target"], row["loss"] = row["prediction"].split(", ")
-    _results.write("prediction.targets", rows)
-
-
 def protocols() -> None:
-    """Ridge on classical features, fitted to all and to detected entries, scored by every protocol."""
+    """Ridge on classical features, fitted to raw values and to denoised ones, scored by every protocol."""
     adata = her2()
     embed(adata, 3, **KEY)
     share = np.asarray((adata.X > 0).mean(axis=0)).ravel()
@@ -212,11 +211,10 @@ def protocols() -> None:
     adata.var["sparse"] = np.isin(np.arange(adata.n_vars), chosen)
     rows = []
     for panel, mask in (("recipe", "spared_selected"), ("sparse", "sparse")):
-        for loss in ("all", "detected"):
-            options = {"layer": "log2tpm", "loss": loss, "use_rep": "X_3", "mask_var": mask}
-            sp.tl.predict_expression(adata, model="ridge", key_added=f"{panel}, {loss}", **options, **KEY)
-        keys = [f"{panel}, {loss}" for loss in ("all", "detected")]
-        rows += _by_protocol(adata, panel, keys)
+        for name, target in TARGETS.items():
+            options = {**target, "use_rep": "X_3", "mask_var": mask}
+            sp.tl.predict_expression(adata, model="ridge", key_added=f"{panel}, {name}", **options, **KEY)
+        rows += _by_protocol(adata, panel, [f"{panel}, {name}" for name in TARGETS])
     _results.write("prediction.protocols", rows)
 
 
@@ -245,7 +243,6 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", metavar="MODEL", choices=list(FEW), default=None)
-    parser.add_argument("--targets", action="store_true")
     parser.add_argument("--protocols", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*have no length")  # of HER2+, see the docs
@@ -253,8 +250,6 @@ def main() -> None:
         raise SystemExit("set SPARED_SC_DATA_DIR to the folder of the sections")
     if options.networks is not None:
         networks(options.networks or list(FEW))
-    elif options.targets:
-        targets()
     elif options.protocols:
         protocols()
     else:
