@@ -206,7 +206,6 @@ def predicted(model: str, standardize: str, train: ad.AnnData, *new: ad.AnnData)
         train,
         model=model,
         target="log2tpm",
-        target="log2tpm",
         loss="all",
         use_rep="X",
         model_params={"standardize": standardize},
