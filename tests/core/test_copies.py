@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 import spared_sc as sp
 from helpers import KEY
 from helpers.prediction import SECTIONS, embed, predict, refused
+from spared_sc._core.validate import get_libraries
+from spared_sc._models.prediction.linear import folds
+from spared_sc.tl._task import make_task
 
 
 @pytest.fixture
@@ -59,3 +63,48 @@ def test_a_split_that_divides_copies_is_refused(adata):
 
 def test_sections_of_one_block_are_none(adata):
     assert sp.pp.find_duplicate_libraries(adata, **KEY).empty
+
+
+def test_equal_totals_and_few_spots_say_nothing():
+    rng = np.random.default_rng(3)
+    places = np.indices((6, 6)).reshape(2, -1).T
+
+    def pairs(counts, places):
+        obs = pd.DataFrame(np.tile(places, (2, 1)), columns=["array_row", "array_col"])
+        obs["library_id"] = np.repeat(["a", "b"], len(places))
+        adata = ad.AnnData(np.concatenate(counts).astype(np.float32), obs=obs.set_index(obs.index.astype(str)))
+        return len(sp.pp.find_duplicate_libraries(adata, **KEY))
+
+    equal = [rng.multinomial(300, np.ones(40) / 40, size=36) for _ in range(2)]  # as after downsampling
+    assert pairs(equal, places) == 0
+    assert pairs([equal[0], equal[0]], places) == 1
+    level = np.arange(1, 6)[:, None]  # five spots of two sections are deep in the same order
+    few = [rng.poisson(20 * level, size=(5, 40)) for _ in range(2)]
+    assert np.corrcoef(*(np.log1p(counts.sum(axis=1)) for counts in few))[0, 1] > 0.95
+    assert pairs(few, places[:5]) == 0
+
+
+def test_copies_do_not_choose_parameters_for_each_other(adata):
+    both = with_copy(adata[adata.obs["library_id"].isin(["library_1", "library_2"])].copy(), moved=False)
+    with pytest.warns(UserWarning, match="same section"):
+        task = make_task(
+            both,
+            get_libraries(both, "library_id"),
+            "ridge",
+            target="log2tpm",
+            layer="log2tpm",
+            loss=None,
+            use_rep="X_test",
+            mask_var="spared_selected",
+            subject_key=None,
+            spatial_key="spatial",
+            split_key=None,
+            params=None,
+            novelty=False,
+        )
+    rows = np.flatnonzero(both.obs["library_id"] != "library_2")
+    spots = task.spots.take(rows)
+    fold = folds(spots)
+    assert fold.max() > 0
+    here = {tuple(place): fold[i] for i, place in enumerate(spots.position) if spots.library[i] == spots.library[0]}
+    assert all(fold[i] == here[tuple(place)] for i, place in enumerate(spots.position))

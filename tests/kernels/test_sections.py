@@ -225,3 +225,19 @@ def test_depth_and_scale_of_silent_spots(silenced):
         here = empty.library == code
         expected = np.median(empty.counts.depth[here & ~silent])
         assert (empty.whole_depth()[here & silent] == expected).all()
+
+
+def test_exposure_of_silent_spots_is_that_of_their_depth(silenced):
+    sections, _, visible = silenced
+    np.testing.assert_allclose(sections.exposure() * sections.count_scale(), 1, rtol=1e-6)
+    silent = visible.silent
+    depth = np.where(np.arange(len(silent)) % 2, 0.0, 25.0)
+    shallow = replace(visible, counts=replace(visible.counts, depth=np.where(silent, depth, visible.counts.depth)))
+    exposure = shallow.exposure()
+    for code in range(2):
+        here = shallow.library == code
+        per_molecule = exposure[here & ~silent] / shallow.counts.depth[here & ~silent, None]
+        usual = np.exp(np.log(per_molecule).mean(axis=0))
+        some = here & silent & (depth > 0)
+        np.testing.assert_allclose(exposure[some], np.tile(25 * usual, (some.sum(), 1)), rtol=1e-3)
+        assert (exposure[here & silent & (depth == 0)] < 1e-4 * exposure[here & ~silent].min()).all()

@@ -35,8 +35,7 @@ def copies_of(adata: AnnData, libraries: Libraries, *, layer: str | None = None)
             raise
         return []
     rows = libraries.rows()
-    hashes, speaks = _hashes(counts)
-    sketches = [sketch(hashes[here[speaks[here]]]) for here in rows]
+    sketches = [sketch(_hashes(counts[here])) for here in rows]  # one by one: hashes take more memory than counts
     totals = np.log1p(np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel())
     places = validate.array_places(adata, libraries)
     by_place = []
@@ -53,23 +52,21 @@ def copies_of(adata: AnnData, libraries: Libraries, *, layer: str | None = None)
     return pairs
 
 
-def _hashes(counts: np.ndarray | sps.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """A hash of the counts of every spot, and whether it has enough of them to be known by."""
+def _hashes(counts: np.ndarray | sps.csr_matrix) -> np.ndarray:
+    """A hash of the counts of every spot that has enough of them to be known by."""
     matrix = sps.csr_matrix(counts)
     of_entry = hashed(np.column_stack([matrix.indices, np.rint(matrix.data)]).astype(np.int64))
     of_entry[matrix.data == 0] = 0
     sums = np.concatenate([[0], np.cumsum(of_entry)])  # whatever the order of the entries
     of_spot = sums[matrix.indptr[1:]] - sums[matrix.indptr[:-1]]
     detected = np.concatenate([[0], np.cumsum(matrix.data != 0)])
-    return of_spot, detected[matrix.indptr[1:]] - detected[matrix.indptr[:-1]] >= _FEWEST_GENES
+    return of_spot[detected[matrix.indptr[1:]] - detected[matrix.indptr[:-1]] >= _FEWEST_GENES]
 
 
 def _compare(totals: pd.Series, other: pd.Series) -> tuple[int, float]:
-    """Number of places that two libraries share, and the correlation of their totals there; 0 for too few places."""
+    """Number of places that two libraries share, and the correlation of their totals there; 0 where it says nothing."""
     shared = totals.index.intersection(other.index)
-    if len(shared) < max(3, min(_FEWEST_SHARED, len(totals), len(other))):
-        return len(shared), 0.0
     a, b = totals[shared].to_numpy(), other[shared].to_numpy()
-    if np.ptp(a) > 0 and np.ptp(b) > 0:
-        return len(shared), float(np.corrcoef(a, b)[0, 1])
-    return len(shared), float(np.array_equal(a, b))
+    if len(shared) < _FEWEST_SHARED or np.ptp(a) == 0 or np.ptp(b) == 0:  # such as totals that were made equal
+        return len(shared), 0.0
+    return len(shared), float(np.corrcoef(a, b)[0, 1])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _LN2 = np.log(2.0)
 _SCALE_STEPS = 20  # of the alternating fit of a spot's and a gene's scale
 _LARGEST = 60.0  # logarithm of a scale, of layers that are no logarithm
+_LEAST_SHARE = 1e-6  # of a usual depth, for a spot without any count
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,14 @@ class Sections:
                 level = np.mean(spot[speaking, 0] + log_depth[speaking])
                 spot[here & silent, 0] = level - log_depth[here & silent]
         return np.exp(np.clip(spot + gene, -_LARGEST, _LARGEST)).astype(np.float32)
+
+    def exposure(self) -> np.ndarray:
+        """Count that a scaled expression of one gives, (n_spots, n_genes) float32, if nothing of a spot is hidden.
+
+        Then a silent spot is as shallow as its depth says, whatever scale `count_scale` takes for it.
+        """
+        share = self.need_counts().depth / np.maximum(self.whole_depth(), 1)
+        return (np.maximum(share, _LEAST_SHARE)[:, None] / self.count_scale()).astype(np.float32)
 
     def thinned(self, rng: np.random.Generator) -> tuple[Sections, np.ndarray]:
         """A half of the counts as sections of their own, and the counts of the other half; see `halves`."""

@@ -172,8 +172,8 @@ def _resolved(scoring: Scoring) -> Resolved:
 def score_expression(scoring: Scoring) -> Scores:
     """Raw counts of all spots, within libraries."""
     counts, depth = _raw_counts(scoring)
-    scale, reason = _count_scale(scoring)
-    baseline, learned = _baseline(scoring, counts, depth, scale)
+    exposure, reason = _exposure(scoring)
+    baseline, learned = _baseline(scoring, counts, depth, exposure)
     rows, number = _scored_rows(scoring), np.cumsum(scoring.scored) - 1
     counted = Counted(
         counts[rows],
@@ -187,7 +187,7 @@ def score_expression(scoring: Scoring) -> Scores:
     notes: dict[tuple[str, str], str] = {}
     for key, values in (scoring.values | _anchors_of_all_entries(scoring)).items():
         why = reason or _why_not_in_unit(scoring.predictions.units.get(key, unit), unit)
-        expected = None if scale is None or why else expected_counts(values[rows], scale[rows])
+        expected = None if exposure is None or why else expected_counts(values[rows], exposure[rows])
         scores[key] = counted.deviance_explained(expected) | counted.correlations(values[rows])
         notes |= {(key, metric): why for metric in ("d2", "d2_own") if why}
     flat = np.zeros(counted.counts.shape, dtype=np.float32)
@@ -213,9 +213,9 @@ def score_hest(scoring: Scoring) -> Scores:
     return Scores(_in_order(scores), units, "fold" if kind == "library" else kind)
 
 
-def expected_counts(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Counts that are expected of values log2(1 + count x scale), (n_spots, n_genes); values below zero count as zero."""
-    return np.expm1(np.maximum(values, 0) * np.log(2)) / scale
+def expected_counts(values: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+    """Counts that are expected of values log2(1 + count / exposure), (n_spots, n_genes); those below zero count as zero."""
+    return np.expm1(np.maximum(values, 0) * np.log(2)) * exposure
 
 
 def _raw_counts(scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
@@ -224,8 +224,8 @@ def _raw_counts(scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
     return validate.dense(counts[:, scoring.genes]).astype(np.float32), row_sums(counts)
 
 
-def _count_scale(scoring: Scoring) -> tuple[np.ndarray | None, str]:
-    """What one count adds to the scaled expression, (n_spots, n_genes); or `None`, and why it is not known."""
+def _exposure(scoring: Scoring) -> tuple[np.ndarray | None, str]:
+    """Count that a scaled expression of one gives, (n_spots, n_genes); or `None`, and why it is not known."""
     try:
         resolved = _resolved(scoring)
         reason = f"layers[{scoring.layer!r}] is not log2(1 + scaled count)" if resolved.sections.total is None else ""
@@ -234,11 +234,11 @@ def _count_scale(scoring: Scoring) -> tuple[np.ndarray | None, str]:
     if resolved is None or reason:
         warn(f"there are no d2 and d2_own, which need the counts that a prediction stands for: {reason}")
         return None, reason
-    return resolved.to_rows(resolved.sections.count_scale()), ""
+    return resolved.to_rows(resolved.sections.exposure()), ""
 
 
 def _baseline(
-    scoring: Scoring, counts: np.ndarray, depth: np.ndarray, scale: np.ndarray | None
+    scoring: Scoring, counts: np.ndarray, depth: np.ndarray, exposure: np.ndarray | None
 ) -> tuple[np.ndarray | None, np.ndarray]:
     """Counts at the share of training, (n_spots, n_genes), and whether training saw the genes, (n_libraries, n_genes)."""
     codes, mean = scoring.libraries.codes, scoring.predictions.gene_mean
@@ -246,7 +246,7 @@ def _baseline(
         share = shares_in_training(scoring.folds, codes, counts, depth)
         return share[codes] * depth[:, None], share > 0
     learned = np.broadcast_to(np.isfinite(mean), (len(scoring.scored), len(mean)))
-    return None if scale is None else expected_counts(np.nan_to_num(mean), scale), learned
+    return None if exposure is None else expected_counts(np.nan_to_num(mean), exposure), learned
 
 
 def _anchors_of_all_entries(scoring: Scoring) -> dict[str, np.ndarray]:

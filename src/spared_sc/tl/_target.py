@@ -74,4 +74,4 @@ def completed_target(
     place = np.empty_like(resolved.order)
     place[resolved.order] = np.arange(len(place))
     target = CompletedTarget(kind, sections, place, adata.var_names[genes].to_numpy().astype(str))
-    return target, resolved.to_rows(sections.need_counts().values), resolved.to_rows(1 / sections.count_scale())
+    return target, resolved.to_rows(sections.need_counts().values), resolved.to_rows(sections.exposure())

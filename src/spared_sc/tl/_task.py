@@ -89,7 +89,7 @@ def make_task(
     loss = _checked_loss(loss, target, predictor, model)
     layer = layer if target in COMPLETED else target
     genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
-    groups = _groups(adata, libraries, validate.get_subjects(adata, subject_key, libraries), split)
+    groups, sections = _groups(adata, libraries, validate.get_subjects(adata, subject_key, libraries), split)
     patches = resolve_patches(adata, libraries, spatial_key=spatial_key) if "patches" in needs else None
     spots = get_spots(adata, libraries, needs, spatial_key=spatial_key, use_rep=use_rep, patches=patches)
     values, detected = validate.get_block(adata, layer, genes)
@@ -108,6 +108,7 @@ def make_task(
         spots=replace(
             spots,
             group=np.unique(groups, return_inverse=True)[1][libraries.codes],
+            section=np.unique(sections, return_inverse=True)[1][libraries.codes],
             target=values,
             known=None if target == EXPRESSION or loss == "all" else detected,
             counts=counts if target == EXPRESSION else None,
@@ -151,8 +152,13 @@ def _checked_loss(loss: str | None, target: str, predictor: type[Predictor], mod
     return loss
 
 
-def _groups(adata: AnnData, libraries: Libraries, subjects: Sequence[str], split: np.ndarray | None) -> np.ndarray:
-    """Group of every library: its donor, and that of its copies; copies in several parts of a split are refused."""
+def _groups(
+    adata: AnnData, libraries: Libraries, subjects: Sequence[str], split: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Group of every library (its donor, and that of its copies), and its section, which copies share.
+
+    Copies in several parts of a split are refused.
+    """
     copies = copies_of(adata, libraries)
     for one, other, _, _ in copies:
         if split is not None and split[one] != split[other]:
@@ -165,12 +171,17 @@ def _groups(adata: AnnData, libraries: Libraries, subjects: Sequence[str], split
         names = [f"{libraries.names[one]} = {libraries.names[other]}" for one, other, _, _ in copies]
         warn(f"libraries that hold the same section are held out together: {validate.listing(names, 5)}.")
     of_subject = {subject: [i for i, name in enumerate(subjects) if name == subject] for subject in subjects}
-    pairs = [(members[0], member) for members in of_subject.values() for member in members]
-    pairs += [(one, other) for one, other, _, _ in copies]
-    groups = np.array(subjects, dtype=object)
-    for members in connected(len(subjects), pairs):
-        groups[members] = subjects[members[0]]
-    return groups.astype(str)
+    of_donors = [(members[0], member) for members in of_subject.values() for member in members]
+    of_copies = [(one, other) for one, other, _, _ in copies]
+    return _joined(subjects, of_donors + of_copies), _joined(libraries.names, of_copies)
+
+
+def _joined(names: Sequence[str], pairs: list[tuple[int, int]]) -> np.ndarray:
+    """The names, those that pairs connect replaced by the first of them."""
+    joined = np.array(names, dtype=object)
+    for members in connected(len(names), pairs):
+        joined[members] = names[members[0]]
+    return joined.astype(str)
 
 
 def get_spots(

@@ -143,6 +143,14 @@ def test_losses_of_counts_are_likelihoods(train, loss):
     assert found == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["poisson", "nb"])
+def test_losses_of_counts_are_bounded(train, loss):
+    spots = counted(train, loss)
+    output = torch.full(spots.counts.shape, 20.0, requires_grad=True)
+    Targets.of(spots, CPU).loss(output).backward()
+    assert (output.grad == 0).all()  # beyond the largest rate nothing is gained
+
+
 def stats_nbinom(counts, size, rate):
     return stats.nbinom.logpmf(counts, size, size / (size + rate))
 

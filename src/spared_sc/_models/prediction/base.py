@@ -81,6 +81,7 @@ class Spots:
     exposure: np.ndarray | None = None  # (n, g) float32: count expected at a scaled expression (TPM) of one
     loss: str = MSE  # of `LOSSES`
     group: np.ndarray | None = None  # (n,) codes; libraries of one group (a donor, copies) are held out together
+    section: np.ndarray | None = None  # (n,) codes; copies of one section share one, where there are any
 
     def __len__(self) -> int:
         return len(self.library)
@@ -119,6 +120,7 @@ class Spots:
             exposure=of(self.exposure),
             loss=self.loss,
             group=of(self.group),
+            section=of(self.section),
         )
 
 

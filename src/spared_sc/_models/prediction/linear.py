@@ -289,20 +289,21 @@ def predict_anchor(name: str, spots: Spots, fits: Sequence[Fold], compute: Compu
 
 
 def folds(train: Spots, most: int = _MOST_FOLDS) -> np.ndarray:
-    """Fold of every train spot: by donor where there are several, else by library, else by strips along the longer axis.
+    """Fold of every train spot: by donor where there are several, else by section, else by strips along the longer axis.
 
-    Neighbouring spots share signal, so a random split would choose too small a penalty. Sections of a donor do so too.
+    Neighbouring spots share signal, so a random split would choose too small a penalty. Sections of a donor do so too,
+    and copies of a section even more.
     """
-    for codes in (train.group, train.library):
+    for codes in (train.group, train.library if train.section is None else train.section):
         if codes is not None and np.ptp(codes) > 0:
             return np.unique(codes, return_inverse=True)[1] % most
     n_strips = min(_N_STRIPS, most)
     if train.position is None:
         return np.arange(len(train)) * n_strips // len(train)
     axis = np.ptp(train.position, axis=0).argmax()
-    # Spots of one lattice column are in the order of the other axis, not in that of the rows.
-    rank = np.argsort(np.lexsort((train.position[:, 1 - axis], train.position[:, axis])))
-    return rank * n_strips // len(train)
+    # Spots of one lattice column are in the order of the other axis, not in that of the rows; those of copies go together.
+    places, rank = np.unique(train.position[:, [axis, 1 - axis]], axis=0, return_inverse=True)
+    return rank.ravel() * n_strips // len(places)
 
 
 def ridge_path(inputs: np.ndarray, target: np.ndarray, known: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

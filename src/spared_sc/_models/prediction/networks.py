@@ -81,9 +81,8 @@ class Targets:
 
     values: torch.Tensor  # (n, g), counts where they are compared
     known: torch.Tensor | None  # (n, g)
-    expected: torch.Tensor | None = (
-        None  # (n, g) counts at the gene's share; outputs are logarithms of what that is off by
-    )
+    # (n, g) counts at the gene's share; outputs are logarithms of what that is off by
+    expected: torch.Tensor | None = None
     size: torch.Tensor | None = None  # (g,) of negative binomial counts
 
     @classmethod
@@ -111,7 +110,8 @@ class Targets:
         if self.expected is None:
             error = (output - self.values) ** 2
             return error.mean() if self.known is None else (error * self.known).sum() / self.known.sum().clamp(min=1)
-        rate = self.expected * output.clamp(max=_LARGEST_LOG).exp()
+        output = output.clamp(max=_LARGEST_LOG)  # here and below: else the likelihood would grow without bound
+        rate = self.expected * output.exp()
         if self.size is None:
             return (rate - self.values * output).mean()
         return ((self.values + self.size) * torch.log1p(rate / self.size) - self.values * output).mean()
