@@ -123,6 +123,18 @@ def test_expression_of_a_saved_model_is_compared_with_its_mean(adata):
     assert summary.loc["ridge", "d2_own"] > 0
 
 
+def test_means_of_detected_entries_are_no_share_to_compare_with(adata):
+    train = adata[adata.obs["library_id"] != "library_4"].copy()
+    new = adata[adata.obs["library_id"] == "library_4"].copy()
+    fitted = sp.tl.fit_predictor(train, model="ridge", target="log2tpm", loss="all", use_rep="X_test", **KEY)
+    sp.tl.predict_expression(new, model=fitted, key_added="ridge")
+    scores = sp.tl.score_prediction(new)
+    d2 = scores[scores["metric"] == "d2"]
+    assert d2["value"].isna().all()
+    assert d2["note"].str.contains("does not tell the gene's share").all()
+    assert overall(scores).loc["ridge", ["d2_own", "pcc"]].notna().all()
+
+
 def test_test_splits_are_scored_as_one(adata):
     with_split(adata, l1="train", l2="train", l3="test", l4="test")
     predict(adata, loss="all")

@@ -28,6 +28,7 @@ class Predictions:
     roles: dict[str, str]  # of every library: its part in the fits
     groups: dict[str, str]  # of every library: those of one group were held out together
     gene_mean: np.ndarray | None  # (n_genes,) float32, of a saved model; NaN for genes that it never saw detected
+    at_share: bool  # whether that is the level at the gene's share, as of expression, or a mean over detected entries
 
 
 def get_predictions(adata: AnnData, keys: str | Sequence[str] | None, libraries: Sequence[str]) -> Predictions:
@@ -64,6 +65,7 @@ def get_predictions(adata: AnnData, keys: str | Sequence[str] | None, libraries:
         roles=roles[first],
         groups=groups[first],
         gene_mean=None if means[first] is None else np.asarray(means[first], dtype=np.float32),
+        at_share=records[first]["card"].get("target") == "expression",
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ByMetric = dict[str, np.ndarray]  # (n_units, 1 + n_genes), over all genes and of each, or with the first column only
 _GENE_MEAN = "gene_mean"
+_NO_SHARE = "a saved model of a layer does not tell the gene's share in its training"
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,8 @@ def score_expression(scoring: Scoring) -> Scores:
     flat = np.zeros(counted.counts.shape, dtype=np.float32)
     scores[_GENE_MEAN] = counted.deviance_explained(counted.baseline) | counted.correlations(flat)
     scores[CEILING] = counted.ceilings(scoring.rng())
+    if baseline is None and not reason:
+        notes = {(key, "d2"): _NO_SHARE for key in scores} | notes
     return scoring.by_library(_in_order(scores), notes)
 
 
@@ -246,7 +249,9 @@ def _baseline(
         share = shares_in_training(scoring.folds, codes, counts, depth)
         return share[codes] * depth[:, None], share > 0
     learned = np.broadcast_to(np.isfinite(mean), (len(scoring.scored), len(mean)))
-    return None if exposure is None else expected_counts(np.nan_to_num(mean), exposure), learned
+    if exposure is None or not scoring.predictions.at_share:
+        return None, learned
+    return expected_counts(np.nan_to_num(mean), exposure), learned
 
 
 def _anchors_of_all_entries(scoring: Scoring) -> dict[str, np.ndarray]:

@@ -97,7 +97,7 @@ def score_prediction(
     With `protocol="expression"`, the metrics of every gene, and with `gene="all"` of all genes, are
 
     - `d2`: share of the Poisson deviance of the counts that the prediction explains beyond depth times the gene's share
-      in the train libraries (of a saved model: beyond its mean of the gene). At or below zero, it is no better than that
+      in the train libraries (a saved model of a layer does not tell it: NaN). At or below zero, it is no better than that
       share. With `gene="all"`, deviances are summed over the genes before they are divided.
     - `d2_own`: the same beyond the library's own share, with expected counts scaled to the observed total of the gene:
       the pattern alone

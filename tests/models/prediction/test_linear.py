@@ -267,6 +267,8 @@ def test_folds_are_donors_where_these_are_known(spots):
     assert linear.folds(by_donor, most=2).max() == 1
     copies = replace(by_donor, group=np.zeros(180, int), section=np.repeat([0, 0, 1, 2], [50, 50, 40, 40]))
     assert linear.folds(copies).tolist() == np.repeat([0, 0, 1, 2], [50, 50, 40, 40]).tolist()
+    lonely = replace(by_donor, group=np.repeat([0, 1], [170, 10]))  # ten spots to fit to say nothing
+    assert linear.folds(lonely).tolist() == library.tolist()
 
 
 def test_folds_of_one_section_are_strips(spots):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PENALTIES = np.logspace(-2, 4, 13)  # times the mean eigenvalue of the inputs' products
 _COUNTS = (5, 10, 20, 50, 100, 200)  # numbers of neighbours to choose from
 _MOST_FOLDS, _N_STRIPS = 10, 5
+_MOST_OUTSIDE = 0.9  # of the spots in one fold: a fit to the few others would say nothing
 _CHUNK = 256
 _LEAST_SPOTS = 50  # of a section, for statistics of its own
 _LEAST_SPREAD = 0.1  # of a feature in a section, relative to the train sections': noise is not amplified
@@ -292,11 +293,13 @@ def folds(train: Spots, most: int = _MOST_FOLDS) -> np.ndarray:
     """Fold of every train spot: by donor where there are several, else by section, else by strips along the longer axis.
 
     Neighbouring spots share signal, so a random split would choose too small a penalty. Sections of a donor do so too,
-    and copies of a section even more.
+    and copies of a section even more. A donor or a section with nearly all spots counts as the only one.
     """
     for codes in (train.group, train.library if train.section is None else train.section):
-        if codes is not None and np.ptp(codes) > 0:
-            return np.unique(codes, return_inverse=True)[1] % most
+        if codes is not None:
+            fold = np.unique(codes, return_inverse=True)[1] % most
+            if np.bincount(fold).max() <= _MOST_OUTSIDE * len(fold):
+                return fold
     n_strips = min(_N_STRIPS, most)
     if train.position is None:
         return np.arange(len(train)) * n_strips // len(train)
