@@ -58,8 +58,8 @@ def predicted(
     Spots in which the gene was not detected are grey in the measured panel. Beside each section stand the share of spots
     in which it was detected and the Pearson correlation. Correlation and difference, predicted - measured, are those of
     all spots for predictions of expression (or of a layer with its zeros), and of the spots that detected the gene for
-    predictions given detection. A section that took part in fitting is marked: its correlation says nothing about the predictor. A slide
-    without measured expression gets the prediction only.
+    predictions given detection. A section that took part in fitting is marked: its correlation says nothing about the
+    predictor. A slide without measured expression gets the prediction only.
 
     Parameters
     ----------

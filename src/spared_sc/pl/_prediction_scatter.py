@@ -45,7 +45,8 @@ def prediction_scatter(
     fitting; if there are none, over those on which the fit was chosen. Predictions of expression (or of a layer with its
     zeros) are compared in all spots, predictions given detection where the gene was detected. Titles give the mean squared
     error and Pearson's correlation, averaged over libraries (for detected entries those of
-    :func:`spared_sc.tl.score_prediction` with `protocol="spared"`), and the number of entries. Without `genes`, those with the highest correlation are drawn: the best ones, not a sample of all.
+    :func:`spared_sc.tl.score_prediction` with `protocol="spared"`), and the number of entries. Without `genes`, those with
+    the highest correlation are drawn: the best ones, not a sample of all.
 
     Parameters
     ----------
