@@ -162,6 +162,11 @@ def test_what_cannot_be_learned_is_refused(adata, options, match):
     refused(lambda adata: predict(adata, **{**EXPRESSION, **options}), adata, ValueError, match)
 
 
+def test_a_layer_of_the_same_name_is_no_target(adata):
+    adata.layers["expression"] = adata.layers["log2tpm"].copy()
+    refused(lambda adata: predict(adata, **EXPRESSION), adata, ValueError, "there is a layer of that name: rename")
+
+
 def test_expression_needs_raw_counts(adata):
     adata.X = adata.X * 0.5
     refused(lambda adata: predict(adata, **EXPRESSION), adata, ValueError, "raw counts are needed")

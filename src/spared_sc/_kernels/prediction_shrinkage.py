@@ -30,8 +30,8 @@ def prediction_weights(
     `predicted` is log2(1 + scaled expression) of spots that had no part in the fit, and `counts` are their raw counts. The
     skill is the share of the Poisson deviance that the prediction explains beyond depth times the gene's share in the
     library, with the prediction at the library's level. A weight maximises the likelihood; over the genes, weights are
-    normal with a mean and a variance that are learned. All are zero where the genes together show no pattern. What a
-    prediction misses is alike in neighbouring spots, so blocks of them are the independent units.
+    normal with a mean and a variance that are learned. All are zero where the genes together show no pattern. Errors of
+    neighbouring spots are correlated, so blocks of spots are the independent units.
     """
     library = np.unique(library, return_inverse=True)[1]
     rate, share = _expected(counts, exposure, predicted, library)

@@ -47,9 +47,9 @@ def compare_targets(
     """Fit a predictor to raw, completed and denoised expression, and score all on the measurements of held-out sections.
 
     The four arms differ in what the predictor learns. `"raw, all"`: the measured layer, with zeros as measurements.
-    `"raw, detected"`: its detected entries alone. `"given detection"`: the completed layer, all entries. `"denoised"`: the
-    denoised values, which are the default target of :func:`spared_sc.tl.predict_expression`; its predictions are shrunk as
-    there. Completed and denoised values come from the train sections of every fit alone. Comparing raw with completed
+    `"raw, detected"`: its detected entries alone. `"given detection"`: the layer that the default completion fills, all
+    entries. `"denoised"`: the denoised values, which are the default target of :func:`spared_sc.tl.predict_expression`;
+    only its predictions are shrunk, as there, which makes genes without a supported pattern constant. Completed and denoised values come from the train sections of every fit alone. Comparing raw with completed
     targets without `"raw, detected"` confuses the effect of completion with that of leaving out zeros.
 
     Parameters

@@ -343,7 +343,7 @@ class Support:
     ) -> Support | None:
         """By validation spots, where the predictor chooses its step on some; else by fits to parts of the train spots.
 
-        A network without a validation library is trusted as it is: more fits would cost too much.
+        Predictions of a network without a validation library are not shrunk: more fits would cost too much.
         """
         if predictor.validates:
             rows = validation

@@ -80,26 +80,22 @@ def make_task(
     params = dict(params or {})
     predictor, needs = PREDICTORS.load(model), PREDICTORS[model].needs
     PREDICTORS.make(model, params)  # wrong parameters show before any work is done
-    split = validate.get_split(adata, split_key, libraries)
-    if split is not None and predictor.validates and "val" not in split:
-        raise ValueError(
-            f"{model!r} chooses its best step on validation libraries, and adata.obs[{split_key!r}] has none: set some to "
-            "'val', as `sp.pp.split_libraries(adata)` does, or pass split_key=None."
-        )
+    split = _checked_split(adata, split_key, libraries, predictor, model)
     loss = _checked_loss(loss, target, predictor, model)
-    layer = layer if target in COMPLETED else target
+    layer = _checked_layer(adata, target, layer)
     genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
     groups, sections = _groups(adata, libraries, validate.get_subjects(adata, subject_key, libraries), split)
     patches = resolve_patches(adata, libraries, spatial_key=spatial_key) if "patches" in needs else None
     spots = get_spots(adata, libraries, needs, spatial_key=spatial_key, use_rep=use_rep, patches=patches)
     values, detected = validate.get_block(adata, layer, genes)
-    completed = counts = exposure = None
+    of_entries: dict[str, Any] = {"known": None if target == EXPRESSION or loss == "all" else detected}
+    completed = None
     if target in COMPLETED:
         completed, counts, exposure = completed_target(
             adata, target, genes, layer=layer, library_key=libraries.key, spatial_key=spatial_key
         )
-    embedded = adata.uns.get(Key.uns.records, {}).get(use_rep, {}) if "embedding" in needs else {}
-    recipe = embedded.get("patches") if patches is None else patches.recipe
+        if target == EXPRESSION:
+            of_entries |= {"counts": counts, "exposure": exposure, "loss": loss}
     source = fingerprint_source(adata, libraries, spatial_key)
     return Task(
         predictor=predictor,
@@ -110,10 +106,7 @@ def make_task(
             group=np.unique(groups, return_inverse=True)[1][libraries.codes],
             section=np.unique(sections, return_inverse=True)[1][libraries.codes],
             target=values,
-            known=None if target == EXPRESSION or loss == "all" else detected,
-            counts=counts if target == EXPRESSION else None,
-            exposure=exposure if target == EXPRESSION else None,
-            loss=loss if target == EXPRESSION else MSE,
+            **of_entries,
         ),
         completed=completed,
         genes=adata.var_names[genes].tolist(),
@@ -128,13 +121,47 @@ def make_task(
             unit=unit_of(adata, layer),
             loss=loss,
             leak=leak(adata, layer, libraries, split_key, split),
-            use_rep=use_rep if "embedding" in needs else None,
-            encoder=from_record(embedded.get("encoder")),
-            embed_params=from_record(embedded.get("params")),
-            patches=None if recipe is None else scale_of(recipe),
             fingerprint_source=source,
+            **_inputs(adata, needs, use_rep, patches),
         ),
     )
+
+
+def _inputs(adata: AnnData, needs: tuple[str, ...], use_rep: str, patches: AnyPatches | None) -> dict[str, Any]:
+    """What the card says of embedding, encoder and patches."""
+    embedded = adata.uns.get(Key.uns.records, {}).get(use_rep, {}) if "embedding" in needs else {}
+    recipe = embedded.get("patches") if patches is None else patches.recipe
+    return {
+        "use_rep": use_rep if "embedding" in needs else None,
+        "encoder": from_record(embedded.get("encoder")),
+        "embed_params": from_record(embedded.get("params")),
+        "patches": None if recipe is None else scale_of(recipe),
+    }
+
+
+def _checked_split(
+    adata: AnnData, split_key: str | None, libraries: Libraries, predictor: type[Predictor], model: str
+) -> np.ndarray | None:
+    """The split of the libraries; refused if the predictor needs validation libraries and there are none."""
+    split = validate.get_split(adata, split_key, libraries)
+    if split is not None and predictor.validates and "val" not in split:
+        raise ValueError(
+            f"{model!r} chooses its best step on validation libraries, and adata.obs[{split_key!r}] has none: set some to "
+            "'val', as `sp.pp.split_libraries(adata)` does, or pass split_key=None."
+        )
+    return split
+
+
+def _checked_layer(adata: AnnData, target: str, layer: str) -> str:
+    """The layer behind a target; refused if a target could be the name of a layer as well."""
+    if target not in COMPLETED:
+        return target
+    if target in adata.layers:
+        raise ValueError(
+            f"target={target!r} means completed values, and there is a layer of that name: rename the layer "
+            f"(`adata.layers['my_{target}'] = adata.layers.pop({target!r})`)."
+        )
+    return layer
 
 
 def _checked_loss(loss: str | None, target: str, predictor: type[Predictor], model: str) -> str:
