@@ -82,7 +82,7 @@ def test_predictions_are_written_and_can_be_drawn(options, fitted, tmp_path, end
     ran = subprocess.run([*PROGRAM, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert left_behind(tmp_path) == [f"out.{ending}"]
-    assert "scale: that of layer 'log2tpm' in training, with the unit of 'log2tpm'" in ran.stdout
+    assert "target: expression, zeros included, in the unit of layer 'log2tpm' in training" in ran.stdout
     assert "look unlike the training data" in ran.stdout
     assert "UserWarning" not in ran.stderr  # of the line that warned
     assert "fit the model to patches extracted with" in ran.stderr  # of the synthetic image, whose spots are others
@@ -91,7 +91,7 @@ def test_predictions_are_written_and_can_be_drawn(options, fitted, tmp_path, end
     assert result.n_obs > 20
     assert {"array_row", "array_col", "predicted_ridge_out_of_distribution"} <= set(result.obs)
     record = result.uns["spared_sc"]["predicted_ridge"]
-    assert record["card"]["layer"] == "log2tpm"
+    assert record["card"]["target"] == "expression"
     assert record["params"]["fitted"] == str(tmp_path / "model")
     slide = result.uns["spatial"]["slide"]
     assert slide["metadata"]["source_image_path"] == str(tmp_path / "slide.png")  # from any other folder
@@ -246,7 +246,7 @@ def test_the_unit_of_a_completed_layer_and_a_damaged_image(adata, tmp_path, caps
     tifffile.imwrite(path, slide_of(adata), photometric="rgb", tile=(64, 64), compression="zlib")
     um = fitted.card.data.patches.um_per_px
     assert cli.main(options_of(tmp_path, "slide.tif", **{"--mpp": um})) == 0
-    assert "layer 'median' in training, with the unit of 'log2tpm'" in capsys.readouterr().out
+    assert "target: layer 'median', in the unit of layer 'log2tpm' in training" in capsys.readouterr().out
     content = bytearray(path.read_bytes())
     content[3000:3100] = bytes(100)
     path.write_bytes(content)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from spared_sc import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -195,13 +195,20 @@ def _check_inputs(fitted: FittedPredictor, folder: Path) -> None:
         )
 
 
+def _target(card: Mapping[str, Any]) -> str:
+    """What a model predicts, in words."""
+    target = card["target"]
+    kinds = {"expression": "expression, zeros included", "given_detection": "values given detection"}
+    return kinds.get(target, f"layer {target!r}")
+
+
 def _tell_result(result: AnnData, key: str, output: Path) -> None:
     record = result.uns["spared_sc"][key]
     card, name = record["card"], record["params"]["model"]
     print(f"{result.n_obs:,} spots x {result.n_vars} genes by {name}, written to {output}")
     print(
-        f"scale: that of layer {card['layer']!r} in training, with the unit of {card['unit']!r};",
-        f"loss on {card['loss']} entries",
+        f"target: {_target(card)}, in the unit of layer {card['unit']!r} in training;",
+        f"loss {card['loss']}",
     )
     flag = f"{key}_out_of_distribution"
     if flag in result.obs:

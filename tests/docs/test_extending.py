@@ -61,7 +61,7 @@ scores = sp.tl.score_prediction(adata)
 assert "predicted_colour" in set(scores["prediction"])
 assert "| `colour` | patches |" in generated.table(sp.tl.predictors(), model="", needs="needs")
 options = {"model": "colour"}
-slots = {'obsm["predicted_colour"]', 'uns["spared_sc"]["predicted_colour"]'}
+slots = {'obsm["predicted_colour"]', 'var["predicted_colour_skill"]', 'uns["spared_sc"]["predicted_colour"]'}
 assert written_by(sp.tl.predict_expression, adata, {**options, "key_added": "mine"}) == {
     slot.replace("predicted_colour", "mine") for slot in slots
 }

@@ -321,22 +321,31 @@ def read_centered(case: Case, adata: AnnData, options: dict) -> dict[str, object
 
 
 def pairs_alike(case: Case, adata: AnnData) -> dict[tuple[str, str], float]:
-    """Correlation of the totals of two libraries, where it means something."""
+    """Correlation of the totals of two libraries, where it means something; 1 where most spots have equal counts."""
     need(case, "library")
-    if "array_row" not in adata.obs:
+    has_places = "array_row" in adata.obs
+    if has_places:
+        need(case, "counts", "places")
+    elif case.fault in FAULTS["counts"]:
         return {}
-    need(case, "counts", "places")
     counts, rows = counts_of(adata), rows_by_library(case, adata)
-    place = list(zip(adata.obs["array_row"].astype(float), adata.obs["array_col"].astype(float), strict=True))
+    spots = {name: {tuple(counts[i]) for i in part if np.count_nonzero(counts[i]) >= 10} for name, part in rows.items()}
+    place = [None] * adata.n_obs
+    if has_places:
+        place = list(zip(adata.obs["array_row"].astype(float), adata.obs["array_col"].astype(float), strict=True))
     total = {name: {place[i]: np.log1p(float(sum(counts[i]))) for i in part} for name, part in rows.items()}
     found = {}
     for one in total:
         for other in total:
-            shared = sorted(set(total[one]) & set(total[other]))
-            if one < other and len(shared) >= max(3, min(20, len(rows[one]), len(rows[other]))):
-                a, b = ([total[name][at] for at in shared] for name in (one, other))
-                constant = len(set(a)) == 1 or len(set(b)) == 1
-                found[one, other] = float(a == b) if constant else float(np.corrcoef(a, b)[0, 1])
+            if one >= other:
+                continue
+            shared = sorted(set(total[one]) & set(total[other])) if has_places else []
+            a, b = ([total[name][at] for at in shared] for name in (one, other))
+            if len(shared) >= 20 and len(set(a)) > 1 and len(set(b)) > 1:
+                found[one, other] = float(np.corrcoef(a, b)[0, 1])
+            fewest = min(len(spots[one]), len(spots[other]))
+            if fewest and len(spots[one] & spots[other]) > fewest / 2 and not found.get((one, other), 0) > 0.95:
+                found[one, other] = 1.0
     return found
 
 

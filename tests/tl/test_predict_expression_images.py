@@ -31,7 +31,7 @@ def test_a_network_is_fitted_and_selected_on_its_own_libraries(adata):
         .astype(str)
         .map({"library_1": "train", "library_2": "train", "library_3": "val", "library_4": "test"})
     )
-    sp.tl.predict_expression(adata, model="shufflenet", model_params=TINY, **KEY)
+    sp.tl.predict_expression(adata, model="shufflenet", target="log2tpm", model_params=TINY, **KEY)
     record = adata.uns["spared_sc"]["predicted_shufflenet"]
     assert record["fits"]["fit_0"]["n_parameters"] > 1e6
     table = adata.obsm["predicted_shufflenet"]
@@ -41,7 +41,7 @@ def test_a_network_is_fitted_and_selected_on_its_own_libraries(adata):
     values = changed.layers["log2tpm"].tolil()
     values[rows] = values[rows][::-1]
     changed.layers["log2tpm"] = values.tocsr()
-    sp.tl.predict_expression(changed, model="shufflenet", model_params=TINY, **KEY)
+    sp.tl.predict_expression(changed, model="shufflenet", target="log2tpm", model_params=TINY, **KEY)
     assert changed.obsm["predicted_shufflenet"].equals(table)  # measured test values have no part
 
 

@@ -100,7 +100,7 @@ def test_validation_sections_without_an_entry(adata):
         values.data[values.indptr[rows[0]] : values.indptr[rows[-1] + 1]] = 0
         values.eliminate_zeros()
     with pytest.raises(ValueError, match="no gene is detected in the validation libraries"):
-        predict(adata, "shufflenet")
+        predict(adata, "shufflenet", target="log2tpm")
 
 
 def test_the_same_weights_from_another_place_are_the_same_encoder(adata, tmp_path):

@@ -55,7 +55,8 @@ def find_duplicate_libraries(
     """
     validate.check_adata(adata)
     libraries = validate.get_libraries(adata, library_key)
-    validate.get_counts(adata, layer=layer)  # refused here, where they are all there is to compare
+    if validate.array_places(adata, libraries) is not None:
+        validate.get_counts(adata, layer=layer)  # an error, where there are places to compare and no counts
     pairs = copies_of(adata, libraries, layer=layer)
     rows = [(libraries.names[one], libraries.names[other], n, correlation) for one, other, n, correlation in pairs]
     return pd.DataFrame(rows, columns=["library", "other", "n_shared", "correlation"])
