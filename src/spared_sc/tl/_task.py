@@ -104,7 +104,7 @@ def make_task(
         spots=replace(
             spots,
             group=np.unique(groups, return_inverse=True)[1][libraries.codes],
-            section=np.unique(sections, return_inverse=True)[1][libraries.codes],
+            section=np.array([libraries.names.index(name) for name in sections])[libraries.codes],
             target=values,
             **of_entries,
         ),

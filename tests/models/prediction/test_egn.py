@@ -76,6 +76,18 @@ def test_features_are_of_pixels_between_minus_one_and_one(train):
         torch.testing.assert_close(predictor.reference["feature"], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_exemplars_are_of_other_sections_than_copies(train, monkeypatch):
+    calls = recorded_exemplars(monkeypatch)
+    train = replace(train, section=np.where(train.library == 1, 0, train.library))  # library 1 is a copy of library 0
+    predictor = guided(n_steps=1, train_batch_size=24)
+    predictor.fit(train, None, COMPUTE)
+    ((feature, found),) = calls
+    reference = predictor.reference["feature"].numpy()
+    for one, exemplars in zip(feature, found, strict=True):
+        row = int(np.argmin(((reference - one) ** 2).sum(axis=1)))
+        assert train.section[row] not in train.section[exemplars]
+
+
 def test_exemplars_need_two_libraries(train):
     with pytest.raises(ValueError, match="all training spots are of one library.*train EGN on two or more"):
         guided().fit(replace(train, library=np.zeros(24, dtype=int)), None, COMPUTE)

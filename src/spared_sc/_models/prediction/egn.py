@@ -220,7 +220,8 @@ class Egn(NetworkPredictor[EgnNet]):
         return Backbone(self.encoder, weights, Normalise(_CENTRE, _CENTRE)).eval()
 
     def _prepare(self, train: Spots, compute: Compute, device: torch.device) -> None:
-        library = torch.as_tensor(train.library, dtype=torch.int64)
+        # A copy of the spot's section would give the spot itself as its exemplar.
+        library = torch.as_tensor(train.library if train.section is None else train.section, dtype=torch.int64)
         if len(library.unique()) < 2:
             raise ValueError(
                 "all training spots are of one library, and exemplars come from libraries other than the spot's own: "
