@@ -97,10 +97,8 @@ def compare(before: Path, names: list[str], kept: Path) -> None:
         row |= {f"{key}_ratio": new[0][key] / old[key] for key in ("mse", "crps", "deviance")}
         row |= {f"{key}_spread": float(np.std([one[key] for one in new]) / old[key]) for key in ("mse", "deviance")}
         row["speed"] = old["cpu"] / new[0]["cpu"]
-        print(row, flush=True)
-        rows.append(row)
-    rows.sort(key=lambda row: NINE.index(row["set"]))
-    _results.write("count_model.sets", rows)
+        rows = sorted([*rows, row], key=lambda row: NINE.index(row["set"]))
+        _results.write("count_model.sets", rows)  # an interrupted run keeps what it has
     means = {key: float(np.exp(np.mean(np.log([row[key] for row in rows])))) for key in (
         "mse_ratio", "crps_ratio", "deviance_ratio", "speed"
     )}  # fmt: skip

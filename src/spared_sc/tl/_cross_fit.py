@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core import validate
-from spared_sc._core.report import warn
+from spared_sc._core.report import logger, warn
 from spared_sc._kernels.folds import plan
 from spared_sc._kernels.threads import limited_threads
-from spared_sc.tl._fitted import Prediction, fit_fold
+from spared_sc._models.prediction.base import MSE
+from spared_sc.tl._fitted import INNER_FITS, Prediction, fit_fold
+from spared_sc.tl._target import EXPRESSION
 
 if TYPE_CHECKING:
     from spared_sc._core.compute import Compute
@@ -29,6 +31,9 @@ def cross_fit(task: Task, compute: Compute) -> Prediction:
             f"{task.data.leak}, including those predicted here: these predictions are not scored. Make a split, and the "
             "layer with it, or choose a layer that uses one section at a time, such as 'log2tpm' or 'median'.",
         )
+    if task.completed is not None and task.spots.loss == MSE:
+        inner = INNER_FITS if task.data.target == EXPRESSION and not task.predictor.validates else 0
+        logger.info("%d fits; labels are completed up to %d times", len(folds), len(folds) * (1 + inner))
     values = np.empty((len(task.spots), len(task.genes)), dtype=np.float32)
     flags = None if task.novelty_features is None else np.zeros(len(task.spots), dtype=bool)
     reports, skills = {}, []

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from spared_sc.tl._task import Task
 
 _KIND = "predictor"
-_INNER_FITS = 3  # that show how far a prediction is supported
+INNER_FITS = 3  # that show how far a prediction is supported
 _ORIGIN = ("weights", "source", "licence")  # of the identity of an encoder
 
 
@@ -360,7 +360,7 @@ class Support:
 def _cross_predicted(task: Task, train: np.ndarray, compute: Compute) -> np.ndarray:
     """Predictions of the train spots, each by a fit to the others' sections (or donors, or parts of the section)."""
     predicted = np.empty((len(train), len(task.genes)), dtype=np.float32)
-    fold = folds(task.spots.take(train), _INNER_FITS)
+    fold = folds(task.spots.take(train), INNER_FITS)
     for code in np.unique(fold):
         with warnings.catch_warnings():  # the fit to all of them says what there is to say
             warnings.simplefilter("ignore", UserWarning)
