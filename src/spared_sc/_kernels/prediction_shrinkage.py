@@ -22,6 +22,11 @@ def level(counts: np.ndarray, exposure: np.ndarray) -> np.ndarray:
     return ratio(counts.sum(axis=0, dtype=np.float64), exposure.sum(axis=0, dtype=np.float64), default=0.0)
 
 
+def expected_counts(values: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+    """Counts that are expected of values log2(1 + count / exposure), (n_spots, n_genes); those below zero count as zero."""
+    return np.expm1(np.maximum(values, 0) * np.log(2)) * exposure
+
+
 def prediction_weights(
     counts: np.ndarray, exposure: np.ndarray, predicted: np.ndarray, library: np.ndarray, position: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:

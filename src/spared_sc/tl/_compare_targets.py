@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ARMS: dict[str, dict[str, Any]] = {
     "raw, all": {"loss": "all"},
     "raw, detected": {"loss": "detected"},
-    GIVEN_DETECTION.replace("_", " "): {"target": GIVEN_DETECTION},
+    "given detection": {"target": GIVEN_DETECTION},
     "denoised": {"target": EXPRESSION},
 }
 
@@ -49,8 +49,9 @@ def compare_targets(
     The four arms differ in what the predictor learns. `"raw, all"`: the measured layer, with zeros as measurements.
     `"raw, detected"`: its detected entries alone. `"given detection"`: the layer that the default completion fills, all
     entries. `"denoised"`: the denoised values, which are the default target of :func:`spared_sc.tl.predict_expression`;
-    only its predictions are shrunk, as there, which makes genes without a supported pattern constant. Completed and denoised values come from the train sections of every fit alone. Comparing raw with completed
-    targets without `"raw, detected"` confuses the effect of completion with that of leaving out zeros.
+    only its predictions are shrunk, as there, which makes genes without a supported pattern constant. Completed and
+    denoised values come from the train sections of every fit alone. Comparing raw with completed targets without
+    `"raw, detected"` confuses the effect of completion with that of leaving out zeros.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ from spared_sc._kernels.folds import Fold, detected_in_training, plan, shares_in
 from spared_sc._kernels.intervals import independent_unit
 from spared_sc._kernels.metrics import CEILING
 from spared_sc._kernels.prediction_scores import Measured
+from spared_sc._kernels.prediction_shrinkage import expected_counts
 from spared_sc.tl._resolve import resolve, warn_of_no_floor
 from spared_sc.tl._task import get_spots
 
@@ -214,11 +215,6 @@ def score_hest(scoring: Scoring) -> Scores:
     scores[CEILING] = {"pcc": counted.ceilings(scoring.rng())["pcc"]}
     kind = _kind(units)
     return Scores(_in_order(scores), units, "fold" if kind == "library" else kind)
-
-
-def expected_counts(values: np.ndarray, exposure: np.ndarray) -> np.ndarray:
-    """Counts that are expected of values log2(1 + count / exposure), (n_spots, n_genes); those below zero count as zero."""
-    return np.expm1(np.maximum(values, 0) * np.log(2)) * exposure
 
 
 def _raw_counts(scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:

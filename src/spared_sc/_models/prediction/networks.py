@@ -16,6 +16,7 @@ from spared_sc._core.params import parameter
 from spared_sc._core.report import logger
 from spared_sc._kernels.at_depth import size_by_moments
 from spared_sc._kernels.metrics import masked_mse, poisson_deviance
+from spared_sc._kernels.prediction_shrinkage import expected_counts
 from spared_sc._kernels.threads import limited_threads, run_chunks
 from spared_sc._models import training
 from spared_sc._models.checkpoint import data_hash
@@ -96,7 +97,7 @@ class Targets:
             known = None if spots.known is None else torch.as_tensor(spots.known, device=device)
             return cls(tensor(present(spots.target, "target")), known)
         counts = present(spots.counts, "counts")
-        expected = present(spots.exposure, "exposure") * np.expm1(spots.flat() * _LN2)
+        expected = expected_counts(spots.flat(), present(spots.exposure, "exposure"))
         size = size_by_moments(counts, expected) if spots.loss == NEGATIVE_BINOMIAL else None
         return cls(tensor(counts), None, tensor(expected), None if size is None else tensor(size))
 
@@ -523,7 +524,7 @@ class NetworkPredictor(Predictor, Generic[Net]):
             if spots.counts is None:
                 return masked_mse(target, estimate, known)
             # Expression is compared with what was measured, whatever the network was trained on.
-            expected = present(spots.exposure, "exposure") * np.expm1(np.maximum(estimate, 0) * _LN2)
+            expected = expected_counts(estimate, present(spots.exposure, "exposure"))
             return float(poisson_deviance(spots.counts, expected).mean())
 
         return error
