@@ -111,6 +111,14 @@ def test_her2st_server_without_an_image(collection: Server, answer: bytes, reaso
         sp.datasets.her2st("E1", images=True)
 
 
+@pytest.mark.parametrize("name", ["../../../../../../outside/evil.jpg", "/evil.jpg", "a\\evil.jpg", "a\0.jpg"])
+def test_her2st_image_name_that_leads_out_of_the_cache(collection: Server, tmp_path: Path, name: str):
+    collection.files["/list/ST-imgs/E/E1"] = json.dumps([{"name": name}]).encode()
+    with pytest.raises(ValueError, match=r"list/ST-imgs/E/E1 names the file .*not a plain file name"):
+        sp.datasets.her2st("E1", images=True)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".jpg"]
+
+
 def test_her2st_offline_names_files_and_folder(collection: Server, tmp_path: Path):
     collection.files.clear()
     with pytest.raises(ConnectionError) as caught:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from spared_sc._core.download import fetch, read_text
 from spared_sc._core.keys import Key
+from spared_sc._core.names import check_file_name
 from spared_sc._core.record import record
 from spared_sc._core.report import logger
 from spared_sc._core.settings import settings
@@ -225,7 +226,7 @@ def _image_file(pattern: str) -> str:
         raise ConnectionError(f"{_LIST_URL}/{folder} does not list any files.") from error
     if len(images) != 1:
         raise ConnectionError(f"{_LIST_URL}/{folder} lists {listing(images)} instead of one image.")
-    return f"{folder}/{images[0]}"
+    return f"{folder}/{check_file_name(images[0], f'{_LIST_URL}/{folder}')}"
 
 
 @cache

@@ -43,12 +43,6 @@ def check_library_key(library_key: str, *more: str) -> None:
         raise ValueError(f"library_key={library_key!r} is the name of another column that is read: pass another name.")
 
 
-def check_library_name(name: Any) -> None:
-    """Refuse what files cannot hold as a name."""
-    if not isinstance(name, str) or not name or "/" in name:
-        raise ValueError(f"{name!r} cannot be a library name: give a non-empty text without '/'.")
-
-
 def matches(folder: Path, pattern: str) -> list[Path]:
     """Files of a folder, without those with a leading dot, which macOS leaves behind on other file systems."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))

@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sps
 
 from spared_sc._core.keys import Key
+from spared_sc._core.names import check_library_name
 from spared_sc._core.record import record
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
@@ -21,7 +22,6 @@ from spared_sc.datasets._join import (
     PLACES,
     Section,
     check_library_key,
-    check_library_name,
     in_tissue,
     join_sections,
     matches,

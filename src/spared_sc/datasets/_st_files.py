@@ -14,9 +14,10 @@ import pandas as pd
 import scipy.sparse as sps
 
 from spared_sc._core.keys import Key
+from spared_sc._core.names import check_library_name
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
-from spared_sc.datasets._join import PIXELS, Section, check_library_name, in_tissue, read_image, readable
+from spared_sc.datasets._join import PIXELS, Section, in_tissue, read_image, readable
 
 if TYPE_CHECKING:
     from pathlib import Path
