@@ -18,7 +18,7 @@ def test_arguments_are_passed_on():
         random_state=np.int64(3), device="cpu", batch_size=7, n_jobs=1, show_progress_bar=False, checkpoint="state"
     )
     assert compute == Compute(
-        device="cpu", seed=3, batch_size=7, n_threads=1, show_progress_bar=False, checkpoint=Path("state")
+        device="cpu", seed=3, batch_size=7, n_threads=1, show_progress_bar=False, checkpoint=Path.cwd() / "state"
     )
     assert type(compute.seed) is int
     with pytest.raises(FrozenInstanceError):
@@ -57,6 +57,14 @@ def test_arguments_out_of_range(options, message):
         make_compute(**options)
 
 
+@pytest.mark.parametrize("checkpoint", ["", "a\0b", "x" * 300, "a/" * 3000])
+def test_checkpoints_that_no_folder_can_be(checkpoint):
+    with pytest.raises(ValueError, match="checkpoint cannot be .*: give a|checkpoint cannot be .* Give a shorter path"):
+        make_compute(checkpoint=checkpoint)
+    with pytest.raises(TypeError, match="checkpoint is a int: give a path"):
+        make_compute(checkpoint=3)
+
+
 def test_the_device_is_any_that_torch_names():
     import torch
 
@@ -65,7 +73,11 @@ def test_the_device_is_any_that_torch_names():
 
 def test_the_same_below_and_without_a_bar(capsys):
     compute = make_compute(n_jobs=1, checkpoint="state", show_progress_bar=True)
-    assert compute.below("a", "b") == make_compute(n_jobs=1, checkpoint=Path("state/a/b"), show_progress_bar=True)
+    below = make_compute(n_jobs=1, checkpoint=Path("state/a"), show_progress_bar=True)
+    assert compute.below("a") == below
+    for name in ("a/b", "..", "", "x" * 300, "a\0b", "/etc"):  # of libraries
+        assert compute.below(name).checkpoint.parent == compute.checkpoint
+        assert compute.below(name) != below
     assert Compute().below("a") == Compute()
     quiet = compute.without_bar()
     assert (quiet.show_progress_bar, quiet.checkpoint) == (False, compute.checkpoint)

@@ -15,6 +15,7 @@ import scipy.sparse as sps
 import torch
 
 from helpers import dense
+from helpers.models import card_of, put_arrays, put_card
 from helpers.spackle import complete
 from spared_sc._models import checkpoint, training
 from spared_sc._models.completion.files import KIND
@@ -193,3 +194,143 @@ def test_a_killed_save_leaves_a_whole_model(tmp_path):
         arrays, card = checkpoint.load(folder, "test")
         assert all((array == card["number"]).all() for array in arrays.values())
         assert card["number"] >= int(done[-1] if done else 0)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [("", "not empty"), ("a\0b", "zero bytes"), ("x" * 300, "a shorter path")]
+)
+def test_what_cannot_be_a_folder_of_a_model(folder, message):
+    for call in (lambda: checkpoint.save(folder, "k", {}, {}), lambda: checkpoint.load(folder, "k")):
+        with pytest.raises(ValueError, match=f"the folder of a model cannot be .*{message}"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["notes.part", "weights-mine.safetensors", "thesis.txt"])
+def test_files_of_the_user_stay(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds other files \\('{name}'\\) and no card.json"):
+        checkpoint.save(tmp_path, "k", {"x": np.ones(3)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    checkpoint.save(tmp_path / "m", "k", {"x": np.ones(3)}, {})
+    (tmp_path / "m" / name).write_text("mine")  # beside a model
+    checkpoint.save(tmp_path / "m", "k", {"x": np.zeros(3)}, {})
+    assert (tmp_path / "m" / name).read_text() == "mine"
+    assert len(list((tmp_path / "m").iterdir())) == 3
+
+
+@pytest.mark.parametrize("content", ['{"format": "datacard"}', "[1]", "", '{"format": 5}'])
+def test_a_card_of_another_program_is_not_replaced(tmp_path, content):
+    (tmp_path / "card.json").write_text(content)
+    with pytest.raises(ValueError, match="is not the card of a model of spared-sc: remove it"):
+        checkpoint.save(tmp_path, "k", {"x": np.ones(3)}, {})
+    assert (tmp_path / "card.json").read_text() == content
+
+
+def test_remains_of_a_killed_save_are_removed_by_the_next(tmp_path):
+    for name in ("weights-0123456789abcdef.safetensors", "weights-0123456789abcdef.safetensors.part", "card.json.part"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / ".card.json.lock").touch()
+    checkpoint.save(tmp_path, "k", {"x": np.ones(3)}, {})
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == ["card.json", "weights"]
+
+
+def test_every_byte_of_a_model_counts(tmp_path):
+    checkpoint.save(tmp_path, "k", {"x": np.arange(4.0)}, {"genes": ["a", "b"], "score": 0.25, "n": 3})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    rng = np.random.default_rng(0)
+    for path, content in before.items():
+        for place in rng.choice(len(content), 60, replace=False):
+            harmed = bytearray(content)
+            harmed[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(harmed)
+            try:
+                arrays, card = checkpoint.load(tmp_path, "k")
+            except ValueError:
+                continue
+            assert np.array_equal(arrays["x"], np.arange(4.0))  # white space, in the card alone
+            assert (card["genes"], card["score"], card["n"]) == (["a", "b"], 0.25, 3)
+        path.write_bytes(content)
+    checkpoint.load(tmp_path, "k")
+
+
+def test_values_that_are_not_finite_are_not_saved(tmp_path):
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="1 of 3 values of 'x' are NaN or infinite .* nothing was saved"):
+            checkpoint.save(tmp_path / "m", "k", {"x": np.array([1, value, 2])}, {})
+    assert not (tmp_path / "m").exists()
+    arrays = {"x.of_genes": np.array([1, np.nan])}
+    checkpoint.save(tmp_path / "m", "k", arrays, {}, gaps=("x.",))
+    assert np.isnan(checkpoint.load(tmp_path / "m", "k", gaps=("x.",))[0]["x.of_genes"][1])
+    with pytest.raises(ValueError, match="is damaged: 1 of 2 values"):
+        checkpoint.load(tmp_path / "m", "k")
+
+
+def test_a_card_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    from spared_sc._core import files
+
+    checkpoint.save(tmp_path, "k", {}, {})
+    monkeypatch.setattr(files, "_MOST_JSON", 50)
+    with pytest.raises(
+        ValueError, match="card.json cannot be read .*at most 50 are expected.*remove it and save or fit"
+    ):
+        checkpoint.load(tmp_path, "k")
+
+
+def test_a_model_is_whole_while_another_process_saves(tmp_path):
+    script = f"""
+import numpy as np
+from spared_sc._models import checkpoint
+for value in range(300):
+    checkpoint.save({str(tmp_path)!r}, "k", {{"x": np.full(50, float(value))}}, {{"value": value}})
+"""
+    checkpoint.save(tmp_path, "k", {"x": np.full(50, -1.0)}, {"value": -1})
+    writers = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        arrays, card = checkpoint.load(tmp_path, "k")
+        assert set(arrays["x"]) == {card["value"]}
+        seen.add(card["value"])
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert len(seen) > 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_two_fits_with_one_checkpoint(sections, tmp_path, monkeypatch):
+    from spared_sc._core import locks
+
+    monkeypatch.setattr(locks, "_WAIT", 0.2)
+    code = f"""
+import time
+from spared_sc._models import checkpoint
+with checkpoint.reserved({str(tmp_path / "state")!r}):
+    print("fits", flush=True)
+    time.sleep(60)
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "fits\n"
+    params = {**SHORT, "n_steps": 10}
+    try:
+        with pytest.raises(TimeoutError, match=f"is being written by process {other.pid}"):
+            complete(sections, params=params, checkpoint=tmp_path / "state")
+    finally:
+        other.kill()
+        other.communicate()
+    result = complete(sections, params=params, checkpoint=tmp_path / "state")
+    np.testing.assert_array_equal(layer(result), layer(complete(sections, params=params)))
+
+
+@pytest.mark.parametrize("harm", ["another network", "no progress", "foreign array"])
+def test_a_checkpoint_that_does_not_fit_is_refused(sections, tmp_path, harm):
+    params = {**SHORT, "n_steps": 10}
+    folder = tmp_path / "state"
+    complete(sections, params=params, checkpoint=folder)
+    if harm == "no progress":
+        put_card(folder, {name: value for name, value in card_of(folder).items() if name != "progress"})
+    elif harm == "foreign array":
+        put_arrays(folder, lambda arrays: arrays | {"surprise": np.ones(2)})
+    else:
+        put_arrays(folder, lambda arrays: {name: array.reshape(-1)[:1] for name, array in arrays.items()})
+    with pytest.raises(
+        ValueError, match="the checkpoint in .* is damaged: .* remove that folder, or choose another one"
+    ):
+        complete(sections, params=params, checkpoint=folder)

@@ -11,6 +11,7 @@ import scipy.sparse as sps
 
 import spared_sc as sp
 from helpers import KEY
+from helpers.models import card_of, put_arrays, put_card
 
 
 @pytest.fixture
@@ -94,6 +95,42 @@ def test_combat_refuses(collection, tmp_path):
     foreign.layers["log2tpm"] = collection.layers["log2tpm"].copy()
     with pytest.raises(ValueError, match="none of the model's genes"):
         sp.pp.combat(foreign, **KEY, model=tmp_path / "model")
+
+
+@pytest.mark.parametrize("harm", ["other order", "a gene twice", "no batches", "NaN", "other shape", "no prior"])
+def test_damaged_combat_is_refused(collection, tmp_path, harm):
+    folder = tmp_path / "model"
+    sp.pp.combat(collection, **KEY, save_model=folder, copy=True)
+    card, message = card_of(folder), "is damaged: weights and card do not fit"
+    if harm == "other order":  # by hand, without a new hash
+        (folder / "card.json").write_text(json.dumps(card | {"genes": card["genes"][::-1]}))
+        message = "is damaged or cut short"
+    elif harm == "a gene twice":
+        put_card(folder, card | {"genes": [*card["genes"][:-1], card["genes"][0]]})
+    elif harm == "no batches":
+        put_card(folder, card | {"batches": None})
+    elif harm == "no prior":
+        put_card(folder, card | {"scale_prior": [1.0]})
+    elif harm == "NaN":
+        put_arrays(folder, lambda arrays: arrays | {"location": arrays["location"] * np.nan})
+        message = "values of 'location' are NaN or infinite"
+    else:
+        put_arrays(folder, lambda arrays: arrays | {"location": arrays["location"].T.copy()})
+    layers = set(collection.layers)
+    with pytest.raises(ValueError, match=message):
+        sp.pp.combat(collection, **KEY, model=folder)
+    assert set(collection.layers) == layers
+
+
+def test_a_place_for_the_model_is_checked_before_the_fit(collection, tmp_path, monkeypatch):
+    from spared_sc._kernels import combat
+
+    monkeypatch.setattr(combat, "fit_combat", lambda *_: pytest.fail("the fit was made"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file"):
+        sp.pp.combat(collection, **KEY, save_model=tmp_path / "file")
+    with pytest.raises(OSError, match="cannot be written .*: choose a place that can be written"):
+        sp.pp.combat(collection, **KEY, save_model=tmp_path / "file" / "model")
 
 
 def test_combat_warns_of_what_it_leaves(collection):

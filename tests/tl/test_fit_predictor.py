@@ -10,6 +10,7 @@ import pytest
 
 import spared_sc as sp
 from helpers import KEY
+from helpers.models import card_of, put_arrays, put_card, weights_of
 from helpers.prediction import SECTIONS, embed, refused
 
 
@@ -108,33 +109,46 @@ def test_embeddings_of_another_width_are_refused(adata):
     )
 
 
-FIELDS = {"model": "oracle", "genes": 3, "libraries": None, "n_spots": "many", "data": {}}
+FIELDS = {"model": "oracle", "genes": ["a", "a"], "libraries": None, "n_spots": "many", "data": {}}
 
 
-@pytest.mark.parametrize("what", ["cut", "pickled", "another kind", "nothing", *FIELDS, "patches", "no card"])
+@pytest.mark.parametrize(
+    "what",
+    ["cut", "pickled", "edited", "NaN", "another width", "another kind", "nothing", *FIELDS, "patches", "no card"],
+)
 def test_broken_models(adata, tmp_path, what):
     folder = tmp_path / "model"
     sp.tl.fit_predictor(adata, use_rep="X_test", **KEY).save(folder)
-    weights = next(folder.glob("weights-*.safetensors"))
+    weights = weights_of(folder)
     if what == "cut":
         weights.write_bytes(weights.read_bytes()[:-10])
         match = "damaged or cut short"
     elif what == "pickled":
         weights.write_bytes(b"\x80\x04\x95whatever.")
         match = "damaged or cut short"
+    elif what == "edited":  # other genes under the same weights
+        card = card_of(folder)
+        card["predictor"]["genes"].reverse()
+        (folder / "card.json").write_text(json.dumps(card))
+        match = "is damaged or cut short: weights-.* or card.json is not what was saved"
+    elif what == "NaN":
+        put_arrays(folder, lambda arrays: arrays | {"model.weights": np.full_like(arrays["model.weights"], np.nan)})
+        match = "values of 'model.weights' are NaN or infinite"
+    elif what == "another width":
+        put_arrays(folder, lambda arrays: arrays | {"gene_mean": arrays["gene_mean"][:-1]})
+        match = "is damaged: weights and card do not fit .*gene_mean has the shape"
     elif what == "another kind":
-        card = json.loads((folder / "card.json").read_text())
-        (folder / "card.json").write_text(json.dumps({**card, "kind": "spackle"}))
+        put_card(folder, {**card_of(folder), "kind": "spackle"})
         match = "kind 'spackle', expected 'predictor'"
     elif what != "nothing":
-        card = json.loads((folder / "card.json").read_text())
+        card = card_of(folder)
         if what == "no card":
             del card["predictor"]
         elif what == "patches":
             del card["predictor"]["data"]["patches"]
         else:
             card["predictor"][what] = FIELDS[what]
-        (folder / "card.json").write_text(json.dumps(card))
+        put_card(folder, card)
         match = "is damaged: weights and card do not fit"
     else:
         (folder / "card.json").unlink()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spared_sc._core.files import as_path
+from spared_sc._core.names import file_name
 from spared_sc._core.report import progress_bar
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import check_number, n_threads
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tqdm import tqdm
 
 
@@ -38,9 +41,9 @@ class Compute:
         """A progress bar."""
         return progress_bar(total=total, desc=desc, show=self.show_progress_bar, unit=unit)
 
-    def below(self, *folders: str) -> Compute:
-        """The same with the checkpoint in a folder below."""
-        return self if self.checkpoint is None else replace(self, checkpoint=self.checkpoint.joinpath(*folders))
+    def below(self, name: str) -> Compute:
+        """The same with the checkpoint in a folder below, for something of any name."""
+        return self if self.checkpoint is None else replace(self, checkpoint=self.checkpoint / file_name(name))
 
     def without_bar(self) -> Compute:
         """The same without a progress bar, for steps of something that shows one."""
@@ -76,6 +79,6 @@ def make_compute(
         n_threads=n_threads(n_jobs),
         network_threads=1 if n_jobs is None and settings.n_jobs is None else n_threads(n_jobs),
         show_progress_bar=show_progress_bar,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
+        checkpoint=None if checkpoint is None else as_path(checkpoint, "checkpoint"),
         write=frozenset(write),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,16 @@ class CombatFit:
     scale: np.ndarray  # (n_batches, n_genes) posterior, a variance
     location_prior: tuple[float, float]  # mean and variance over all fitted batches and genes
     scale_prior: tuple[float, float]  # shape and rate of the inverse gamma, likewise
+
+    def of_genes(self, genes: np.ndarray) -> CombatFit:
+        """The same for some of the genes."""
+        return replace(
+            self,
+            mean=self.mean[genes],
+            variance=self.variance[genes],
+            location=self.location[:, genes],
+            scale=self.scale[:, genes],
+        )
 
 
 @limited_threads(1)

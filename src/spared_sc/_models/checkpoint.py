@@ -1,95 +1,137 @@
-"""Model folders: safetensors and a JSON card; a crash leaves the old or the new model, never half of one."""
+"""Model folders: safetensors and a JSON card under one hash; a crash leaves the old or the new model, never half of one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spared_sc import __version__
+from spared_sc._core.files import as_path, read_json, write_whole, writing
+from spared_sc._core.locks import only_writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _CARD = "card.json"
-_FORMAT = "spared-sc model 1"
+_FORMAT = "spared-sc model 2"
+_OURS = re.compile(r"weights-[0-9a-f]{16}\.safetensors(\.part)?|card\.json\.part|\.card\.json\.lock")
+_AGAIN = "copy the whole folder again, or remove it and save or fit again"
+_CHANGES = 5  # times that a model may be replaced while it is read
+# What readers raise on arrays and values that do not fit together.
+MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
 
 
-def save(folder: str | Path, kind: str, arrays: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
+def save(
+    folder: str | Path,
+    kind: str,
+    arrays: Mapping[str, np.ndarray],
+    card: Mapping[str, Any],
+    *,
+    gaps: tuple[str, ...] = (),
+) -> None:
     """Write a model folder; one that holds something else is refused.
 
     The arrays go into a file that is named after its content. The card, which names that file, is renamed into place
-    last: until then a reader sees the old model, from then on the new one.
+    last: until then a reader sees the old model, from then on the new one. Values that are not finite are refused, except
+    in arrays whose names begin with one of `gaps`.
     """
     from safetensors.numpy import save as serialise
 
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give the name of a folder for the model.")
-    if folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
-        raise ValueError(f"{folder} holds other files and no {_CARD}: give an empty or a new folder for the model.")
+    folder = as_path(folder, "the folder of a model")
+    damaged = _not_finite(arrays, gaps)
+    if damaged:
+        raise ValueError(f"{damaged} and would predict nothing: nothing was saved. Fit again with other parameters.")
     content = serialise({name: _contiguous(array) for name, array in arrays.items()})
-    digest = hashlib.sha256(content).hexdigest()
-    weights = f"weights-{digest[:16]}.safetensors"
-    text = json.dumps(
-        {"format": _FORMAT, "kind": kind, "version": __version__, "weights": weights, "sha256": digest, **card},
-        indent=1,
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / weights, content)
-        _write(folder / _CARD, text.encode())
-    except OSError as error:
-        raise OSError(
-            f"the model cannot be written to {folder} ({error.strerror or error}): free some space or choose another "
-            "folder. A model that was there before is unchanged."
-        ) from error
-    for old in [*folder.glob("weights-*.safetensors"), *folder.glob("*.part")]:
-        if old.name != weights:
-            old.unlink(missing_ok=True)
+    weights = f"weights-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    text = {"format": _FORMAT, "kind": kind, "version": __version__, "weights": weights, "bytes": len(content), **card}
+    signed = {**text, "sha256": _digest(content, json.loads(json.dumps(text)))}
+    with reserved(folder), writing(folder, "A model that was there before is unchanged."):
+        write_whole(folder / weights, content)
+        write_whole(folder / _CARD, json.dumps(signed, indent=1).encode())
+        for old in folder.iterdir():
+            if old.name.startswith("weights-") and old.name != weights and _OURS.fullmatch(old.name):
+                old.unlink(missing_ok=True)
 
 
-def load(folder: str | Path, *kinds: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and card of a model folder of one of these kinds; a ValueError if it is damaged or something else."""
+@contextmanager
+def reserved(folder: str | Path | None) -> Iterator[None]:
+    """Be the only writer of a model folder for the length of a block; nothing happens with `None`.
+
+    Before the block: an error if the folder cannot be written, holds something else, or is being written by another
+    process. A folder that is still empty afterwards is removed.
+    """
+    if folder is None:
+        yield
+        return
+    folder = as_path(folder, "the folder of a model")
+    _check_ours(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(only_writer(folder / _CARD))
+        yield
+
+
+def check_place(folder: str | Path | None) -> None:
+    """Find out before the work whether a model can be saved there; errors as of `reserved`."""
+    with reserved(folder):
+        pass
+
+
+def load(folder: str | Path, *kinds: str, gaps: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and card of a model folder of one of these kinds; a ValueError if it is damaged or something else.
+
+    Both are covered by one hash. Arrays hold finite values only, except those whose names begin with one of `gaps`.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load as deserialise
 
-    folder = Path(folder)
+    folder = as_path(folder, "the folder of a model")
     if not exists(folder):
         reason = "a file" if folder.is_file() else "no such folder" if not folder.exists() else f"no {_CARD} in it"
         raise FileNotFoundError(f"{folder} is no saved model ({reason}): give the folder that `save` wrote.")
+    content, card = _read(folder, kinds)
     try:
-        card = json.loads((folder / _CARD).read_text())
-        if not isinstance(card, dict):
-            raise ValueError("it is no table of names and values")
-    except (UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{folder / _CARD} cannot be read ({error}): save the model again.") from error
-    if card.get("format") != _FORMAT:
-        raise ValueError(
-            f"{folder / _CARD} says format {card.get('format')!r}, expected {_FORMAT!r}: it was written by another "
-            "program or version of spared-sc."
-        )
-    if card.get("kind") not in kinds:
-        expected = " or ".join(map(repr, kinds))
-        raise ValueError(f"{folder} holds a model of kind {card.get('kind')!r}, expected {expected}.")
-    weights = folder / Path(str(card.get("weights"))).name
-    try:
-        content = weights.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{weights.name} is missing from {folder}: copy the whole folder, or save again.") from error
-    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
-        raise ValueError(f"{weights} is damaged or cut short: its content is not what {_CARD} names. Copy it again.")
-    try:
-        return deserialise(content), card
+        arrays = deserialise(content)
     except SafetensorError as error:
-        raise ValueError(f"{weights} is no safetensors file ({error}): save the model again.") from error
+        raise ValueError(f"{card['weights']} in {folder} is no safetensors file ({error}): {_AGAIN}.") from error
+    damaged = _not_finite(arrays, gaps)
+    if damaged:
+        raise ValueError(f"the model in {folder} is damaged: {damaged}. Fit and save it again.")
+    return arrays, card
 
 
 def exists(folder: Path) -> bool:
     """Whether a model was ever completely written to the folder."""
-    return (folder / _CARD).is_file()
+    return (folder / _CARD).exists()
+
+
+@contextmanager
+def fitting(what: str, remedy: str) -> Iterator[None]:
+    """Say of values that do not fit together that they are damaged."""
+    try:
+        yield
+    except MISFITS as error:
+        reason = " ".join(str(error).split())  # torch's has a line for each array
+        raise ValueError(f"{what} is damaged: weights and card do not fit ({reason:.200}). {remedy}") from error
+
+
+def names_of(names: Any, what: str = "gene") -> list[str]:
+    """Names in a card, each once; a ValueError otherwise."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{names!r:.60} is no list of {what}s")
+    if len(set(names)) < len(names):
+        raise ValueError(f"a {what} is named twice")
+    return names
 
 
 def data_hash(*arrays: np.ndarray) -> str:
@@ -100,25 +142,103 @@ def data_hash(*arrays: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
+def _read(folder: Path, kinds: tuple[str, ...]) -> tuple[bytes, dict[str, Any]]:
+    """Content of the weights, and the card, that belong together."""
+    for _ in range(_CHANGES):
+        card = _read_card(folder, kinds)
+        try:
+            return _read_weights(folder, card), card
+        except ValueError as error:
+            if _read_card(folder, kinds) == card:
+                raise
+            changed = error  # another process has saved a model in the meantime
+    raise changed
+
+
+def _read_card(folder: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        card = read_json(folder / _CARD)
+    except ValueError as error:
+        raise ValueError(f"{error}: {_AGAIN}.") from error
+    if card.get("format") != _FORMAT:
+        raise ValueError(
+            f"{folder / _CARD} says format {card.get('format')!r:.60}, expected {_FORMAT!r}: it was written by "
+            "another program or version of spared-sc. Fit and save the model again."
+        )
+    if card.get("kind") not in kinds:
+        expected = " or ".join(map(repr, kinds))
+        raise ValueError(f"{folder} holds a model of kind {card.get('kind')!r:.60}, expected {expected}.")
+    return card
+
+
+def _read_weights(folder: Path, card: dict[str, Any]) -> bytes:
+    """Content of the weights, if it and the card are what was saved."""
+    weights = str(card.get("weights"))
+    if not _OURS.fullmatch(weights):
+        raise ValueError(f"{folder / _CARD} is damaged: it names the weights {weights[:50]!r}. {_AGAIN.capitalize()}.")
+    try:
+        if not (folder / weights).is_file():  # a device would be read without an end
+            raise FileNotFoundError
+        if (folder / weights).stat().st_size == card.get("bytes"):
+            content = (folder / weights).read_bytes()
+            if _digest(content, card) == card.get("sha256"):
+                return content
+    except OSError as error:
+        raise ValueError(f"{weights} is missing from {folder}: {_AGAIN}.") from error
+    raise ValueError(
+        f"the model in {folder} is damaged or cut short: {weights} or {_CARD} is not what was saved. {_AGAIN.capitalize()}."
+    )
+
+
+def _digest(content: bytes, card: Mapping[str, Any]) -> str:
+    """Hash of the weights and of all else in the card."""
+    rest = {name: value for name, value in card.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def _not_finite(arrays: Mapping[str, np.ndarray], gaps: tuple[str, ...]) -> str:
+    """Which array holds values that are not finite, in words; empty if none does."""
+    for name, array in arrays.items():
+        if np.issubdtype(array.dtype, np.inexact) and not (gaps and name.startswith(gaps)):
+            n_bad = int(np.size(array) - np.isfinite(array).sum())
+            if n_bad:
+                return f"{n_bad} of {np.size(array)} values of {name!r} are NaN or infinite"
+    return ""
+
+
 def _contiguous(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(np.shape(array))
 
 
-def _write(path: Path, content: bytes) -> None:
-    """All or nothing: beside its place first, onto the disk, then renamed."""
-    part = path.with_name(path.name + ".part")
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder that holds something else than a model, or the remains of an interrupted first save."""
+    with writing(folder):
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is a file: give the name of a folder for the model.")
+        names = [path.name for path in folder.iterdir()]
+    if _CARD not in names:
+        others = [name for name in names if not _OURS.fullmatch(name)]
+        if others:
+            raise ValueError(
+                f"{folder} holds other files ({others[0]!r}) and no {_CARD}: give an empty or a new folder for the model."
+            )
+        return
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+        ours = str(read_json(folder / _CARD).get("format")).startswith("spared-sc model")
+    except ValueError:
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"{folder / _CARD} is not the card of a model of spared-sc: remove it, or give an empty or a new folder."
+        )
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether there is a model, or the remains of an interrupted first save."""
-    names = [path.name for path in folder.iterdir()]
-    return _CARD in names or all(name.startswith("weights-") or name.endswith(".part") for name in names)
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made for nothing, the innermost first."""
+    for folder in folders:
+        with suppress(OSError):  # it is not empty, or gone
+            folder.rmdir()

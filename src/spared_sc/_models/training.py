@@ -28,6 +28,8 @@ LEARNING_RATES = [float(rate) for rate in np.geomspace(1e-5, 1e-2, 10)]  # as se
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("none", "cosine")
 _MOMENTUM = 0.9  # of "sgd"
+_GAPS = ("optimizer.",)  # of a network that is finite itself
+_ELSEWHERE = "remove that folder, or choose another one with `checkpoint=`."
 _SAVE_EVERY = 10.0  # seconds between checkpoints; times the seconds that one takes, where those are more than one
 
 
@@ -132,8 +134,12 @@ class Trainer:
         """Take the steps.
 
         An interrupt, or a loss that is not finite, is raised before the first validation; later, the best weights are
-        kept.
+        kept. One process at a time fits with a checkpoint.
         """
+        with files.reserved(self.checkpoint):
+            return self._run()
+
+    def _run(self) -> Fit:
         progress = self._resume()
         first = progress.step[-1] + 1 if progress.step else 1
         with progress_bar(total=self.n_steps, desc=self.desc, show=self.show_progress_bar) as bar:
@@ -339,17 +345,21 @@ class _State:
         tensors |= self._random_states()
         progress = vars(self.progress)
         arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
-        files.save(folder, "training", arrays, {"identity": identity, "progress": progress})
+        files.save(folder, "training", arrays, {"identity": identity, "progress": progress}, gaps=_GAPS)
 
     def restore(self, folder: Path, identity: Mapping[str, Any] | None) -> None:
-        arrays, card = files.load(folder, "training")
-        if card["identity"] != identity:
-            old, new = card["identity"] or {}, identity or {}
+        arrays, card = files.load(folder, "training", gaps=_GAPS)
+        if card.get("identity") != identity:
+            old, new = card.get("identity") or {}, identity or {}
             differs = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
             raise ValueError(
-                f"the checkpoint in {folder} belongs to another fit, which differs in {', '.join(differs)}: "
-                "remove that folder, or choose another one with `checkpoint=`."
+                f"the checkpoint in {folder} belongs to another fit, which differs in {', '.join(differs)}: {_ELSEWHERE}"
             )
+        with files.fitting(f"the checkpoint in {folder}", f"To fit anew, {_ELSEWHERE}"):
+            self._take(arrays, card["progress"])
+
+    def _take(self, arrays: Mapping[str, np.ndarray], progress: Mapping[str, Any]) -> None:
+        """Continue from a saved state."""
         groups: dict[str, dict[str, torch.Tensor]] = {"network": {}, "best": {}, "optimizer": {}, "random": {}}
         for name, array in arrays.items():
             group, _, rest = name.partition(".")
@@ -366,7 +376,7 @@ class _State:
         torch.set_rng_state(groups["random"]["cpu"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(groups["random"]["cuda"], device)
-        self.progress = Fit(**card["progress"])
+        self.progress = Fit(**progress)
 
     def _random_states(self) -> dict[str, torch.Tensor]:
         states = {"random.batches": self.generator.get_state(), "random.cpu": torch.get_rng_state()}

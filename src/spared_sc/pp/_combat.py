@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -100,6 +101,7 @@ def combat(
     True
     """
     from spared_sc._kernels.combat import apply_combat
+    from spared_sc._models import checkpoint
 
     validate.check_adata(adata)
     key_added = key_added or f"{layer}_combat"
@@ -108,6 +110,7 @@ def combat(
     libraries = validate.get_libraries(adata, library_key)
     batch = _batches(adata, libraries, batch_key)
     if model is None:
+        checkpoint.check_place(save_model)
         split = validate.get_split(adata, split_key, libraries)
         genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
         train = np.ones(adata.n_obs, dtype=bool) if split is None else split[libraries.codes] == "train"
@@ -199,28 +202,41 @@ def _save(folder: str | Path, fit: CombatFit, genes: list[str], layer: str) -> N
 
 def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[CombatFit, np.ndarray]:
     """A saved fit, reduced to the genes of the data, and their columns."""
-    from spared_sc._kernels.combat import CombatFit
     from spared_sc._models import checkpoint
 
     arrays, card = checkpoint.load(folder, "combat")
-    if card["layer"] != layer:
+    with checkpoint.fitting(f"the model in {folder}", "Fit and save it again."):
+        fit, names = _fit_of(arrays, card)
+    if card.get("layer") != layer:
         raise ValueError(f"the model corrects layer {card['layer']!r}, not {layer!r}: pass layer={card['layer']!r}.")
-    at = adata.var_names.get_indexer(card["genes"])
+    at = adata.var_names.get_indexer(names)
     known = at >= 0
     if not known.any():
         raise ValueError(
-            f"none of the model's genes ({validate.listing(card['genes'], 3)}) is in adata.var_names "
+            f"none of the model's genes ({validate.listing(names, 3)}) is in adata.var_names "
             f"({validate.listing(adata.var_names, 3)}): use the same kind of names."
         )
     if not known.all():
         logger.info("%d of the model's %d genes are not in the data", (~known).sum(), known.size)
-    fit = CombatFit(
-        batches=card["batches"],
-        mean=arrays["mean"][known],
-        variance=arrays["variance"][known],
-        location=arrays["location"][:, known],
-        scale=arrays["scale"][:, known],
-        location_prior=tuple(card["location_prior"]),
-        scale_prior=tuple(card["scale_prior"]),
-    )
-    return fit, at[known]
+    genes = np.flatnonzero(known)
+    return fit.of_genes(genes), at[genes]
+
+
+def _fit_of(arrays: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> tuple[CombatFit, list[str]]:
+    """The fit in a model folder, and its genes; an error if they do not fit together."""
+    from spared_sc._kernels.combat import CombatFit
+    from spared_sc._models.checkpoint import names_of
+
+    batches, names = names_of(card["batches"], "batch name"), names_of(card["genes"])
+    of_genes, of_both = (len(names),), (len(batches), len(names))
+    shapes: dict[str, tuple[int, ...]] = {"mean": of_genes, "variance": of_genes, "location": of_both, "scale": of_both}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape or arrays[name].dtype != np.float64:
+            raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, expected float64 {shape}")
+    if not isinstance(card["layer"], str):
+        raise TypeError(f"{card['layer']!r} is no name of a layer")
+    priors = {f"{name}_prior": tuple(map(float, card[f"{name}_prior"])) for name in ("location", "scale")}
+    if any(len(prior) != 2 for prior in priors.values()):
+        raise ValueError("a prior has two numbers")
+    fit = CombatFit(batches, *(arrays[name] for name in shapes), *priors.values())  # type: ignore[arg-type]
+    return fit, names

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import OF_RATES, make_compute
+from spared_sc._core.files import as_path
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import check_rep
 from spared_sc._core.record import check_key
@@ -166,6 +167,7 @@ def complete(
     >>> sorted(layer for layer in adata.layers if layer.startswith("kernel"))
     ['kernel', 'kernel_denoised', 'kernel_rate']
     """
+    from spared_sc._models import checkpoint as models
     from spared_sc._models.completion.base import FittedCompleter
 
     validate.check_adata(adata)
@@ -201,8 +203,8 @@ def complete(
     if write is not None:
         _check_blocks(compute.write, resolved, completer, layer)
     fitted_before = isinstance(completer, FittedCompleter) and completer.fitted
-    save = None if save_model is None else Path(save_model)
-    estimate, details = _estimate(completer, saved, resolved, compute, save, adata, layer)
+    models.check_place(save_model)
+    estimate, details = _estimate(completer, saved, resolved, compute, save_model, adata, layer)
     if write is not None:
         _check_given(estimate, compute, completer.name)
     adata = adata.copy() if copy else adata
@@ -247,12 +249,12 @@ def _completer(method: Any, params: dict[str, Any]) -> tuple[Completer, SavedCom
         raise TypeError(
             f"method is a {type(method).__name__}: give a name, a Completer or the folder of a saved model."
         )
-    if not Path(method).exists():
+    if not as_path(method, "method").exists():
         raise KeyError(
             f"there is no completion method and no folder {str(method)!r}: choose among "
             f"{validate.listing(COMPLETERS, 40)}, or give the folder of a saved model."
         )
-    saved = load_completer(Path(method))
+    saved = load_completer(method)
     return saved.completer, saved
 
 
@@ -275,7 +277,7 @@ def _estimate(
     saved: SavedCompleter | None,
     resolved: Resolved,
     compute: Compute,
-    save_model: Path | None,
+    save_model: str | Path | None,
     adata: AnnData,
     layer: str,
 ) -> tuple[Estimate, dict[str, Any]]:

@@ -147,40 +147,53 @@ def embed_patches(
 
 def _embed_libraries(model: Encoder, patches: AnyPatches, libraries: Libraries, compute: Compute) -> np.ndarray:
     """The embedding of all spots, library by library; finished ones are kept in the checkpoint."""
-    from spared_sc._models import checkpoint, encoders
-    from spared_sc._models.prediction.base import PatchSubset
+    from spared_sc._models import checkpoint
 
     embedding = np.empty((len(patches), model.dim), dtype=np.float32)
     for name, rows in zip(libraries.names, libraries.rows(), strict=True):
         folder = compute.below(name).checkpoint
-        identity = {"encoder": model.identity(), "patches": patches.fingerprint(rows)}
-        values = None if folder is None else _finished(folder, identity)
-        if values is None:
-            values = encoders.embed_all(
-                model,
-                PatchSubset(patches, rows),
-                batch_size=compute.batch_size,
-                show_progress_bar=compute.show_progress_bar,
-                n_threads=compute.n_threads,
-                desc=f"embedding {name}",
-            )
-            if folder is not None:
-                checkpoint.save(folder, _KIND, {"embedding": values}, {"identity": identity})
-        embedding[rows] = values
+        with checkpoint.reserved(folder):
+            embedding[rows] = _embed_library(model, patches, rows, name, folder, compute)
     return embedding
 
 
-def _finished(folder: Path, identity: Mapping[str, Any]) -> np.ndarray | None:
+def _embed_library(
+    model: Encoder, patches: AnyPatches, rows: np.ndarray, name: str, folder: Path | None, compute: Compute
+) -> np.ndarray:
+    """The embedding of one library, from the checkpoint if it is there."""
+    from spared_sc._models import checkpoint, encoders
+    from spared_sc._models.prediction.base import PatchSubset
+
+    identity = {"encoder": model.identity(), "patches": patches.fingerprint(rows)}
+    values = None if folder is None else _finished(folder, identity, (len(rows), model.dim))
+    if values is None:
+        values = encoders.embed_all(
+            model,
+            PatchSubset(patches, rows),
+            batch_size=compute.batch_size,
+            show_progress_bar=compute.show_progress_bar,
+            n_threads=compute.n_threads,
+            desc=f"embedding {name}",
+        )
+        if folder is not None:
+            checkpoint.save(folder, _KIND, {"embedding": values}, {"identity": identity})
+    return values
+
+
+def _finished(folder: Path, identity: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray | None:
     """The embedding of a section from an earlier call, if it has the same encoder and patches."""
     from spared_sc._models import checkpoint
 
     if not checkpoint.exists(folder):
         return None
     arrays, card = checkpoint.load(folder, _KIND)
-    if card["identity"] != identity:
+    if card.get("identity") != identity:
         raise ValueError(
             f"{folder} holds the embedding of other patches or by another encoder: remove it, or choose another folder "
             "with `checkpoint=`."
         )
-    logger.info("took the embedding of %d spots from %s", len(arrays["embedding"]), folder)
-    return arrays["embedding"]
+    values = arrays.get("embedding")
+    if values is None or values.shape != shape or values.dtype != np.float32:
+        raise ValueError(f"{folder} holds no embedding of {shape[0]} spots x {shape[1]} features: remove it.")
+    logger.info("took the embedding of %d spots from %s", len(values), folder)
+    return values

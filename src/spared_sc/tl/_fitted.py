@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from spared_sc.tl._task import Task
 
 _KIND = "predictor"
+# Not finite for genes that are undetected in training, or not judged, and for features of an embedding that do not vary.
+_GAPS = ("gene_mean", "support.", "model.scale", "novelty.scale")
 INNER_FITS = 3  # that show how far a prediction is supported
 _ORIGIN = ("weights", "source", "licence")  # of the identity of an encoder
 
@@ -207,14 +209,14 @@ class FittedPredictor:
             arrays |= {f"novelty.{name}": array for name, array in self.novelty.arrays().items()}
         if self.support is not None:
             arrays |= {f"support.{name}": array for name, array in asdict(self.support).items()}
-        checkpoint.save(folder, _KIND, arrays, {"predictor": asdict(self.card), "state": values})
+        checkpoint.save(folder, _KIND, arrays, {"predictor": asdict(self.card), "state": values}, gaps=_GAPS)
 
     @classmethod
     def load(cls, folder: str | Path) -> FittedPredictor:
         """The predictor that `save` wrote; errors as of :func:`spared_sc.tl.load_predictor`."""
-        arrays, saved = checkpoint.load(folder, _KIND)
-        groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "novelty": {}, "support": {}, "gene_mean": {}}
-        try:
+        arrays, saved = checkpoint.load(folder, _KIND, gaps=_GAPS)
+        with checkpoint.fitting(f"the model in {folder}", "Fit and save it again."):
+            groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "novelty": {}, "support": {}, "gene_mean": {}}
             for name, array in arrays.items():
                 group, _, rest = name.partition(".")
                 groups[group][rest] = array
@@ -222,9 +224,19 @@ class FittedPredictor:
             predictor = PREDICTORS.load(card.model).from_state(groups["model"], saved["state"])
             novelty = Novelty.from_arrays(groups["novelty"]) if groups["novelty"] else None
             support = Support(**groups["support"]) if groups["support"] else None
-            return cls(predictor, card, groups["gene_mean"][""], novelty, support)
-        except (KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
-            raise ValueError(f"the model in {folder} is damaged: weights and card do not fit ({error}).") from error
+            fitted = cls(predictor, card, groups["gene_mean"][""], novelty, support)
+            fitted._check()
+            return fitted
+
+    def _check(self) -> None:
+        """A ValueError if names and arrays are not of the same genes."""
+        n_genes = len(checkpoint.names_of(self.genes))
+        of_genes = {"gene_mean": self.gene_mean}
+        if self.support is not None:
+            of_genes |= {"support": self.support.weight}
+        for name, array in of_genes.items():
+            if array.shape != (n_genes,):
+                raise ValueError(f"{name} has the shape {array.shape}, expected ({n_genes},)")
 
     def _match(self, adata: AnnData, libraries: Libraries, spatial_key: str) -> tuple[dict[str, str], np.ndarray]:
         """The role that every library had in the fit, and its code there, -1 for none."""

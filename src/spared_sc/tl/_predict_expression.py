@@ -9,6 +9,7 @@ import numpy as np
 
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
+from spared_sc._core.files import as_path
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, slots_of
 from spared_sc._core.report import logger, warn
@@ -237,7 +238,7 @@ def _fitted(model: Any) -> tuple[FittedPredictor, str]:
         raise TypeError(
             f"model is a {type(model).__name__}: give a name, a fitted predictor or the folder of a saved one."
         )
-    if not Path(model).exists():
+    if not as_path(model, "model").exists():
         raise KeyError(
             f"there is no predictor and no folder {str(model)!r}: choose among {validate.listing(PREDICTORS, 30)}."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import warnings
@@ -15,9 +14,9 @@ import scipy.sparse as sps
 import spared_sc as sp
 from helpers import KEY, dense
 from helpers.counts_model import synthetic
+from helpers.models import card_of, put_arrays, put_card, weights_of
 from helpers.spackle import complete
-from spared_sc._models import checkpoint
-from spared_sc._models.completion.files import KIND, load_completer, save_completer
+from spared_sc._models.completion.files import load_completer, save_completer
 from spared_sc._models.completion.paper import SpaCKLE
 from spared_sc._models.completion.registry import COMPLETERS
 
@@ -75,10 +74,9 @@ def test_what_is_saved_is_what_was_learned(saved, tmp_path):
     assert found.completer.learned.score == record["score"]
     assert (found.genes, found.layer, found.data) == (record["genes"].tolist(), "log2tpm", record["data"])
     save_completer(tmp_path / "again", found.completer, genes=found.genes, layer=found.layer, data=found.data)
-    (arrays, card), (others, other) = (checkpoint.load(folder, KIND) for folder in (saved.folder, tmp_path / "again"))
-    assert card == other
-    assert arrays.keys() == others.keys()
-    assert all(np.array_equal(arrays[name], others[name]) for name in arrays)
+    arrays, others = (weights_of(folder).read_bytes() for folder in (saved.folder, tmp_path / "again"))
+    assert arrays == others
+    assert card_of(saved.folder) == card_of(tmp_path / "again")
 
 
 def test_a_new_section_in_any_order_of_spots_and_genes(saved):
@@ -178,13 +176,9 @@ def test_a_folder_of_other_files_is_not_written_to(saved, tmp_path):
     assert "spackle" not in adata.layers
 
 
-def card_of(folder) -> dict:
-    return json.loads((folder / "card.json").read_text())
-
-
 def edit(folder, **changes):
     content = card_of(folder) | changes
-    (folder / "card.json").write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    put_card(folder, {name: value for name, value in content.items() if value is not None})
 
 
 def edit_values(folder, **changes):
@@ -192,24 +186,21 @@ def edit_values(folder, **changes):
     edit(folder, values={name: value for name, value in content.items() if value is not None})
 
 
-def weights_of(folder):
-    return next(folder.glob("weights-*.safetensors"))
-
-
 def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
 def put_pickle(folder):
-    weights = weights_of(folder)
-    weights.write_bytes(pickle.dumps({"stack": [1.0], "adapter_in.weight": [1.0]}))
-    edit(folder, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+    weights_of(folder).write_bytes(pickle.dumps({"stack": [1.0], "adapter_in.weight": [1.0]}))
+    put_card(folder, card_of(folder))
 
 
-def put_arrays(folder, change):
-    arrays, card = checkpoint.load(folder, KIND)
-    kept = {name: value for name, value in card.items() if name in ("method", "genes", "layer", "data", "values")}
-    checkpoint.save(folder, KIND, change(arrays), kept)
+def spoil(value):
+    def change(arrays):
+        first = next(name for name in arrays if arrays[name].size and name not in ("skill", "pattern"))
+        return arrays | {first: np.full_like(arrays[first], value)}
+
+    return change
 
 
 def put_genes(folder):
@@ -218,11 +209,27 @@ def put_genes(folder):
 
 
 DAMAGE = {
-    "weights cut short": (lambda folder: cut(weights_of(folder)), "damaged or cut short.*Copy it again"),
-    "weights missing": (lambda folder: weights_of(folder).unlink(), "is missing from .*save again"),
-    "pickled weights": (put_pickle, "is no safetensors file .*save the model again"),
+    "weights cut short": (lambda folder: cut(weights_of(folder)), "damaged or cut short.*Copy the whole folder again"),
+    "weights missing": (lambda folder: weights_of(folder).unlink(), "is missing from .*save or fit again"),
+    "pickled weights": (put_pickle, "is no safetensors file .*save or fit again"),
     "card cut short": (lambda folder: cut(folder / "card.json"), "card.json cannot be read"),
     "card binary": (lambda folder: (folder / "card.json").write_bytes(b"\x80\x04\x95"), "card.json cannot be read"),
+    "card cut to nothing": (lambda folder: (folder / "card.json").write_text(""), "card.json cannot be read"),
+    "a deep card": (lambda folder: (folder / "card.json").write_text("[" * 100_000), "card.json cannot be read"),
+    "a card that is edited": (
+        lambda folder: (folder / "card.json").write_text(
+            json.dumps(card_of(folder) | {"genes": card_of(folder)["genes"][::-1]})
+        ),
+        "is damaged or cut short: weights-.* or card.json is not what was saved",
+    ),
+    "weights of NaN": (lambda folder: put_arrays(folder, spoil(np.nan)), "values of .* are NaN or infinite"),
+    "infinite weights": (lambda folder: put_arrays(folder, spoil(np.inf)), "values of .* are NaN or infinite"),
+    "weights elsewhere": (lambda folder: edit(folder, weights="../../weights"), "it names the weights '../../weights'"),
+    "weights that are a folder": (
+        lambda folder: (weights := weights_of(folder), weights.unlink(), weights.mkdir()),
+        "is missing from",
+    ),
+    "genes that are numbers": (lambda folder: edit(folder, genes=[1, 2]), "is no list of genes"),
     "foreign card": (lambda folder: (folder / "card.json").write_text("{}"), "format None"),
     "a list": (lambda folder: (folder / "card.json").write_text("[1]"), "no table of names"),
     "another kind": (lambda folder: edit(folder, kind="combat"), "kind 'combat', expected 'completer'"),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KIND = "completer"
+# Of genes that are too rare to be judged.
+_GAPS = ("skill", "skill_se", "pattern", "given_detection")
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,18 @@ class SavedCompleter:
     version: str  # of the package that wrote it
 
 
-def save_completer(folder: Path, completer: FittedCompleter, *, genes: list[str], layer: str, data: str) -> None:
+def save_completer(folder: str | Path, completer: FittedCompleter, *, genes: list[str], layer: str, data: str) -> None:
     """Write learned state, genes and layer to a folder; errors as of `checkpoint.save`."""
     arrays, values = completer.state()
     card: dict[str, Any] = {"method": completer.name, "genes": genes, "layer": layer, "data": data, "values": values}
-    checkpoint.save(folder, KIND, arrays, card)
+    checkpoint.save(folder, KIND, arrays, card, gaps=_GAPS)
 
 
-def load_completer(folder: Path) -> SavedCompleter:
+def load_completer(folder: str | Path) -> SavedCompleter:
     """Read what `save_completer` wrote."""
-    arrays, card = checkpoint.load(folder, KIND)
-    try:
-        genes = [str(gene) for gene in card["genes"]]
-        if len(set(genes)) < len(genes):
-            raise ValueError("a gene is named twice")
+    arrays, card = checkpoint.load(folder, KIND, gaps=_GAPS)
+    with checkpoint.fitting(f"the model in {folder}", "Fit and save it again."):
+        genes = checkpoint.names_of(card["genes"])
         cls = COMPLETERS.load(card["method"])
         if not issubclass(cls, FittedCompleter):
             raise ValueError(f"{card['method']!r} is not fitted")
@@ -47,5 +47,3 @@ def load_completer(folder: Path) -> SavedCompleter:
         if completer.n_genes not in (None, len(genes)):
             raise ValueError(f"weights of {completer.n_genes} genes and names of {len(genes)}")
         return SavedCompleter(completer, genes, str(card["layer"]), str(card["data"]), str(card["version"]))
-    except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
-        raise ValueError(f"the model in {folder} is damaged: weights and card do not fit ({error}).") from error

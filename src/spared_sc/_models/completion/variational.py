@@ -6,7 +6,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +170,19 @@ def _fit_factors(
     keep_interrupted: bool,
     on_step: Callable[[], object],
 ) -> bool:
-    """All steps of a fit; whether it was interrupted."""
+    """All steps of a fit; whether it was interrupted. One process at a time fits with a checkpoint."""
+    with files.reserved(checkpoint):
+        return _steps(model, checkpoint, identity, keep_interrupted=keep_interrupted, on_step=on_step)
+
+
+def _steps(
+    model: _Model,
+    checkpoint: Path | None,
+    identity: dict[str, Any] | None,
+    *,
+    keep_interrupted: bool,
+    on_step: Callable[[], object],
+) -> bool:
     n_bands = len(model.params.bands)
     first, last, finished = 0, 1 + n_bands + model.params.n_iterations, False
     if checkpoint is not None and files.exists(checkpoint):
@@ -685,14 +697,20 @@ def _restore(model: _Model, folder: Path, identity: dict[str, Any] | None) -> tu
             f"the checkpoint in {folder} belongs to another fit: remove that folder, or choose another one with "
             "`checkpoint=`."
         )
-    values: dict[str, Any] = {"band": tuple(card["band"])}
+    with files.fitting(f"the checkpoint in {folder}", "To fit anew, remove that folder."):
+        model.posterior = _posterior(model, arrays, card["band"])
+        return int(card["step"]), bool(card["finished"])
+
+
+def _posterior(model: _Model, arrays: Mapping[str, np.ndarray], band: Sequence[int]) -> Posterior:
+    """The saved posterior, of the shapes of this model."""
+    values: dict[str, Any] = {"band": tuple(band)}
     for name in ("weights", "weight_variances"):
-        values[name] = tuple(torch.from_numpy(arrays[f"{name}.{i}"]).to(model.device) for i in range(len(card["band"])))
+        values[name] = tuple(torch.from_numpy(arrays[f"{name}.{i}"]).to(model.device) for i in range(len(band)))
     for name, value in vars(model.posterior).items():
         if isinstance(value, torch.Tensor):
             values[name] = torch.from_numpy(arrays[f"{name}."].copy()).to(value.device)
-    model.posterior = Posterior(**values)
-    return card["step"], card["finished"]
+    return Posterior(**values)
 
 
 def _identity(model: _Model, identity: dict[str, Any] | None) -> dict[str, Any]:
