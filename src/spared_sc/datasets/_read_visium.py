@@ -2,63 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pandas as pd
-import scipy.sparse as sps
+from typing import TYPE_CHECKING
 
 from spared_sc._core.keys import Key
 from spared_sc._core.names import check_library_name
 from spared_sc._core.record import record
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
-from spared_sc.datasets._join import (
-    PIXELS,
-    PLACES,
-    Section,
-    check_library_key,
-    in_tissue,
-    join_sections,
-    matches,
-    read_image,
-    readable,
-)
+from spared_sc.datasets._aggregated import aggregated_layouts, suffixes
+from spared_sc.datasets._counts_10x import Counts, MtxFiles, h5_metadata, read_counts
+from spared_sc.datasets._files import existing
+from spared_sc.datasets._join import Section, check_library_key, in_tissue, join_sections
+from spared_sc.datasets._visium_layout import PARTS, Layout, find_layout, section_folder
+from spared_sc.datasets._visium_spatial import assay_of, check_distinct, check_images, read_positions, read_spatial
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
-# In the order in which they are tried.
-_COUNTS = (
-    "filtered_feature_bc_matrix.h5",
-    "*filtered_feature_bc_matrix.h5",
-    "filtered_feature_bc_matrix",
-    "raw_feature_bc_matrix.h5",
-    "*raw_feature_bc_matrix.h5",
-    "raw_feature_bc_matrix",
-)
-_POSITIONS = (
-    "tissue_positions.parquet",
-    "tissue_positions.csv",
-    "tissue_positions_list.csv",
-    "*tissue_positions*.parquet",
-    "*tissue_positions*.csv",
-    "*tissue_positions*.csv.gz",
-)
-_IMAGE_TYPES = ("png", "jpg", "jpeg", "tiff", "tif")
-_POSITION_COLUMNS = ("barcode", *PLACES, *PIXELS)
-_PARTS = "a folder `spatial` and counts such as filtered_feature_bc_matrix.h5"
+_FEW = 0.05  # share of the spots on which counts and positions may disagree about the tissue
 
 
 def read_visium(
     paths: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
     *,
     library_key: str = "library_id",
-    counts_file: str | None = None,
+    counts_file: str | Mapping[str, str] | None = None,
+    bin_size: int | None = None,
     load_images: bool = True,
     in_tissue_only: bool = True,
 ) -> AnnData:
@@ -68,13 +40,19 @@ def read_visium(
     ----------
     paths
         One folder, several, or a dictionary library name -> folder. A folder is Space Ranger's `outs` or its parent, with
-        the counts and a folder `spatial`. For Visium HD pass one folder of `binned_outputs`. Without a dictionary,
-        libraries are named after their folders (after the parent of `outs`).
+        the counts and a folder `spatial`. The files may have the name of a sample in front, be compressed (`.gz`), and lie
+        in one folder, as repositories deliver them. Without a dictionary, libraries are named after their folders (after
+        the parent of `outs`). The sections of an aggregated run (`spaceranger aggr`) become libraries with the names in
+        `aggregation.csv`, or the name of the folder and the number of the section.
     library_key
         Column of `obs` for the names of the sections.
     counts_file
-        Name of the counts inside each folder, an `.h5` file or a folder with `matrix.mtx.gz`. By default
-        `filtered_feature_bc_matrix` is used, and `raw_feature_bc_matrix` where that is missing.
+        Name of the counts inside each folder, an `.h5` file, a folder with `matrix.mtx.gz`, or such a matrix; or a
+        dictionary library name -> name, for several samples in one folder. By default `filtered_feature_bc_matrix` is
+        used, and `raw_feature_bc_matrix` where that is missing.
+    bin_size
+        Visium HD: side of the bins in µm, such as 2, 8 or 16, where a folder holds several. Segmented cells
+        (`segmented_outputs`) have no lattice and are not read.
     load_images
         Also read the hires and lowres images that exist.
     in_tissue_only
@@ -90,7 +68,9 @@ def read_visium(
     - `var`: `gene_ids`, and the other columns that are equal in all sections. Sections are joined on `gene_ids`, keeping
       the genes that all of them have; names are the symbols, made unique
     - `obsm["spatial"]`: x and y of the spots in pixels of the full-resolution image, float64
-    - `uns["spatial"][library]`: `images` (`hires`, `lowres`: uint8 RGB), `scalefactors`, `metadata`
+    - `uns["spatial"][library]`: `images` (`hires`, `lowres`: uint8 RGB), `scalefactors` (those of the file, for Visium HD
+      with `microns_per_pixel` and `bin_size_um`), `metadata` (names of the files, and `assay`, `"visium"` or
+      `"visium_hd"`, where the files say which)
     - `uns["spared_sc"]["read_visium"]`: how it was read
 
     Raises
@@ -98,22 +78,35 @@ def read_visium(
     FileNotFoundError
         A folder, its counts, its positions or its scale factors are missing.
     ValueError
-        A file is damaged, counts and positions do not belong together, or two libraries have the same name.
+        A file is damaged or of another kind; counts, positions, scale factors and images do not belong together; a folder
+        holds several samples or sizes of bins; or two libraries have the same name.
+    PermissionError
+        A file may not be read.
 
     Notes
     -----
     Genes that are not in all sections, spots outside the tissue and features other than gene expression are dropped; the
-    log says how many.
+    log says how many. Where the barcodes of counts and positions differ by the ending `-1` only, it is ignored.
+
+    What is found by its name is checked by its content: every spot has one position of its own, every barcode of the counts
+    has a position, and spots in tissue lie inside of the images at the scale of the scale factors.
 
     Examples
     --------
     >>> import spared_sc as sp
     >>> adata = sp.datasets.read_visium(["runs/section_1", "runs/section_2"])  # doctest: +SKIP
     >>> adata = sp.datasets.read_visium({"control": "runs/a/outs", "treated": "runs/b/outs"})  # doctest: +SKIP
+    >>> adata = sp.datasets.read_visium("runs/hd", bin_size=8)  # doctest: +SKIP
     """
     check_library_key(library_key, "barcode")
     folders = _named_folders(paths)
-    sections = [_read_section(name, folder, counts_file, load_images) for name, folder in folders.items()]
+    chosen = _counts_files(counts_file, folders)
+    sections = [
+        section
+        for name, folder in folders.items()
+        for section in _read_run(name, folder, chosen[name], bin_size, load_images, in_tissue_only)
+    ]
+    _check_names([section.name for section in sections])
     if in_tissue_only:
         sections = [in_tissue(section) for section in sections]
     adata = join_sections(sections, library_key)
@@ -123,81 +116,110 @@ def read_visium(
         function="datasets.read_visium",
         params={
             "library_key": library_key,
-            "counts_file": counts_file,
+            "counts_file": dict(counts_file) if isinstance(counts_file, Mapping) else counts_file,
+            "bin_size": bin_size,
             "load_images": load_images,
             "in_tissue_only": in_tissue_only,
         },
         slots={},
-        libraries=list(folders),
+        libraries=[section.name for section in sections],
     )
-    logger.info("read %d spots x %d genes of %d libraries", *adata.shape, len(folders))
+    logger.info("read %d spots x %d genes of %d libraries", *adata.shape, len(sections))
     return adata
 
 
 def _named_folders(paths: str | Path | Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Path]:
-    """Library name -> the folder that holds counts and `spatial`."""
+    """Library name -> folder."""
     if isinstance(paths, Mapping):
-        named = [(name, _section_folder(path)) for name, path in paths.items()]
+        named = [(name, _folder(path)) for name, path in paths.items()]
     else:
-        folders = [_section_folder(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-        named = [(folder.parent.name if folder.name == "outs" else folder.name, folder) for folder in folders]
+        folders = [_folder(path) for path in ([paths] if isinstance(paths, str | Path) else _listed(paths))]
+        named = [(_library_name(folder), folder) for folder in folders]
     if not named:
         raise ValueError("no folder was given: pass the path of at least one Space Ranger folder.")
-    names = [name for name, _ in named]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    _check_names([name for name, _ in named])
+    for name, _ in named:
+        check_library_name(name)
+    return dict(named)
+
+
+def _listed(paths: object) -> list[str | Path]:
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str | Path) for path in paths):
+        raise TypeError(f"paths={paths!r} cannot be used: pass a path, a list of paths, or a dictionary name -> path.")
+    return list(paths)
+
+
+def _library_name(folder: Path) -> str:
+    parts = {"outs", "binned_outputs"} if folder.name in {"outs", "binned_outputs"} else set()
+    while folder.name in parts:
+        folder = folder.parent
+    return folder.name
+
+
+def _check_names(names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1}, key=str)
     if twice:
         raise ValueError(
             f"several folders give the library name {listing(twice)}: pass a dictionary of names and folders, "
             'such as {"section_1": "run_1/outs", "section_2": "run_2/outs"}.'
         )
-    for name in names:
-        check_library_name(name)
-    return dict(named)
 
 
-def _section_folder(path: str | Path) -> Path:
+def _folder(path: str | Path) -> Path:
+    if not isinstance(path, str | Path):
+        raise TypeError(f"{path!r} is not a path: pass the path of a Space Ranger folder ({PARTS}).")
     folder = Path(path).expanduser()
-    if not folder.exists():
-        raise FileNotFoundError(f"there is no folder {str(path)!r}: pass the path of a Space Ranger folder ({_PARTS}).")
+    if not existing(folder):
+        raise FileNotFoundError(f"there is no folder {str(path)!r}: pass the path of a Space Ranger folder ({PARTS}).")
     if not folder.is_dir():
+        remedy = "read it with anndata.read_h5ad, or " if folder.suffix == ".h5ad" else ""
         raise NotADirectoryError(
-            f"{str(path)!r} is a file: pass the Space Ranger folder it belongs to ({_PARTS}); counts with an unusual "
-            "name are chosen with counts_file=."
+            f"{str(path)!r} is a file: {remedy}pass the Space Ranger folder it belongs to ({PARTS}); counts with an "
+            "unusual name are chosen with counts_file=."
         )
     # "." and ".." have no name of their own; a link keeps its name, for that is what the user called the section.
-    folder = folder.resolve() if folder.name in {"", ".."} else folder.absolute()
-    has_counts = any(matches(folder, pattern) for pattern in _COUNTS)
-    return folder / "outs" if not has_counts and (folder / "outs").is_dir() else folder
+    return folder.resolve() if folder.name in {"", ".."} else folder.absolute()
 
 
-def _find(folder: Path, patterns: Sequence[str]) -> Path | None:
-    """The file that fits the first pattern that any file fits."""
-    for pattern in patterns:
-        paths = matches(folder, pattern)
-        if len(paths) > 1:
-            raise ValueError(
-                f"{folder} holds several files that fit {pattern!r}: {listing(path.name for path in paths)}. "
-                "Keep one section per folder; counts are chosen with counts_file=."
+def _counts_files(counts_file: str | Mapping[str, str] | None, folders: Mapping[str, Path]) -> dict[str, str | None]:
+    """Library name -> counts_file."""
+    named = isinstance(counts_file, Mapping)
+    chosen = {name: counts_file.get(name) if isinstance(counts_file, Mapping) else counts_file for name in folders}
+    unknown = [name for name in counts_file if name not in folders] if isinstance(counts_file, Mapping) else []
+    if unknown:
+        raise ValueError(f"counts_file= names {listing(unknown)}; the libraries are {listing(folders)}.")
+    for value in chosen.values():
+        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+            raise TypeError(
+                f"counts_file={counts_file!r} cannot be used: pass the name of a file{', for each library' if named else ''}."
             )
-        if paths:
-            return paths[0]
-    return None
+    return chosen
 
 
-def _content(folder: Path) -> str:
-    return listing(sorted(path.name for path in folder.iterdir()))
+def _read_run(
+    name: str, path: Path, counts_file: str | None, bin_size: int | None, load_images: bool, in_tissue_only: bool
+) -> list[Section]:
+    """The section of a folder, or the sections of an aggregated run."""
+    folder, bin_um = section_folder(path, bin_size)
+    layout = find_layout(folder, counts_file, bin_um)
+    counts = read_counts(layout.counts)
+    found = suffixes(counts.barcodes)
+    if len(found) < 2:
+        read = [_read_section(name, layout, counts, read_positions(layout), load_images, in_tissue_only)]
+    else:
+        read = []
+        for part in aggregated_layouts(name, layout, counts.barcodes, found):
+            own = counts.barcodes.str.endswith(f"-{part.number}")
+            some = Counts(counts.values[own], counts.barcodes[own], counts.genes)
+            read.append(_read_section(part.name, part.layout, some, part.positions, load_images, in_tissue_only))
+    return [in_tissue(section) for section in read] if in_tissue_only else read
 
 
-def _read_section(name: str, folder: Path, counts_file: str | None, load_images: bool) -> Section:
-    path = _counts_path(folder, counts_file)
-    spatial = folder / "spatial"
-    if not spatial.is_dir():
-        raise FileNotFoundError(
-            f"{folder} has counts ({path.name}) but no folder `spatial` (it holds {_content(folder)}): unpack Space "
-            "Ranger's spatial.tar.gz there. Without positions, read the counts with scanpy.read_10x_h5."
-        )
-    counts, barcodes, genes = _read_counts(path)
-    positions = _read_positions(spatial)
+def _read_section(
+    name: str, layout: Layout, counts: Counts, positions: pd.DataFrame, load_images: bool, in_tissue_only: bool
+) -> Section:
+    path, barcodes = layout.counts_path, counts.barcodes
+    positions = _same_endings(name, barcodes, positions)
     unknown = barcodes[~barcodes.isin(positions.index)]
     if len(unknown):
         raise ValueError(
@@ -205,159 +227,52 @@ def _read_section(name: str, folder: Path, counts_file: str | None, load_images:
             f"the positions such as {listing(positions.index, 1)}. Check that `spatial` and the counts are of the "
             "same section."
         )
-    idle = int((positions[Key.obs.in_tissue] == 1).sum()) - int(positions[Key.obs.in_tissue][barcodes].sum())
-    if idle:
-        logger.info("library %r: %d spots in tissue have positions but are not in %s", name, idle, path.name)
-    return Section(
-        name=name,
-        counts=counts,
-        barcodes=barcodes,
-        genes=genes,
-        positions=positions.loc[barcodes],
-        slot={
-            **_read_images(name, spatial, load_images),
-            "metadata": {"source": folder.name, "counts_file": path.name, **_h5_metadata(path)},
-        },
-    )
+    own = positions.loc[barcodes]
+    check_distinct(own, str(layout.positions))
+    _check_tissue(name, layout, own, positions, in_tissue_only)
+    slot = read_spatial(name, layout, load_images)
+    check_images(name, own, slot)
+    metadata = {"source": layout.folder.name, "counts_file": layout.counts_name}
+    if not isinstance(layout.counts, MtxFiles):
+        metadata |= h5_metadata(layout.counts)
+    metadata |= assay_of(layout, own, slot["scalefactors"], metadata.get("chemistry_description", ""))
+    return Section(name, counts.values, barcodes, counts.genes, own, {**slot, "metadata": metadata})
 
 
-def _counts_path(folder: Path, counts_file: str | None) -> Path:
-    if counts_file is not None:
-        path = folder / counts_file
-        if not path.exists():
-            raise FileNotFoundError(
-                f"there is no counts_file={counts_file!r} in {folder}, which holds {_content(folder)}."
-            )
-        if not path.is_dir() and path.suffix != ".h5":
-            raise ValueError(
-                f"counts_file={counts_file!r} cannot be used: expected an .h5 file or a folder with matrix.mtx.gz."
-            )
-        return path
-    usual = _find(folder, _COUNTS)
-    if usual is not None:
-        return usual
-    inside = [
-        child
-        for child in sorted({*folder.glob("*"), *folder.glob("*/*")})
-        if child.is_dir() and (child / "spatial").is_dir() and any(matches(child, pattern) for pattern in _COUNTS)
-    ]
-    remedy = (
-        f"It has section folders inside: pass one or a list of {listing(str(child) for child in inside)}"
-        if inside
-        else f"Pass a Space Ranger folder ({_PARTS}); counts with another name are chosen with counts_file="
-    )
-    raise FileNotFoundError(f"{folder} has no counts; it holds {_content(folder)}. {remedy}.")
+def _same_endings(name: str, barcodes: pd.Index, positions: pd.DataFrame) -> pd.DataFrame:
+    """Positions with the ending of the counts' barcodes, where one of both has `-1` and the other has none."""
+    if barcodes.isin(positions.index).any():
+        return positions
+    counted, placed = suffixes(barcodes), suffixes(positions.index)
+    if counted == ["1"] and not placed:
+        index = positions.index + "-1"
+    elif placed == ["1"] and not counted:
+        index = positions.index.str.removesuffix("-1")
+    else:
+        return positions
+    logger.info("library %r: barcodes of counts and positions differ by the ending '-1', which is ignored", name)
+    return positions.set_axis(index)
 
 
-def _read_counts(path: Path) -> tuple[sps.csr_matrix, pd.Index, pd.DataFrame]:
-    """Counts, barcodes and genes (indexed by their ids, with the column `symbol`)."""
-    import scanpy as sc
-
-    with warnings.catch_warnings():
-        # Symbols repeat in every reference; they are made unique once the sections are joined.
-        warnings.filterwarnings("ignore", message="Variable names are not unique", category=UserWarning)
-        if path.is_dir():
-            with readable(path, "matrix.mtx.gz, features.tsv.gz and barcodes.tsv.gz of one matrix"):
-                read = sc.read_10x_mtx(path, make_unique=False, gex_only=False)
-        else:
-            with readable(path, "a 10x feature-barcode matrix"):
-                _check_h5(path)
-                read = sc.read_10x_h5(path, gex_only=False)
-    genes = read.var.assign(symbol=read.var_names.astype(str)).set_index(Key.var.gene_ids)
-    counts = sps.csr_matrix(read.X, dtype=np.float32)
-    counts.sort_indices()
-    if "feature_types" in genes:
-        keep = (genes["feature_types"] == "Gene Expression").to_numpy()
-        if not keep.all():
-            logger.info("%s: left out %d features that are not gene expression", path.name, int((~keep).sum()))
-            genes, counts = genes[keep], counts[:, keep]
-    for values, kind in ((genes.index, "gene ids"), (read.obs_names, "barcodes")):
-        if not values.is_unique:
-            raise ValueError(
-                f"{path}: {int(values.duplicated().sum())} {kind} occur more than once (such as "
-                f"{listing(values[values.duplicated()], 1)}); expected a feature-barcode matrix, one row per gene."
-            )
-    return counts, pd.Index(read.obs_names, dtype=object), genes
-
-
-def _check_h5(path: Path) -> None:
-    import h5py
-
-    with h5py.File(path) as file:
-        if "matrix" not in file:
-            raise KeyError(f"found {listing(file)} instead of the group 'matrix'")
-        missing = {"barcodes", "data", "features", "indices", "indptr", "shape"} - set(file["matrix"])
-        if missing:
-            raise KeyError(f"the group 'matrix' lacks {listing(sorted(missing))}")
-
-
-def _h5_metadata(path: Path) -> dict[str, str]:
-    """What an h5 file says about the assay, under squidpy's names."""
-    import h5py
-
-    if path.is_dir():
-        return {}
-    with h5py.File(path) as file:
-        attrs = {key: file.attrs[key] for key in ("chemistry_description", "software_version") if key in file.attrs}
-    return {key: value.decode() if isinstance(value, bytes) else str(value) for key, value in attrs.items()}
-
-
-def _read_positions(spatial: Path) -> pd.DataFrame:
-    """Positions of all spots of the array, indexed by barcode."""
-    path = _find(spatial, _POSITIONS)
-    if path is None:
-        raise FileNotFoundError(
-            f"{spatial} has no spot positions; it holds {_content(spatial)}. Expected tissue_positions.csv, "
-            "tissue_positions_list.csv or tissue_positions.parquet."
+def _check_tissue(name: str, layout: Layout, own: pd.DataFrame, positions: pd.DataFrame, in_tissue_only: bool) -> None:
+    """Compare the spots in tissue with those of filtered counts, which Space Ranger makes the same."""
+    n_tissue = int((positions[Key.obs.in_tissue] == 1).sum())
+    inside = int((own[Key.obs.in_tissue] == 1).sum())
+    idle, off = n_tissue - inside, len(own) - inside
+    if layout.filtered and inside and off > _FEW * len(own) and idle > _FEW * n_tissue and in_tissue_only:
+        raise ValueError(
+            f"library {name!r}: {off} of {len(own)} spots of {layout.counts_name} are outside of the tissue in "
+            f"{layout.positions}, and {idle} of {n_tissue} spots in tissue are not in the counts. Check that both are of "
+            "the same section, or pass in_tissue_only=False to keep all spots."
         )
-    with readable(path, f"the columns {listing(_POSITION_COLUMNS)}"):
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else _position_csv(path)
-        missing = [column for column in _POSITION_COLUMNS if column not in table]
-        if missing:
-            raise ValueError(f"it lacks {listing(missing)}")
-        positions = table[list(_POSITION_COLUMNS[1:])].apply(pd.to_numeric)
-        positions.index = pd.Index(table["barcode"].astype(str), dtype=object, name=None)
-        if positions.isna().to_numpy().any():
-            raise ValueError(f"{int(positions.isna().any(axis=1).sum())} rows have empty fields")
-        whole = positions[list(PLACES)]
-        if not (whole == whole.round()).to_numpy().all() or not positions[Key.obs.in_tissue].isin([0, 1]).all():
-            raise ValueError("in_tissue must be 0 or 1, array_row and array_col whole numbers")
-        if not positions.index.is_unique:
-            raise ValueError(f"{int(positions.index.duplicated().sum())} barcodes occur more than once")
-    return positions.astype(dict.fromkeys(whole, int))
-
-
-def _position_csv(path: Path) -> pd.DataFrame:
-    """The fields as text; whether there is a header shows in the second field, a number in every other row."""
-    table = pd.read_csv(path, header=None, dtype=str, encoding="utf-8-sig")
-    if table.shape[1] != len(_POSITION_COLUMNS):
-        raise ValueError(f"it has {table.shape[1]} columns")
-    if pd.to_numeric(table.iloc[:1, 1], errors="coerce").isna().all():
-        return table.iloc[1:].set_axis([str(name).strip() for name in table.iloc[0]], axis=1)
-    return table.set_axis(list(_POSITION_COLUMNS), axis=1)
-
-
-def _read_images(name: str, spatial: Path, load_images: bool) -> dict[str, Any]:
-    """The entries `images` and `scalefactors` of a library."""
-    images = {}
-    for resolution in ("hires", "lowres") if load_images else ():
-        path = _find(spatial, [f"tissue_{resolution}_image.{end}" for end in _IMAGE_TYPES])
-        if path is None:
-            logger.info("library %r: there is no tissue_%s_image in %s", name, resolution, spatial)
-        else:
-            images[resolution], _ = read_image(path)
-    path = spatial / "scalefactors_json.json"
-    if not path.is_file():
-        if images:
-            raise FileNotFoundError(
-                f"{spatial} has images but no scalefactors_json.json to place the spots on them; it holds "
-                f"{_content(spatial)}. Copy the file from the Space Ranger run, or pass load_images=False."
-            )
-        return {"images": {}, "scalefactors": {}}
-    with readable(path, "numbers such as tissue_hires_scalef and spot_diameter_fullres, as JSON"):
-        scalefactors = {key: float(value) for key, value in json.loads(path.read_text()).items()}
-        missing = [f"tissue_{resolution}_scalef" for resolution in images]
-        missing = [key for key in missing if key not in scalefactors]
-        if missing:
-            raise ValueError(f"it lacks {listing(missing)}")
-    return {"images": images, "scalefactors": scalefactors}
+    if layout.filtered and off and inside:
+        logger.warning(
+            "library %r: %d of %d spots of the filtered counts are outside of the tissue in %s: check that both are of "
+            "the same section",
+            name,
+            off,
+            len(own),
+            layout.positions,
+        )
+    if idle:
+        logger.info("library %r: %d spots in tissue have positions but are not in %s", name, idle, layout.counts_name)
