@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+import subprocess
+import sys
 
 import anndata as ad
 import numpy as np
@@ -193,8 +196,231 @@ def test_an_interrupted_store_is_finished(adata, tmp_path, monkeypatch):
     assert "patches" not in adata.uns["spared_sc"]
     assert adata.uns["spared_sc"].keys() == before.uns["spared_sc"].keys()
     sp.pp.extract_patches(adata, output_size=24, store=store, **KEY)
-    assert seen[5:] == list(range(24, 128, 8))  # the last batch that was begun is done again
+    assert seen[5:] == list(range(32, 128, 8))  # four of the five batches were written
     monkeypatch.undo()
     whole = resolve(adata, image="hires", output_size=24).read(np.arange(adata.n_obs))
     assert np.array_equal(resolve(adata).read(np.arange(adata.n_obs)), whole)
     assert [p.name for p in tmp_path.iterdir()] == ["patches.zarr"]
+
+
+@pytest.fixture
+def stored(adata, tmp_path):
+    """A store of small patches, its folder and their pixels."""
+    store = tmp_path / "patches.zarr"
+    sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
+    return store, resolve(adata).read(np.arange(adata.n_obs))
+
+
+def chunks_of(store):
+    return sorted(path for path in store.rglob("*") if path.is_file() and "c" in path.relative_to(store).parts)
+
+
+def never_other_pixels(adata, pixels) -> bool:
+    """Whether reading the store is refused; a test fails where it gives other pixels than were written."""
+    found, message = None, ""
+    try:
+        found = resolve(adata).read(np.arange(adata.n_obs))
+    except ValueError as error:
+        message = str(error)
+    if found is None:
+        assert "damaged" in message or "another version" in message
+        assert "overwrite=True" in message
+        return True
+    assert np.array_equal(found, pixels)
+    return False
+
+
+def test_damage_of_a_chunk_is_noticed(adata, stored):
+    store, pixels = stored
+    rng = np.random.default_rng(0)
+    for path in chunks_of(store):
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        page = bytearray(content)
+        first = int(rng.integers(len(content)))
+        page[first : first + 512] = bytes(len(page[first : first + 512]))
+        cut = int(rng.integers(1, 6))
+        for harmed in (flipped, page, content[:-cut], content + b"\0", b"", bytes(len(content))):
+            if bytes(harmed) != content:
+                path.write_bytes(harmed)
+                assert never_other_pixels(adata, pixels)
+        path.unlink()
+        assert never_other_pixels(adata, pixels)
+        path.mkdir()
+        assert never_other_pixels(adata, pixels)
+        path.rmdir()
+        path.write_bytes(content)
+    one, other = chunks_of(store)[:2]
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])  # each of them is whole
+    other.write_bytes(contents[0])
+    assert never_other_pixels(adata, pixels)
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "manifest.json"])
+def test_damage_of_the_description_is_noticed(adata, stored, name):
+    store, pixels = stored
+    content = (store / name).read_bytes()
+    rng = np.random.default_rng(1)
+    for place in rng.choice(len(content), 40, replace=False):
+        harmed = bytearray(content)
+        harmed[place] ^= 1 << int(rng.integers(8))
+        (store / name).write_bytes(harmed)
+        never_other_pixels(adata, pixels)
+    for harmed in (content[: len(content) // 2], b"", b"[" * 100_000, b'{"attributes": 3}', b"[]", b"null"):
+        (store / name).write_bytes(harmed)
+        assert never_other_pixels(adata, pixels)
+        with pytest.raises(ValueError, match=r"damaged.*overwrite=True"):  # nor taken for written
+            sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
+    (store / name).unlink()
+    assert never_other_pixels(adata, pixels)
+    sp.pp.extract_patches(adata, output_size=16, store=store, overwrite=True, **KEY)
+    assert not never_other_pixels(adata, pixels)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [128, 10**9, 10**9, 3]},
+        {"shape": [10**12, 16, 16, 3]},
+        {"shape": [128]},
+        {"shape": [128.0, 16, 16, 3]},
+        {"data_type": "float64"},
+        {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [10**9, 16, 16, 3]}}},
+        {"chunk_grid": 3},
+    ],
+)
+def test_a_description_that_asks_for_much_is_refused(adata, stored, change):
+    """Also with a right hash, as a hostile store may have."""
+    from spared_sc._images import store as module
+
+    store, pixels = stored
+    (store / "zarr.json").write_text(json.dumps(json.loads((store / "zarr.json").read_text()) | change))
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["sha256"] = module._digest((store / "zarr.json").read_bytes(), manifest["chunks"])
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    assert never_other_pixels(adata, pixels)
+
+
+def test_a_chunk_that_goes_while_the_store_is_open(adata, stored):
+    store, _ = stored
+    patches = resolve(adata)
+    chunks_of(store)[3].unlink()
+    with pytest.raises(ValueError, match="a chunk is missing or was changed since the store was opened"):
+        patches.read(np.arange(adata.n_obs))
+
+
+def test_files_of_the_user_in_a_store_are_not_deleted(adata, stored):
+    store, pixels = stored
+    (store / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"do not belong to a store of patches \('notes.txt'\): move them"):
+        sp.pp.extract_patches(adata, size=2, output_size=16, store=store, overwrite=True, **KEY)
+    assert (store / "notes.txt").read_text() == "mine"
+    assert not never_other_pixels(adata, pixels)
+
+
+def test_a_killed_replacement_is_finished_or_undone(adata, stored):
+    store, pixels = stored
+    old, part = store.with_name(".patches.zarr.old"), store.with_name("patches.zarr.part")
+    shutil.copytree(store, part)
+    (part / "manifest.json").unlink()  # the new patches, nearly complete
+    store.rename(old)  # killed between the two renames
+    with pytest.raises(FileExistsError, match="holds other patches"):
+        sp.pp.extract_patches(adata, size=2, output_size=16, store=store, **KEY)
+    assert not never_other_pixels(adata, pixels)
+    shutil.copytree(store, old)  # killed while the old ones were removed
+    for path in chunks_of(old)[:5]:
+        path.unlink()
+    (part / ("zarr." + "0" * 32 + ".partial")).touch()
+    (part / "c" / "0" / "0" / "0" / ("0." + "0" * 32 + ".partial")).touch()
+    sp.pp.extract_patches(adata, size=2, output_size=16, store=store, overwrite=True, **KEY)
+    assert [path.name for path in store.parent.iterdir()] == ["patches.zarr"]
+    assert not list(store.rglob("*.partial"))
+
+
+def test_an_interrupted_store_with_a_damaged_chunk(adata, tmp_path, monkeypatch):
+    from spared_sc._images import store as module
+
+    monkeypatch.setattr(module, "_BATCH", 8)
+    store, part = tmp_path / "patches.zarr", tmp_path / "patches.zarr.part"
+    sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
+    expected = resolve(adata).read(np.arange(adata.n_obs))
+    for harm in (lambda path: path.write_bytes(bytes(20)), lambda path: path.unlink()):
+        store.rename(part)
+        harm(part / "c" / "5" / "0" / "0" / "0")
+        sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
+        assert np.array_equal(resolve(adata).read(np.arange(adata.n_obs)), expected)
+
+
+def test_one_process_writes_a_store(adata, tmp_path, monkeypatch):
+    from spared_sc._core import locks
+    from spared_sc._core.locks import only_writer
+
+    monkeypatch.setattr(locks, "_WAIT", 0.1)
+    store = tmp_path / "patches.zarr"
+    code = f"""
+import sys, pathlib
+from spared_sc._core.locks import only_writer
+with only_writer(pathlib.Path({str(store)!r})):
+    print("writes", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "writes\n"
+        with pytest.raises(TimeoutError, match=f"is being written by process {other.pid}"):
+            sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
+        assert not store.exists()
+        other.stdin.close()
+    sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
+    with only_writer(store):  # whoever finds what it wants does not wait
+        sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
+
+
+def test_libraries_and_spots_whose_names_join_to_the_same(adata, tmp_path):
+    names = {"library_1": "a", "library_2": "a/b"}
+    first = (adata.obs["library_id"] == "library_1").to_numpy()
+    adata.uns["spatial"] = {names[name]: slide for name, slide in adata.uns["spatial"].items()}
+    adata.obs["library_id"] = adata.obs["library_id"].astype(str).map(names)
+    place = np.where(first, np.cumsum(first), np.cumsum(~first))
+    adata.obs_names = [f"b/{i}" if of_a else str(i) for of_a, i in zip(first, place, strict=True)]
+    assert adata.obs_names.is_unique
+    expected = resolve(adata, output_size=16).read(np.arange(adata.n_obs))
+    sp.pp.extract_patches(adata, output_size=16, store=tmp_path / "patches.zarr", **KEY)
+    assert np.array_equal(resolve(adata).read(np.arange(adata.n_obs)), expected)
+
+
+@pytest.mark.parametrize("store", ["", "a\0b", "x" * 300])
+def test_stores_that_no_folder_can_be(adata, store):
+    with pytest.raises(ValueError, match="store cannot be"):
+        sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
+    assert "patches" not in adata.uns["spared_sc"]
+
+
+def test_a_place_that_cannot_be_written(adata, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(Patches, "read", lambda self, rows: np.zeros((len(rows), 16, 16, 3), np.uint8))
+    for store, message in (
+        (tmp_path / "file" / "a.zarr", "choose a place that can be written"),
+        (tmp_path / ("x" * 252), "choose a shorter name"),
+        ("/proc/a.zarr", "choose a place that can be written"),
+    ):
+        with pytest.raises(OSError, match=f"cannot be written .*: {message}"):
+            sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_keeps_the_old_store(adata, stored, monkeypatch):
+    import errno
+
+    store, pixels = stored
+    monkeypatch.setattr(zarr.Array, "__setitem__", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
+    with pytest.raises(OSError, match="No space.*: free some space .* unchanged. The same call goes on") as raised:
+        sp.pp.extract_patches(adata, size=2, output_size=16, store=store, overwrite=True, **KEY)
+    assert raised.value.errno == errno.ENOSPC
+    assert not never_other_pixels(adata, pixels)
+    monkeypatch.undo()
+    sp.pp.extract_patches(adata, size=2, output_size=16, store=store, overwrite=True, **KEY)
+    assert [path.name for path in store.parent.iterdir()] == ["patches.zarr"]
