@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import logging
 import os
@@ -16,11 +18,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import spared_sc as sp
-from helpers.server import CONTENT, Server, sha256
+from helpers.server import CONTENT, Handler, Server, sha256
 from spared_sc._core import download
 from spared_sc._core.download import fetch, read_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -48,7 +51,7 @@ def test_md5_and_empty_file(server: Server, target: Path):
     server.files["/empty"] = b""
     fetch(f"{server.url}/a.bin", target, known_hash="md5:" + hashlib.md5(CONTENT).hexdigest())
     assert target.read_bytes() == CONTENT
-    assert fetch(f"{server.url}/empty", target, known_hash=None).read_bytes() == b""
+    assert fetch(f"{server.url}/empty", target, known_hash=sha256(b"")).read_bytes() == b""
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -158,6 +161,143 @@ def test_no_server(target: Path, monkeypatch: pytest.MonkeyPatch):
     assert inside(target) == []
 
 
+def chunked(content: bytes, *, whole: bool) -> bytes:
+    return f"{len(content):x}\r\n".encode() + content + (b"\r\n0\r\n\r\n" if whole else b"\r\n")
+
+
+def loris(answer: Handler) -> None:
+    answer.head(Content_Length=str(len(CONTENT)))
+    with contextlib.suppress(OSError):
+        for at in range(2000):
+            answer.wfile.write(CONTENT[at : at + 1])
+            answer.wfile.flush()
+            time.sleep(0.005)
+
+
+def sends(content: bytes, status: int = 200, **headers: str) -> Callable[[Handler], None]:
+    def answer(handler: Handler) -> None:
+        handler.protocol_version = "HTTP/1.1"
+        handler.head(status, Connection="close", **headers)
+        handler.wfile.write(content)
+
+    return answer
+
+
+PAGE = b"<!DOCTYPE html><html>log in to this network</html>"
+BAD = {  # answer, and what is said of it without a hash
+    "cut without a length": (sends(CONTENT[:1000]), "does not say how long it is"),
+    "whole without a length": (sends(CONTENT), "does not say how long it is"),
+    "length is no number": (sends(CONTENT[:1000], Content_Length="abc"), "does not say how long it is"),
+    "negative length": (sends(CONTENT[:1000], Content_Length="-5"), "does not say how long it is"),
+    "cut": (sends(CONTENT[:1000], Content_Length=str(len(CONTENT))), "check the network"),
+    "cut between two chunks": (
+        sends(chunked(CONTENT[:1000], whole=False), Transfer_Encoding="chunked"),
+        "check the network",
+    ),
+    "page": (sends(PAGE, Content_Length=str(len(PAGE))), "it is a web page"),
+    "empty": (sends(b"", Content_Length="0"), "it is empty"),
+    "nothing": (sends(b"", 204), "the answer is 204"),
+    "not changed": (sends(b"", 304), "the answer is 304"),
+    "redirect in a circle": (sends(b"", 302, Location="/bad", Content_Length="0"), "the server refuses it"),
+    "redirect to this machine": (
+        sends(b"", 302, Location="file:///etc/hostname", Content_Length="0"),
+        "check the network",
+    ),
+    "one byte at a time": (loris, "bytes came in 0.2 s"),
+}
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_answers_are_never_kept(
+    server: Server, target: Path, kind: str, known: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(download, "_WAITS", (0.0,))
+    monkeypatch.setattr(download, "_SLOW", (0.2, 2**16))
+    answer, message = BAD[kind]
+    server.answers["/bad"] = answer
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    if known and kind in ("whole without a length",):
+        assert fetch(f"{server.url}/bad", target, known_hash=sha256(CONTENT)).read_bytes() == CONTENT
+        return
+    with pytest.raises(
+        (ConnectionError, ValueError),
+        match=r"not the expected file"
+        if known and "length" in kind or known and kind in ("page", "empty")
+        else message,
+    ):
+        fetch(f"{server.url}/bad", target, known_hash=sha256(CONTENT) if known else None)
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("known_hash", [sha256(CONTENT), None])
+def test_chunked_and_compressed_answers(server: Server, target: Path, known_hash: str | None):
+    packed = gzip.compress(CONTENT)
+    server.answers["/a.bin"] = sends(chunked(CONTENT, whole=True), Transfer_Encoding="chunked")
+    server.answers["/b.bin"] = sends(packed, Content_Length=str(len(packed)), Content_Encoding="gzip")
+    for name in ("a.bin", "b.bin"):
+        assert fetch(f"{server.url}/{name}", target, known_hash=known_hash).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("name", ["a.tsv.gz", "a.jpg", "a.png", "a.h5"])
+def test_kind_without_a_hash(server: Server, tmp_path: Path, name: str):
+    server.files[f"/{name}"] = b'{"error": "try later"}'
+    with pytest.raises(ConnectionError, match=r"does not begin as a .*get the file in another way"):
+        fetch(f"{server.url}/{name}", tmp_path / name, known_hash=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (sends(b"x" * 10, Content_Length="20"), "10 bytes read, 10 more expected|it ended after 10 of 20 bytes"),
+        (sends(b"x" * (2**24 + 1)), "no short text"),
+        (sends(b"", 204), "the answer is 204"),
+    ],
+)
+def test_bad_texts(server: Server, answer, message: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "_WAITS", ())
+    server.answers["/t"] = answer
+    with pytest.raises(ConnectionError, match=message):
+        read_text(f"{server.url}/t")
+
+
+def test_cache_that_cannot_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(download, "_temporary", {})
+    (tmp_path / "file").write_bytes(b"x")
+    with sp.settings.override(cache_dir=tmp_path / "cache"):
+        assert download.cache_folder("a") == tmp_path / "cache" / "a"
+    with sp.settings.override(cache_dir=tmp_path / "file" / "cache"):
+        first, again = download.cache_folder("a"), download.cache_folder("a")
+    assert first == again
+    assert list(first.iterdir()) == []
+    assert caplog.text.count("cannot be written") == 1
+    assert "sp.settings.cache_dir" in caplog.text
+
+
+@posix
+def test_two_processes_download_once(server: Server, target: Path):
+    """The second one waits, and finds the file."""
+    server.hold = 300_000
+    part = target.with_name("a.bin.part")
+    with start(server, target) as first:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (part.exists() and part.stat().st_size > 100_000):
+            time.sleep(0.01)
+        with start(server, target) as second:
+            time.sleep(3)
+            server.hold = len(CONTENT)
+            assert "Error" not in second.communicate(timeout=60)[1]
+        first.communicate(timeout=60)
+    assert first.returncode == second.returncode == 0
+    assert target.read_bytes() == CONTENT
+    assert inside(target) == ["a.bin"]
+    assert len(server.asked) == 1
+
+
 def test_read_text(server: Server):
     server.files["/t"] = "größe".encode()
     server.statuses = [503]
@@ -165,7 +305,7 @@ def test_read_text(server: Server):
 
 
 def test_several_at_once(server: Server, target: Path):
-    """They share one part file, and write the same bytes to the same places."""
+    """One downloads, the others wait and find the file."""
     server.pause = 0.002
     failures: list[BaseException] = []
 
@@ -184,6 +324,7 @@ def test_several_at_once(server: Server, target: Path):
     assert not failures
     assert target.read_bytes() == CONTENT
     assert inside(target) == ["a.bin"]
+    assert len(server.asked) == 1
 
 
 def test_progress_bar(server: Server, target: Path, capsys: pytest.CaptureFixture):
@@ -278,7 +419,7 @@ def test_killed_again_and_again(server: Server, target: Path):
             process.send_signal(signal.SIGKILL)
             process.communicate(timeout=30)
         assert process.returncode == -signal.SIGKILL
-        assert inside(target) == ["a.bin.part"]
+        assert inside(target) == [".a.bin.lock", "a.bin.part"]  # the lock itself ended with the process
         assert CONTENT.startswith(part.read_bytes())
     server.hold = len(CONTENT)
     with start(server, target) as process:

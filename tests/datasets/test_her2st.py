@@ -131,10 +131,32 @@ def test_her2st_with_the_wrong_content(collection: Server, tmp_path: Path):
     collection.files["/data/ST-cnts/E1.tsv.gz"] = b"<html>log in</html>"
     with pytest.raises(ValueError, match=r"E1.tsv.gz is not the expected file"):
         sp.datasets.her2st("E1")
-    collection.files["/data/ST-cnts/E2.tsv.gz"] = b"<html>log in</html>"  # no hash: found out when it is read
+    collection.files["/data/ST-cnts/E2.tsv.gz"] = b"<html>log in</html>"  # no hash
+    with pytest.raises(ConnectionError, match=r"E2.tsv.gz could not be downloaded: it is a web page"):
+        sp.datasets.her2st("E2")
+    # Put there by somebody else.
+    for name in ("E1", "E2"):
+        path = tmp_path / "cache" / "her2st" / "ST-cnts" / f"{name}.tsv.gz"
+        assert not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"<html>log in</html>")
     with pytest.raises(ValueError, match=r"E2.tsv.gz cannot be read .*download or copy it again"):
         sp.datasets.her2st("E2")
-    assert not (tmp_path / "cache" / "her2st" / "ST-cnts" / "E1.tsv.gz").exists()
+
+
+def test_her2st_with_a_cache_that_cannot_be_written(
+    collection: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    from spared_sc._core import download
+
+    monkeypatch.setattr(download, "_temporary", {})
+    (tmp_path / "file").write_bytes(b"x")
+    with sp.settings.override(cache_dir=tmp_path / "file" / "cache"):
+        assert sp.datasets.her2st("E1").n_obs == 6
+        n_asked = len(collection.asked)
+        assert sp.datasets.her2st("E1").n_obs == 6  # found again by this process
+    assert len(collection.asked) == n_asked
+    assert "cannot be written" in caplog.text
 
 
 # squidpy's docstring machinery warns when it is imported.

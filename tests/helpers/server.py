@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -25,6 +26,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.files = {"/a.bin": CONTENT}
+        self.answers: dict[str, Callable[[Handler], None]] = {}  # in place of files
         self.asked: list[tuple[str, str | None]] = []  # path and Range of every request
         self.ranges = True
         self.statuses: list[int] = []  # answers to the next requests
@@ -42,6 +44,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, wanted = self.server, self.headers.get("Range")
         server.asked.append((self.path, wanted))
+        if self.path in server.answers:
+            server.answers[self.path](self)
+            self.close_connection = True
+            return
         content = server.files.get(self.path.partition("?")[0])
         status = server.statuses.pop(0) if server.statuses else 200 if content is not None else 404
         if status != 200:
@@ -62,6 +68,13 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[at : min(at + 2**16, end)])
             time.sleep(server.pause)
         self.close_connection = True
+
+    def head(self, status: int = 200, **headers: str) -> None:
+        """Start an answer with nothing but these headers, written with underscores."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
 
     def log_message(self, *args) -> None:
         pass

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from spared_sc._core.locks import only_writer
 from spared_sc._core.report import logger, progress_bar
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from spared_sc._core.settings import settings
 
 _WAITS = (1.0, 2.0, 4.0)  # seconds before each new attempt
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two blocks
 _BLOCK = 2**17
+_SLOW = (60.0, 2**16)  # seconds, and the bytes that must have come in each such time
+_LONGEST_TEXT = 2**24  # bytes
+_OTHER = 3600.0  # seconds to wait for another process that downloads the same file
+_STARTS = {  # of files with these endings, where no hash is known
+    ".gz": b"\x1f\x8b",
+    ".jpg": b"\xff\xd8",
+    ".png": b"\x89PNG",
+    ".h5": b"\x89HDF",
+    ".h5ad": b"\x89HDF",
+    ".zip": b"PK",
+    ".parquet": b"PAR1",
+}
+_PAGES = (b"<!doctype html", b"<html", b"<?xml")
 # Answers that may change in a moment. A refused range is retried without what is left of the file.
 _PASSING = {
     HTTPStatus.REQUEST_TIMEOUT,
@@ -33,36 +49,101 @@ def fetch(url: str, path: Path, *, known_hash: str | None) -> Path:
 
     Data are written to `<name>.part` beside the destination, which replaces the file in one step when it is complete and
     its hash is right. An interrupted download is resumed only where a hash can prove that both parts belong together.
+    One process downloads a file at a time; another one waits for it, and finds the file.
 
-    `known_hash` is such as `"sha256:<hexadecimal digits>"`, or `None`. An existing file stays until the new one is
-    complete.
+    `known_hash` is such as `"sha256:<hexadecimal digits>"`, or `None`: then the server must say how long the file is, and
+    a file that is empty, a web page, or of another kind than its ending says is refused. An existing file stays until the
+    new one is complete.
     """
     if known_hash is not None and path.is_file() and _matches(path, known_hash):
         return path
-    part = path.with_name(f"{path.name}.part")
+    before = _version(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with writing(path):
+            stack.enter_context(only_writer(path, wait=_OTHER))
+        if _version(path) not in (None, before) and _matches(path, known_hash):
+            return path  # another process has downloaded it in the meantime
+        return _fetched(url, path, known_hash)
+
+
+def _fetched(url: str, path: Path, known_hash: str | None) -> Path:
+    part = path.with_name(f"{path.name}.part")
     resumed = known_hash is not None and part.exists()
-    try:
-        if not (resumed and _matches(part, known_hash)):
-            _persistently(url, lambda: _stream(url, part, resume=known_hash is not None))
-        if _matches(part, known_hash):
-            with writing(path):
-                part.replace(path)
-            return path
-        part.unlink()
-    except FileNotFoundError:
-        # Another process was downloading the same file, and finished first.
-        if path.is_file():
-            return path
-        raise
+    if not (resumed and _matches(part, known_hash)):
+        _persistently(url, lambda: _stream(url, part, known=known_hash is not None))
+    if known_hash is None:
+        _check_kind(url, part, path)
+    if _matches(part, known_hash):
+        with writing(path):
+            part.replace(path)
+        return path
+    part.unlink()
     if resumed:
         logger.info("the rest of an earlier download of %s does not belong to it: starting again", path.name)
-        return fetch(url, path, known_hash=known_hash)
+        return _fetched(url, path, known_hash)
     raise ValueError(
         f"{url} is not the expected file: its hash is not {known_hash}, and it was deleted. The file was changed at its "
         "source, or a proxy answered in its place: try again from another network, or update spared_sc."
     )
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _check_kind(url: str, part: Path, path: Path) -> None:
+    """Refuse, without a hash, what is no file of its kind."""
+    with part.open("rb") as file:
+        start = file.read(512)
+    problem = None
+    if not start:
+        problem = "it is empty"
+    elif start.lstrip().lower().startswith(_PAGES) and path.suffix not in (".html", ".xml"):
+        problem = "it is a web page, such as the login page of a network"
+    elif not start.startswith(_STARTS.get(path.suffix.lower(), b"")):
+        problem = f"it does not begin as a {path.suffix} file"
+    if problem:
+        part.unlink()
+        raise ConnectionError(
+            f"{url} could not be downloaded: {problem}, and it was deleted. Open the address in a browser, and try again "
+            "from another network, or get the file in another way."
+        )
+
+
+_temporary: dict[str, Path] = {}  # folders of this process, where the cache cannot be written
+
+
+def cache_folders(name: str) -> list[Path]:
+    """Folders in which files of the cache may be."""
+    return [settings.cache_dir / name, *([_temporary[name]] if name in _temporary else [])]
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the cache that can be written, or a temporary one of this process where the cache cannot."""
+    folder = settings.cache_dir / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        if name not in _temporary:
+            _temporary[name] = Path(tempfile.mkdtemp(prefix="spared_sc-"))
+            atexit.register(shutil.rmtree, _temporary[name], ignore_errors=True)
+            logger.warning(
+                "the cache %s cannot be written (%s): downloads go to %s, which is removed at the end. Name a writable "
+                "folder with `sp.settings.cache_dir = ...` or SPARED_SC_CACHE_DIR",
+                folder,
+                error.strerror or error,
+                _temporary[name],
+            )
+        return _temporary[name]
 
 
 def read_text(url: str) -> str:
@@ -70,9 +151,17 @@ def read_text(url: str) -> str:
     import requests
 
     def read() -> str:
-        response = requests.get(url, timeout=_TIMEOUT)
-        response.raise_for_status()
-        return response.content.decode("utf-8", errors="replace")
+        content = b""
+        with requests.get(url, stream=True, timeout=_TIMEOUT) as response:
+            _check_answer(url, response)
+            for block in _blocks(response):
+                content += block
+                if len(content) > _LONGEST_TEXT:
+                    raise ConnectionError(
+                        f"{url} is longer than {_LONGEST_TEXT} bytes, and no short text: check the address."
+                    )
+            _check_length(response, None)
+        return content.decode("utf-8", errors="replace")
 
     return _persistently(url, read)
 
@@ -84,7 +173,7 @@ def writing(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except requests.RequestException:  # an OSError too, but not from the disk
+    except (requests.RequestException, TimeoutError):  # OSErrors too, but not from the disk
         raise
     except OSError as error:
         raise OSError(
@@ -127,31 +216,76 @@ def _persistently(url: str, attempt: Callable[[], Any]) -> Any:
             time.sleep(wait)
 
 
-def _stream(url: str, part: Path, *, resume: bool) -> None:
-    """Write a file to `part`, or append the rest of it."""
+def _check_answer(url: str, response: Any) -> None:
+    """Refuse answers that hold no file."""
     import requests
 
-    start = part.stat().st_size if resume and part.exists() else 0
+    response.raise_for_status()
+    if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        raise requests.ConnectionError(f"the answer is {response.status_code} {response.reason}, without a file")
+    if url.startswith("https:") and not response.url.startswith("https:"):
+        raise requests.ConnectionError(f"it leads to {response.url}, which is not encrypted")
+
+
+def _length(response: Any) -> int | None:
+    """Bytes that the server says it sends; `None` where it says nothing usable."""
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdecimal() else None
+
+
+def _blocks(response: Any) -> Iterator[bytes]:
+    """The content as it arrives; an error when too little arrives."""
+    import requests
+    import urllib3
+
+    raw = response.raw
+    read = getattr(raw, "read1", None) or (lambda amount, decode_content: raw.read(2**12, decode_content))
+    seconds, least = _SLOW
+    until, n = time.monotonic() + seconds, 0
+    try:
+        while block := read(_BLOCK, decode_content=True):
+            yield block
+            n += len(block)
+            if time.monotonic() > until:
+                if n < least:
+                    raise requests.ConnectionError(f"only {n} bytes came in {seconds:g} s")
+                until, n = time.monotonic() + seconds, 0
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(str(error)) from error
+
+
+def _check_length(response: Any, known: bool | None) -> None:
+    """Refuse a content that ended early; `known` is whether a hash will show it otherwise."""
+    import requests
+
+    total, got = _length(response), response.raw.tell()
+    if total is not None and got != total:
+        raise requests.ConnectionError(f"it ended after {got} of {total} bytes")
+    if total is None and known is False and response.headers.get("Transfer-Encoding", "").lower() != "chunked":
+        raise requests.ConnectionError("the server does not say how long it is, so that it may be cut short")
+
+
+def _stream(url: str, part: Path, *, known: bool) -> None:
+    """Write a file to `part`, or append the rest of it; `known` is whether its hash is known."""
+    import requests
+
+    start = part.stat().st_size if known and part.exists() else 0
     # Uncompressed: a file that is compressed for transfer cannot be requested in parts.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
-        response.raise_for_status()
+        _check_answer(url, response)
         start = start if response.status_code == HTTPStatus.PARTIAL_CONTENT else 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
-        # Every byte is written to its own place, and the file is cut only at the end, so that two processes that download
-        # the same file do not harm each other.
+        total = start + (_length(response) or 0)
         with writing(part):
             part.touch()
-            with part.open("r+b") as file, progress_bar(total=total or 0, desc=part.stem, unit="B") as bar:
+            with part.open("r+b") as file, progress_bar(total=total, desc=part.stem, unit="B") as bar:
                 bar.unit_scale = True
                 file.seek(start)
                 bar.update(start)
-                for block in response.iter_content(_BLOCK):
+                for block in _blocks(response):
                     file.write(block)
                     bar.update(len(block))
                 file.truncate()
-                if total is not None and file.tell() != total:
-                    raise requests.ConnectionError(f"it ended after {file.tell()} of {total} bytes")
+            _check_length(response, known)

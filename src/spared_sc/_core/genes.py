@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from spared_sc._core.download import fetch, read_text, writing
+from spared_sc._core.download import cache_folder, cache_folders, fetch, read_text, writing
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
 from spared_sc._core.settings import settings
@@ -71,11 +71,13 @@ def load_gene_table(source: str | Path) -> pd.DataFrame:
 def _gencode_table(organism: str) -> pd.DataFrame:
     release, url = _GENCODE[organism]
     name = f"{release}.gene_lengths.tsv.gz"
-    cached = settings.cache_dir / "annotation" / name
-    places = [cached] if settings.data_dir is None else [settings.data_dir / "annotation" / name, cached]
+    places = [folder / name for folder in cache_folders("annotation")]
+    if settings.data_dir is not None:
+        places.insert(0, settings.data_dir / "annotation" / name)
     for path in places:
         if path.is_file():
             return _read_table(path)
+    cached = cache_folder("annotation") / name
     gtf = _download_gtf(f"{release}.annotation.gtf.gz", url, cached.parent, places)
     table = parse_gtf(gtf)
     # The tables that SpaRED published give the mitochondrial genes no length, and so do the tables prepared from them.

@@ -19,7 +19,8 @@ def gene_lengths(source: str | Path = "human") -> pd.DataFrame:
         `"human"` (GENCODE v43 basic) or `"mouse"` (GENCODE vM33 basic): the table
         `gencode.<release>.basic.gene_lengths.tsv.gz` is read from the folder `annotation` of `settings.data_dir`, or of
         `settings.cache_dir`. When it is in neither, the annotation of that release (a GTF file of some tens of MB) is
-        downloaded from GENCODE, checked against the release's md5 sums, and converted; the table is kept in the cache.
+        downloaded from GENCODE, checked against the release's md5 sums, and converted; the table is kept in the cache, or,
+        with a warning, for this process only where the cache cannot be written.
         Or the path of a `.gtf`, or of a table `.tsv` or `.csv` with the columns below, each also as `.gz`.
 
     Returns
@@ -42,8 +43,6 @@ def gene_lengths(source: str | Path = "human") -> pd.DataFrame:
         The file is no gene table, or is damaged.
     ConnectionError
         The annotation is not on this machine and cannot be downloaded.
-    OSError
-        The cache is not writable.
 
     Notes
     -----

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from spared_sc._core.download import fetch, read_text
+from spared_sc._core.download import cache_folder, cache_folders, fetch, read_text
 from spared_sc._core.keys import Key
 from spared_sc._core.names import check_file_name
 from spared_sc._core.record import record
@@ -52,7 +52,8 @@ def her2st(
     """HER2-positive breast cancer: 36 sections of 8 patients, Spatial Transcriptomics (Andersson et al., 2021).
 
     Files are read from the folder `her2st` of `settings.data_dir` (or a clone of the repository there), then from that of
-    `settings.cache_dir`. Missing ones are downloaded into the latter: 1 to 2 MB for a section, 4 MB for an image.
+    `settings.cache_dir`. Missing ones are downloaded into the latter (into a temporary folder, with a warning, where it
+    cannot be written): 1 to 2 MB for a section, 4 MB for an image.
 
     Parameters
     ----------
@@ -88,8 +89,6 @@ def her2st(
         There is no such section, or a file is damaged or not the expected one.
     ConnectionError
         Files are not on this machine and cannot be downloaded; the message names them and their folder.
-    OSError
-        The cache cannot be written to.
 
     Notes
     -----
@@ -186,10 +185,11 @@ def _get(needed: Iterable[str]) -> dict[str, Path]:
     unchecked = [relative for relative in missing if not fnmatch.filter(known, relative)]
     if unchecked:
         logger.info("no checksum is on record for %s", listing(unchecked, len(unchecked)))
+    folder = cache_folder(_NAME) if missing else _cache_root()
     for relative in missing:
         try:
             file = _image_file(relative) if relative.endswith(_ANY_IMAGE) else relative
-            paths[relative] = fetch(f"{_URL}/{file}", _cache_root() / file, known_hash=known.get(file))
+            paths[relative] = fetch(f"{_URL}/{file}", folder / file, known_hash=known.get(file))
         except ConnectionError as error:
             left = [other for other in missing if other not in paths]
             raise ConnectionError(
@@ -202,7 +202,7 @@ def _get(needed: Iterable[str]) -> dict[str, Path]:
 
 
 def _local(relative: str) -> Path | None:
-    for root in (*_data_roots(), _cache_root()):
+    for root in (*_data_roots(), *cache_folders(_NAME)):
         paths = [path for path in matches(root, relative) if path.is_file()]
         if len(paths) > 1:
             raise ValueError(
