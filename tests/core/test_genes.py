@@ -286,6 +286,53 @@ def test_match_rules(name: str, gene_id: str | None, length: float):
     assert match.unmatched == ([name] if np.isnan(length) else [])
 
 
+@pytest.mark.parametrize(
+    ("names", "ids", "lengths"),
+    [
+        # Across species: neither by an id of the other one nor by a prefix.
+        (["AAA"], ["ENSMUSG00000000001"], [np.nan]),
+        (["mm10___AAA", "GRCh38_AAA"], None, [np.nan, 1000]),
+        (["GRCm39_AAA", "AAA"], None, [np.nan, 1000]),
+        (["AAA", "AAA"], ["mm10___x", "x"], [np.nan, 1000]),
+        # An old symbol that a gene with another id has now.
+        (["old", "AAA"], ["ENSG00000000001", "ENSG88888888888"], [1000, np.nan]),
+        (["old", "AAA"], ["ENSG00000000001", None], [1000, np.nan]),
+        (["BBB", "BBB-1"], ["ENSG00000000004", "ENSG00000000003"], [700, 500]),
+        # Ids among the names, symbols among the ids.
+        (["ENSG00000000002.7"], ["AAA"], [9000]),
+        # Case makes another name.
+        (["aaa", "Aaa"], None, [np.nan, np.nan]),
+        (["ensg00000000001"], None, [np.nan]),
+    ],
+)
+def test_the_wrong_half_never_wins(names: list[str], ids: list | None, lengths: list[float]):
+    match = match_lengths(pd.Index(names), None if ids is None else pd.Series(ids), TABLE)
+    np.testing.assert_array_equal(match.lengths, lengths)
+
+
+def test_ids_and_symbols_that_disagree_are_said(caplog: pytest.LogCaptureFixture):
+    names = ["BBB", "AAA", "NKX2-1"]  # the first two are exchanged
+    match = match_lengths(pd.Index(names), pd.Series(["ENSG00000000001", "ENSG00000000002", "ENSG00000000006"]), TABLE)
+    np.testing.assert_array_equal(match.lengths, [1000, 9000, 2000])
+    assert match.disagreeing == ["BBB", "AAA"]
+    assert "the symbols of 2 are those of other genes than their ids, and the ids were used" in match.summary()
+    adata = adata_of(names, gene_ids=["ENSG00000000001", "ENSG00000000002", "ENSG00000000006"])
+    resolve_lengths(adata, pd.Series({"ENSG00000000001": 10, "ENSG00000000002": 20, "ENSG00000000006": 30}))
+    assert "other genes than their ids" not in caplog.text  # this table has no symbols
+
+
+def test_genes_of_one_object_in_another(caplog: pytest.LogCaptureFixture):
+    own_ids = ["ENSG00000000001.1", "GRCh38_ENSG00000000002", "ENSG00000000003", None, "ENSG00000000005", "x"]
+    own = ["A", "B", "C", "D", "E", "F"]
+    other_ids = ["ENSG00000000001.9", "ENSG00000000009", "ENSG00000000002", "ENSG00000000004", "ENSG00000000003", "F"]
+    other = ["renamed", "A", "B", "D", "B-1", "F"]
+    at = genes.match_genes(own, own_ids, other, other_ids)
+    assert at.tolist() == [0, 2, 4, 3, -1, 5]
+    assert genes.match_genes(own, None, other, other_ids).tolist() == [1, 2, -1, 3, -1, 5]
+    assert genes.match_genes(["A"], ["ENSG00000000007"], other, other_ids).tolist() == [-1]
+    assert "1 genes have the same name and another id, and are not matched: 'A'" in caplog.text
+
+
 def test_match_counts_and_summary():
     names = pd.Index(["a", "AAA", "BBB-1", "MT-X", "zzz"])
     ids = pd.Series(["ENSG00000000003", "x", None, "ENSG00000000007", "y"])

@@ -283,6 +283,17 @@ def test_sections_are_joined_on_gene_ids(tmp_path: Path, caplog: pytest.LogCaptu
     assert list(adata.uns["spatial"]) == ["a", "b"]
 
 
+def test_sections_are_joined_across_versions_of_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    first = Section(tmp_path / "a", genes=GENES.assign(gene_ids=GENES["gene_ids"] + ".3"))
+    second = Section(tmp_path / "b", genes=GENES.assign(gene_ids="GRCh38_" + GENES["gene_ids"]), seed=1)
+    with caplog.at_level(logging.INFO, "spared_sc"):
+        adata = read_visium([first.folder, second.folder])
+    assert adata.var["gene_ids"].tolist() == GENES["gene_ids"][:5].tolist()
+    np.testing.assert_array_equal(adata.X.toarray(), np.concatenate([s.counts[:9, :5] for s in (first, second)]))
+    assert "5 more genes are common to all libraries by ids without version and genome" in caplog.text
+    assert read_visium(first.folder).var["gene_ids"].tolist() == [f"{i}.3" for i in GENES["gene_ids"][:5]]
+
+
 def test_mapping_names_the_libraries(tmp_path: Path):
     for run in ("x", "y"):
         Section(tmp_path / run / "outs" / "same")

@@ -32,6 +32,10 @@ _GENCODE = {
 _GENOME_PREFIX = re.compile(r"^(?:GRCh|GRCm|hg|mm)\d+_+")
 # GENCODE marks the copies of the pseudo-autosomal genes on chromosome Y by their ending.
 _ENSEMBL_ID = r"^(ENS[A-Z]*G\d{6,})(?:\.\d+)?(_PAR_Y)?$"
+_ENSEMBL_SPECIES = r"^ENS([A-Z]*)G\d"  # empty for human
+_GENOME = r"^(GRCh|GRCm|hg|mm)\d+_"
+_GENOMES = {"GRCh": "", "hg": "", "GRCm": "MUS", "mm": "MUS"}
+_FEW = 0.05  # share of the genes whose symbols changed between two annotations
 _WAYS_OUT = (
     "put the file into the folder that SPARED_SC_DATA_DIR names, pass the path of a GTF file or of a gene table "
     "as gene_lengths=, or pass gene_lengths=None for counts per million."
@@ -45,6 +49,7 @@ class GeneMatch:
     lengths: np.ndarray  # (n_genes,) bp, NaN where unknown
     matched_by: dict[str, int]  # way of matching -> number of genes that got a length by it
     unmatched: list[str]  # genes without a length
+    disagreeing: list[str]  # genes whose symbol is that of another gene than their id; the id was used
 
     def summary(self) -> str:
         """One line for the log."""
@@ -52,6 +57,11 @@ class GeneMatch:
         text = f"lengths for {sum(self.matched_by.values())} of {len(self.lengths)} genes ({ways or 'no match'})"
         if self.unmatched:
             text += f"; {len(self.unmatched)} without: {listing(self.unmatched, 3)}"
+        if self.disagreeing:
+            text += (
+                f"; the symbols of {len(self.disagreeing)} are those of other genes than their ids, and the ids were used: "
+                f"{listing(self.disagreeing, 3)}"
+            )
         return text
 
 
@@ -250,11 +260,13 @@ def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -
     """Lengths of genes with these names and, where there are some, ids, from a table as of `load_gene_table`.
 
     Ensembl ids come first (those in `ids`, then those in `names`), without their version; then symbols as they are; then
-    symbols without the `-1` that scanpy adds to repeated ones. Genome prefixes such as `GRCh38_` are ignored. Of several
-    genes with the same symbol, protein-coding ones come first, then the longest.
+    symbols without the `-1` that scanpy adds to repeated ones. A symbol is not matched across species, which ids and genome
+    prefixes such as `GRCh38_` name, nor to a gene that another one of the data has by its id: it is then an old symbol. Of
+    several genes with the same symbol, protein-coding ones come first, then the longest.
     """
     table = table.reset_index(drop=True)
     symbols = _without_genome(names)
+    own_ids = canonical_ids(names, ids)
     table_ids = _ensembl_ids(table["gene_id"])
     ranked = table.assign(
         noncoding=table["gene_type"] != "protein_coding",
@@ -262,26 +274,66 @@ def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -
         shorter=-table["length"],
     ).sort_values(["noncoding", "copy_on_y", "shorter"], kind="stable")["gene_name"]
 
-    row = np.full(len(symbols), -1)  # of the table
-    way = np.full(len(symbols), "", dtype=object)
-    attempts = [
-        ("id", _ensembl_ids(symbols), table_ids),
-        ("symbol", symbols, ranked),
-        ("symbol", symbols.str.replace(r"-\d+$", "", regex=True), ranked),
-    ]
-    if ids is not None:
-        attempts.insert(0, ("id", _ensembl_ids(_without_genome(ids)), table_ids))
-    for kind, queries, known in attempts:
-        match = np.where(row < 0, _position(queries, known), -1)
-        way[match >= 0] = kind
-        row = np.where(match >= 0, match, row)
+    by_id = _position(own_ids, table_ids)
+    by_symbol = _position(symbols, ranked)
+    bare = _position(symbols.str.replace(r"-\d+$", "", regex=True), ranked)
+    disagreeing = (by_id >= 0) & (by_symbol >= 0) & (table["gene_name"].reindex(by_id).to_numpy() != symbols.to_numpy())
+    by_symbol = np.where(by_symbol >= 0, by_symbol, bare)
+    foreign = _foreign(names, ids, own_ids, table_ids)
+    by_symbol[foreign | np.isin(by_symbol, by_id[by_id >= 0])] = -1
+
+    row = np.where(by_id >= 0, by_id, by_symbol)  # of the table
     lengths = table["length"].astype(float).reindex(row).to_numpy()  # NaN where nothing was found
-    way[np.isnan(lengths)] = ""
+    known = ~np.isnan(lengths)
     return GeneMatch(
         lengths=lengths,
-        matched_by={kind: int((way == kind).sum()) for kind in ("id", "symbol")},
-        unmatched=[str(gene) for gene in np.asarray(names)[np.isnan(lengths)]],
+        matched_by={"id": int((known & (by_id >= 0)).sum()), "symbol": int((known & (by_id < 0)).sum())},
+        unmatched=[str(gene) for gene in np.asarray(names)[~known]],
+        disagreeing=[str(gene) for gene in np.asarray(names)[disagreeing]],
     )
+
+
+def canonical_ids(names: Any, ids: Any) -> pd.Series:
+    """Ensembl id of each gene without genome and version, from its id or else its name; NaN where neither is one."""
+    of_names = _ensembl_ids(_without_genome(names))
+    if ids is None:
+        return of_names
+    of_ids = _ensembl_ids(_without_genome(ids))
+    return of_ids.where(of_ids.notna(), of_names)
+
+
+def _foreign(names: Any, ids: Any, own_ids: pd.Series, table_ids: pd.Series) -> np.ndarray:
+    """Genes that are of a species of which the table has no gene."""
+    species = own_ids.astype(object).str.extract(_ENSEMBL_SPECIES, expand=False)
+    for texts in (names, ids):
+        if texts is not None:
+            prefix = pd.Series(np.asarray(texts, dtype=str), dtype=object).str.extract(_GENOME, expand=False)
+            species = species.where(species.notna(), prefix.map(_GENOMES))
+    known = set(table_ids.astype(object).str.extract(_ENSEMBL_SPECIES, expand=False).dropna())
+    return (species.notna() & ~species.isin(known)).to_numpy() if known else np.zeros(len(species), dtype=bool)
+
+
+def match_genes(names: Any, ids: Any, other_names: Any, other_ids: Any) -> np.ndarray:
+    """Where the genes of one object are among those of another, -1 for none: by Ensembl id, else by name.
+
+    Genes with the same name and different ids are different genes. What is matched by what goes to the log.
+    """
+    own, other = canonical_ids(names, ids), canonical_ids(other_names, other_ids)
+    by_id = _position(own, other)
+    by_name = pd.Index(other_names).get_indexer(pd.Index(names))
+    others = (by_name >= 0) & own.notna().to_numpy() & other.reindex(by_name).notna().to_numpy()
+    others &= own.to_numpy() != other.reindex(by_name).to_numpy()
+    taken = np.isin(by_name, by_id[by_id >= 0])
+    at = np.where(by_id >= 0, by_id, np.where(others | taken, -1, by_name))
+    renamed = [str(name) for name in np.asarray(names)[(by_id >= 0) & (by_id != by_name)]]
+    if renamed:
+        logger.info("%d genes have the same id under another name: %s", len(renamed), listing(renamed, 3))
+    if (others & (by_id < 0)).any():
+        wrong = np.asarray(names)[others & (by_id < 0)]
+        logger.warning(
+            "%d genes have the same name and another id, and are not matched: %s", len(wrong), listing(wrong, 3)
+        )
+    return at
 
 
 def guess_organism(names: pd.Index, ids: pd.Series | None) -> str:
@@ -328,6 +380,14 @@ def resolve_lengths(
             "a pandas Series, a dict, or None."
         )
     match = match_lengths(names, ids, table)
+    if len(match.disagreeing) > _FEW * len(names):
+        logger.warning(
+            "the symbols of %d of %d genes are those of other genes than their ids (such as %s): the ids were used; check "
+            "that both are of the same rows",
+            len(match.disagreeing),
+            len(names),
+            listing(match.disagreeing, 3),
+        )
     if len(match.unmatched) == len(names):
         raise ValueError(
             f"none of the {len(names)} genes (such as {listing(names, 3)}) has a length in {source} (with "
@@ -347,6 +407,7 @@ def _from_column(adata: AnnData) -> GeneMatch:
         lengths=lengths.to_numpy(dtype=float),
         matched_by={where: int((~unknown).sum())},
         unmatched=adata.var_names[unknown].tolist(),
+        disagreeing=[],
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sps
 
+from spared_sc._core.genes import canonical_ids
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
@@ -77,6 +78,7 @@ def join_sections(sections: Sequence[Section], library_key: str, *, join: str = 
     """One AnnData of all sections, with the genes that all (`"inner"`) or any (`"outer"`) of them have."""
     from anndata import AnnData
 
+    sections = _same_ids(sections)
     genes = _common_genes(sections) if join == "inner" else _all_genes(sections)
     counts = sps.vstack([_aligned(section, genes.index) for section in sections], format="csr")
     counts.sort_indices()
@@ -100,6 +102,25 @@ def join_sections(sections: Sequence[Section], library_key: str, *, join: str = 
     adata.obsm[Key.obsm.spatial] = positions[list(PIXELS[::-1])].to_numpy(dtype=np.float64)
     adata.uns[Key.uns.spatial] = {section.name: section.slot for section in sections}
     return adata
+
+
+def _same_ids(sections: Sequence[Section]) -> Sequence[Section]:
+    """Sections with ids without version and genome prefix, where more genes are then the same."""
+    if not all("symbol" in section.genes for section in sections):
+        return sections
+    bare = []
+    for section in sections:
+        ids, raw = canonical_ids(section.genes.index, None), pd.Series(section.genes.index, dtype=object)
+        bare.append(pd.Index(ids.where(ids.notna(), raw), dtype=object, name=section.genes.index.name))
+    n_raw, n_bare = (
+        len(set.intersection(*map(set, indices))) for indices in ([section.genes.index for section in sections], bare)
+    )
+    if n_bare <= n_raw or not all(index.is_unique for index in bare):
+        return sections
+    logger.info("%d more genes are common to all libraries by ids without version and genome", n_bare - n_raw)
+    return [
+        replace(section, genes=section.genes.set_axis(index)) for section, index in zip(sections, bare, strict=True)
+    ]
 
 
 def _aligned(section: Section, genes: pd.Index) -> sps.csr_matrix:
