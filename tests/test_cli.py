@@ -302,3 +302,122 @@ def test_the_demo_says_where_the_model_is_no_better_than_additive_effects(capsys
     assert [line.rsplit(maxsplit=1)[0].strip() for line in report.lines[2:5]] == order
     assert ("does not beat additive effects" in said) == warned
     assert "unknown" not in said
+
+
+@pytest.mark.parametrize("kind", ["folder", "store", "link"])
+def test_an_output_that_is_something_else_stays(options, tmp_path, capsys, kind):
+    """`-o thesis.zarr`: a folder of the user, an earlier store, or a link to nowhere."""
+    output = tmp_path / "thesis.zarr"
+    if kind == "link":
+        output.symlink_to(tmp_path / "nowhere")
+    else:
+        output.mkdir()
+        (output / ("zarr.json" if kind == "store" else "notes.txt")).write_text("years of work")
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    options[options.index("-o") + 1] = str(output)
+    assert cli.main(options) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"spared-sc predict: {output} exists: remove it, or give another name as --output"
+    ]
+    assert before == {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "output", ["/proc/out.h5ad", "/proc/out.zarr", "file/out.h5ad", "x" * 240 + ".zarr", "a\0b.h5ad", ""]
+)
+def test_a_place_that_cannot_be_written_is_told_in_one_line(options, tmp_path, capsys, monkeypatch, output):
+    from spared_sc.pp import _tile_slide
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_tile_slide, "tile_slide", lambda *_: pytest.fail("the work was begun"))
+    (tmp_path / "file").write_text("mine")
+    options[options.index("-o") + 1] = output
+    assert cli.main(options) in (1, 2)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("spared-sc predict: ")
+    assert left_behind(tmp_path) == ["file"]
+
+
+def test_a_mistake_of_ours_is_told_in_one_line(options, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("division by\nzero")
+
+    monkeypatch.setattr(cli, "_predicted_slide", fail)
+    assert cli.main(options) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "ZeroDivisionError: division by zero (a mistake of spared-sc: report it with SPARED_SC_VERBOSITY" in said[0]
+
+
+def test_what_a_killed_program_left_is_removed_by_the_next(options, tmp_path):
+    left = tmp_path / ".out.h5ad.spared-sc-part"
+    left.mkdir()
+    (left / "out.h5ad").write_bytes(b"half of it")
+    (tmp_path / ".out.h5ad.lock").write_text("process 1")
+    assert cli.main(options) == 0
+    assert left_behind(tmp_path) == ["out.h5ad"]
+
+
+def test_one_program_writes_an_output(options, tmp_path, capsys, monkeypatch):
+    from spared_sc._core import locks
+
+    monkeypatch.setattr(locks, "_WAIT", 0.1)
+    code = f"""
+import sys, pathlib
+from spared_sc._core.locks import only_writer
+with only_writer(pathlib.Path({str(tmp_path / "out.h5ad")!r})):
+    print("writes", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "writes\n"
+        assert cli.main(options) == 1
+        assert f"is being written by process {other.pid}" in capsys.readouterr().err
+        other.stdin.close()
+
+
+@pytest.mark.parametrize("before", ["nothing", "empty", "demo", "mine", "mine among the demo's", "a file"])
+def test_the_demo_replaces_an_earlier_demo_alone(tmp_path, capsys, monkeypatch, before):
+    def write(folder, *_):
+        (folder / "summary.txt").write_text("new")
+
+    monkeypatch.setattr(cli, "_write_demo", write)
+    output = tmp_path / "demo"
+    if before == "a file":
+        output.write_text("mine")
+    elif before != "nothing":
+        output.mkdir()
+    if "demo" in before:
+        (output / "summary.txt").write_text("old")
+        (output / "completion_A.png").write_text("old")
+    if before.startswith("mine"):
+        (output / "missing.png").write_text("mine")
+    if before.startswith("mine among"):
+        (output / "notes.txt").write_text("mine")
+    files = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    if before in ("nothing", "empty", "demo"):
+        assert cli.main(["demo", "--output", str(output)]) == 0
+        assert {path.name: path.read_text() for path in output.iterdir()} == {"summary.txt": "new"}
+    else:
+        assert cli.main(["demo", "--output", str(output)]) == 2
+        assert "exists: remove it, or give another name as --output" in capsys.readouterr().err
+        assert files == {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+@pytest.mark.parametrize(
+    "hidden", [OSError(28, "No space left on device"), RuntimeError("... 'No space left on device' ...")]
+)
+def test_a_full_disk_is_told_in_one_line(options, tmp_path, capsys, monkeypatch, hidden):
+    def write(self, path):
+        path.write_bytes(b"half of it")
+        raise hidden
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", write)
+    assert cli.main(options) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "out.h5ad cannot be written (No space left on device): free some space. Nothing was changed." in said
+    assert left_behind(tmp_path) == []

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import re
+import shutil
 import sys
-import tempfile
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spared_sc import __version__
+from spared_sc._core.files import as_path, writing
+from spared_sc._core.locks import only_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -27,8 +30,9 @@ if TYPE_CHECKING:
 _LIBRARY_KEY = "library_id"
 # Sections that the demo looks for in the data folder: SpaRED's human lung organoids (VLO).
 _DEMO_SECTIONS = Path("villacampa") / "lung_organoid"
-# What goes wrong with files, values, devices and memory; anything else is a mistake of ours and keeps its traceback.
+# What goes wrong with files, values, devices and memory; anything else is a mistake of ours.
 _ERRORS = (OSError, LookupError, ValueError, TypeError, ImportError, MemoryError, RuntimeError)
+_DEMO_FILES = re.compile(r"completed\.h5ad|missing\.png|genes\.png|summary\.txt|completion_.*\.png")
 _FORMATS = (".h5ad", ".zarr")
 # Words of messages that speak of Python's arguments -> the same for somebody who has the options of `predict`.
 _WORDS = (
@@ -61,10 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _demo(options.output) if options.command == "demo" else _info()
     except KeyboardInterrupt:
         return _fail(options, "interrupted", 130)
+    except _Unusable as error:
+        return _fail(options, str(error), 2)
     except _ERRORS as error:
         logging.getLogger("spared_sc").debug("where it happened", exc_info=True)
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         return _fail(options, in_options(text) or f"memory or files failed ({type(error).__name__})", 1)
+    except Exception as error:  # one line for the user, the rest for a report
+        logging.getLogger("spared_sc").debug("where it happened", exc_info=True)
+        text = in_options(f"{type(error).__name__}: {error}")
+        return _fail(options, f"{text} (a mistake of spared-sc: report it with SPARED_SC_VERBOSITY=debug)", 1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,13 +113,9 @@ def _fail(options: argparse.Namespace, text: str, code: int) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    output = options.output.absolute()
+    output = as_path(str(options.output), "--output")
     if output.suffix not in _FORMATS:
         return _fail(options, f"the output {options.output} must end in .h5ad or .zarr", 2)
-    if not output.parent.is_dir():
-        return _fail(options, f"there is no folder {output.parent} to write to", 2)
-    if output.exists():
-        return _fail(options, f"{options.output} exists: remove it, or give another name as --output", 2)
     with _messages_in_options(), _complete_or_absent(output) as part:
         result, key = _predicted_slide(options)
         with warnings.catch_warnings():
@@ -119,13 +125,62 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+class _Unusable(Exception):
+    """An option that cannot be used."""
+
+
 @contextmanager
-def _complete_or_absent(output: Path) -> Iterator[Path]:
-    """A place to write to beside the output, which is moved there at the end; an error or an interrupt removes it."""
-    with tempfile.TemporaryDirectory(prefix=".spared-sc-", dir=output.parent) as folder:
-        part = Path(folder) / output.name
-        yield part
-        part.replace(output)
+def _complete_or_absent(output: Path, *, replaceable: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
+    """A place to write to beside the output, which is moved there at the end; an error or an interrupt removes it.
+
+    The place is checked before the block. What is at the output stays, unless it is `replaceable`.
+    """
+    with ExitStack() as stack:
+        with writing(output):
+            _check_free(output, replaceable)
+            stack.enter_context(only_writer(output))
+            part, old = (output.with_name(f".{output.name}.spared-sc-{name}") for name in ("part", "old"))
+            if old.exists() and not output.exists():  # by a process that was killed
+                old.rename(output)
+            for left in (part, old):
+                _remove(left)
+            part.mkdir()
+        stack.callback(_remove, part)
+        with _explained(output):
+            yield part / output.name
+        with writing(output, "Nothing was changed."):
+            _check_free(output, replaceable)
+            if output.exists():
+                output.rename(old)
+            (part / output.name).rename(output)
+            _remove(old)
+
+
+def _check_free(output: Path, replaceable: Callable[[Path], bool]) -> None:
+    if not output.parent.is_dir():
+        raise _Unusable(f"there is no folder {output.parent} to write to")
+    if os.path.lexists(output) and not replaceable(output):
+        raise _Unusable(f"{output} exists: remove it, or give another name as --output")
+
+
+@contextmanager
+def _explained(output: Path) -> Iterator[None]:
+    """Say of a full disk what to do about it; the libraries of the file formats hide it in long messages."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = os.strerror(errno.ENOSPC)
+        if getattr(error, "errno", None) == errno.ENOSPC or full in str(error):
+            raise OSError(f"{output} cannot be written ({full}): free some space. Nothing was changed.") from error
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Remove what is at a temporary name of ours."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -249,10 +304,26 @@ def _demo(output: Path) -> int:
     import matplotlib as mpl
 
     mpl.use("agg")  # figures are written, not shown
+    start, report = time.perf_counter(), _Report()
+    output = as_path(str(output), "--output")
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with _complete_or_absent(output, replaceable=_is_demo) as part:
+        part.mkdir()
+        _write_demo(part, output, report, start)
+    return 0
+
+
+def _is_demo(folder: Path) -> bool:
+    """Whether a folder is empty, or holds the files of an earlier demo and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    return not names or ("summary.txt" in names and all(_DEMO_FILES.fullmatch(name) for name in names))
+
+
+def _write_demo(folder: Path, output: Path, report: _Report, start: float) -> None:
+    """The demo's work; its files go into a folder that becomes the output."""
     import spared_sc as sp
 
-    start, report = time.perf_counter(), _Report()
-    output.mkdir(parents=True, exist_ok=True)
     adata, origin = _demo_sections()
     report.tell(f"spared-sc {__version__} on {origin}")
     report.tell()
@@ -267,9 +338,8 @@ def _demo(output: Path) -> int:
         "genes.png": sp.pl.moran_ranking(adata),
     }
     for name, drawn in figures.items():
-        _save(drawn, output / name)
-    with _complete_or_absent(output / "completed.h5ad") as part:
-        adata.write_h5ad(part, compression="gzip")
+        _save(drawn, folder / name)
+    adata.write_h5ad(folder / "completed.h5ad", compression="gzip")
     report.tell()
     report.tell(f"written to {output}/ in {time.perf_counter() - start:.0f} s altogether:")
     report.tell("  completed.h5ad   open it with scanpy.read_h5ad, and use")
@@ -278,8 +348,7 @@ def _demo(output: Path) -> int:
     report.tell("                   the counts in X for tests")
     for name in figures:
         report.tell(f"  {name}")
-    (output / "summary.txt").write_text("\n".join(report.lines) + "\n")
-    return 0
+    (folder / "summary.txt").write_text("\n".join(report.lines) + "\n")
 
 
 def _select(adata: AnnData, report: _Report) -> None:
