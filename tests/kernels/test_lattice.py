@@ -26,15 +26,15 @@ def test_array_neighbours_are_those_of_a_dictionary_of_places(kind, missing):
     lattice = lattices.from_array(position, library, kind=kind)
     assert neighbours(lattice) == neighbours_by_dictionary(position, library, STEPS[kind])
     assert lattice.n_spots == len(position)
-    assert lattice.kind == kind
+    assert set(lattice.kinds) == {kind}
 
 
 @pytest.mark.parametrize("offset", [(0, 0), (1, 0), (0, 1), (-3, -5), (-8, 3), (1000, 70_001)])
 @pytest.mark.parametrize("kind", ["hex", "grid"])
 def test_lattice_kind_is_guessed_at_any_offset(kind, offset):
-    position, library = collection(kind, 0.3, offset=offset)
+    position, library = collection(kind, 0.3, offset=offset, sizes=((9, 8), (7, 11)))
     lattice = lattices.from_array(position, library)
-    assert lattice.kind == kind
+    assert set(lattice.kinds) == {kind}
     assert neighbours(lattice) == neighbours_by_dictionary(position, library, STEPS[kind])
 
 
@@ -42,8 +42,27 @@ def test_hex_libraries_may_differ_in_parity():
     position, library = collection("hex", 0.2)
     position[library == 1] += (1, 0)
     lattice = lattices.from_array(position, library)
-    assert lattice.kind == "hex"
+    assert set(lattice.kinds) == {"hex"}
     assert neighbours(lattice) == neighbours_by_dictionary(position, library, STEPS["hex"])
+
+
+def test_every_library_has_its_own_kind_of_lattice():
+    position, library = collection("hex", 0.2, sizes=((9, 8), (7, 11)))
+    square, squares = collection("grid", 0.2, sizes=((6, 7), (8, 5)))
+    order = np.random.default_rng(1).permutation(len(library) + len(squares))
+    position = np.concatenate([position, square])[order]
+    library = np.concatenate([2 * library, 2 * squares + 1])[order]
+    expected = [
+        neighbours_by_dictionary(position, library, STEPS[kind])[spot]
+        for spot, kind in enumerate(np.where(library % 2, "grid", "hex"))
+    ]
+    lattice = lattices.from_array(position, library)
+    assert neighbours(lattice) == expected
+    np.testing.assert_array_equal(lattice.kinds, np.where(library % 2, "grid", "hex"))
+    named = lattices.from_array(position, library, kind=["auto", "grid4", "hex", "auto"])
+    assert [str(named.kinds[library == code][0]) for code in range(4)] == ["hex", "grid4", "hex", "grid"]
+    part = np.flatnonzero(library > 0)[::-1]
+    np.testing.assert_array_equal(lattice.subset(part).kinds, lattice.kinds[part])
 
 
 def test_spots_at_opposite_borders_of_a_library_or_of_two_do_not_touch():
@@ -114,7 +133,7 @@ def test_reordered_lattice_is_the_lattice_of_reordered_spots():
     expected = lattices.from_array(position[order], library[order])
     np.testing.assert_array_equal(reordered.indptr, expected.indptr)
     np.testing.assert_array_equal(reordered.indices, expected.indices)
-    assert reordered.kind == expected.kind
+    np.testing.assert_array_equal(reordered.kinds, expected.kinds)
 
 
 @pytest.mark.parametrize("n_rings", [1, 2])
@@ -140,7 +159,7 @@ def test_pixel_neighbours_are_those_of_the_array(kind, missing):
     xy = position[:, ::-1] * ([0.5, np.sqrt(0.75)] if kind == "hex" else [1.0, 1.0]) * pitch
     xy += np.random.default_rng(2).uniform(-0.04, 0.04, xy.shape) * pitch
     lattice = lattices.from_pixels(xy, library)
-    assert lattice.kind == "pixels"
+    assert set(lattice.kinds) == {"pixels"}
     assert neighbours(lattice) == neighbours_by_dictionary(position, library, STEPS[kind])
 
 

@@ -133,7 +133,7 @@ def places_of(rng: np.random.Generator, sizes: list[int], kind: str, offset: int
     for size in sizes:
         side = int(np.ceil(np.sqrt(size * rng.choice([1.0, 1.5, 3.0]))))
         row, col = np.divmod(rng.permutation(side**2)[:size], side)
-        if kind == "hex":
+        if kind == "hex" or (kind == "mixed" and rng.random() < 0.5):
             col = 2 * col + (row + rng.integers(2)) % 2 if size == 1 else 2 * col + row % 2
         result.append(np.column_stack([row, col]) + offset)
     return np.vstack(result)
@@ -199,7 +199,7 @@ def collections(
     # spots
     library = np.repeat(rng.permutation(LIBRARY_NAMES)[:n_libraries], sizes)
     column = draw(st.sampled_from(["library_id", "sample"] + ["who", "a/b"] * (fault != "no key")))
-    lattice = draw(st.sampled_from(["hex", "grid"]))
+    lattice = draw(st.sampled_from(["hex", "grid", "mixed"]))
     places = places_of(rng, sizes, lattice, draw(st.sampled_from([0, -50, 10**6])))
     pixels = places * ([86.6, 50.0] if lattice == "hex" else [100.0, 100.0]) + rng.normal(0, 1, places.shape)
     if fault == "place twice":
@@ -291,7 +291,10 @@ def collections(
         column = None
     for mask in masks:
         if draw(st.booleans()):
-            adata.var[mask] = rng.random(n_genes) < 0.7
+            kept = rng.random(n_genes) < 0.7
+            adata.var[mask] = pd.Series(kept, index=adata.var_names).astype(
+                draw(st.sampled_from(["bool", "boolean", "int64", "float64", "str", "category"]))
+            )
     lengths = draw_lengths(draw, adata)
     if fault is None and draw(st.integers(0, 4)) == 0:
         adata = adata[:, ::-1]  # a view
@@ -310,12 +313,14 @@ def collections(
 
 
 def library_column(draw, library: np.ndarray) -> object:
-    kind = draw(st.sampled_from(["category", "object", "string", "unused", "integers", "integer categories"]))
+    kind = draw(
+        st.sampled_from(["category", "object", "string", "unused", "integers", "integer categories", "floats", "Int64"])
+    )
     if kind == "unused":
         return pd.Categorical(library, categories=[*np.unique(library)[::-1], "of nobody"])
     codes = 7 + np.unique(library, return_inverse=True)[1]
-    if kind == "integers":
-        return codes
+    if kind in ("integers", "floats", "Int64"):
+        return pd.array(codes, dtype={"integers": "int64", "floats": "float64"}.get(kind, kind))
     if kind == "integer categories":
         return pd.Categorical(codes)
     return (

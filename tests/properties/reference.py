@@ -33,7 +33,11 @@ def counts_of(adata: AnnData) -> list[list[int]]:
 
 
 def libraries_of(case: Case, adata: AnnData) -> list[str]:
-    return ["library"] * adata.n_obs if case.column is None else [str(name) for name in adata.obs[case.column]]
+    return (
+        ["library"] * adata.n_obs
+        if case.column is None
+        else [str(name).removesuffix(".0") for name in adata.obs[case.column]]
+    )
 
 
 def rows_by_library(case: Case, adata: AnnData) -> dict[str, list[int]]:
@@ -141,7 +145,7 @@ def read_normalised(case: Case, adata: AnnData, lengths: str | None, options: di
         length = np.array(read_lengths(list(adata.var_names), dict(lengths)))
     scaled = np.ones(adata.n_vars, dtype=bool)
     if "spared_keep" in adata.var and options.get("mask_var", "spared_keep"):
-        scaled = adata.var["spared_keep"].to_numpy()
+        scaled = mask_of(adata, "spared_keep", "spared_keep")
     if not (np.isfinite(length) & scaled).any():
         raise Refused("no lengths")
     per_length = np.where(np.isfinite(length), counts / length, 0)
@@ -164,15 +168,13 @@ def neighbours(case: Case, adata: AnnData, kind: str = "auto") -> list[set[int]]
         place = [
             (int(float(r)), int(float(c))) for r, c in zip(adata.obs["array_row"], adata.obs["array_col"], strict=True)
         ]
-        if kind == "auto":
-            even = all(len({sum(place[i]) % 2 for i in rows}) == 1 for rows in groups)
-            kind = "hex" if even else "grid"
         for rows in groups:
+            own = "hex" if len({sum(place[i]) % 2 for i in rows}) == 1 else "grid"
             for i in rows:
                 for j in rows:
                     dr, dc = abs(place[i][0] - place[j][0]), abs(place[i][1] - place[j][1])
                     near = {"hex": (dr, dc) in ((0, 2), (1, 1)), "grid": max(dr, dc) == 1, "grid4": dr + dc == 1}
-                    if near[kind]:
+                    if near[own if kind == "auto" else kind]:
                         touching[i].add(j)
         return touching
     at = adata.obsm["spatial"]
@@ -212,7 +214,7 @@ def mask_of(adata: AnnData, mask_var: str | None, default: str) -> np.ndarray:
     """Which genes: the column's, where it is there."""
     if mask_var is None or (mask_var == default and default not in adata.var):
         return np.ones(adata.n_vars, dtype=bool)
-    mask = adata.var[mask_var].to_numpy()
+    mask = np.array([str(value) in ("True", "1", "1.0") for value in adata.var[mask_var]])
     if not mask.any():
         raise Refused("no gene")
     return mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sps
 
+from spared_sc._core.columns import flags_of, name_of, names_of, numbers_of
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger, warn
 from spared_sc._core.settings import settings
@@ -221,7 +222,15 @@ def get_positions(adata: AnnData, spatial_key: str) -> np.ndarray:
             f"the spots have no positions: there is no adata.obsm[{spatial_key!r}] (obsm: {listing(adata.obsm)}). "
             "Name the slot with `spatial_key=`; `sp.datasets.read_visium` reads positions."
         )
-    positions = np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]
+    try:
+        positions = np.asarray(adata.obsm[spatial_key], dtype=float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"adata.obsm[{spatial_key!r}] must hold numbers, x and y of every spot ({error}).") from error
+    if positions.ndim != 2 or positions.shape[1] < 2:
+        raise ValueError(
+            f"adata.obsm[{spatial_key!r}] has the shape {positions.shape}: expected x and y of every spot."
+        )
+    positions = positions[:, :2]
     if not np.isfinite(positions).all():
         raise ValueError(f"adata.obsm[{spatial_key!r}] holds NaN or infinite positions: drop those spots first.")
     return positions
@@ -231,15 +240,10 @@ def gene_mask(adata: AnnData, mask_var: str | None, *, optional: str) -> np.ndar
     """Boolean mask of the genes to model; all genes where the `optional` column is asked for and absent."""
     if mask_var is None or (mask_var == optional and mask_var not in adata.var):
         return np.ones(adata.n_vars, dtype=bool)
-    column = get_column(adata, "var", mask_var)
-    if column.dtype != bool:
-        raise TypeError(
-            f"adata.var[{mask_var!r}] must be boolean, found {column.dtype}: "
-            f"convert it with `adata.var[{mask_var!r}] = adata.var[{mask_var!r}].astype(bool)`."
-        )
-    if not column.any():
+    mask = flags_of(get_column(adata, "var", mask_var), f"adata.var[{mask_var!r}]")
+    if not mask.any():
         raise ValueError(f"adata.var[{mask_var!r}] selects no gene: pass another `mask_var`, or None for all genes.")
-    return column.to_numpy()
+    return mask
 
 
 def get_column(
@@ -255,12 +259,13 @@ def get_column(
 def get_numbers(adata: AnnData, column: str, *, remedy: str = "pass the name of one that is there") -> np.ndarray:
     """A column of `adata.var` as floats, NaN where a value is missing."""
     values = get_column(adata, "var", column, remedy=remedy)
-    try:
-        return values.to_numpy(dtype=float, na_value=np.nan)
-    except (TypeError, ValueError) as error:
+    numbers = numbers_of(values)
+    odd = values[np.isnan(numbers) & values.notna().to_numpy()]
+    if len(odd):
         raise TypeError(
-            f"adata.var[{column!r}] has the type {values.dtype}: numbers are needed, pass another column."
-        ) from error
+            f"adata.var[{column!r}] holds {odd.iloc[0]!r} ({values.dtype}): numbers are needed, pass another column."
+        )
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -292,13 +297,8 @@ def get_libraries(adata: AnnData, library_key: str | None) -> Libraries:
                 f"there is no column {key!r} in adata.obs; columns that may tell libraries apart: "
                 f"{listing(_library_columns(adata) or adata.obs.columns)}. Pass the right one as {source}."
             )
-        column = adata.obs[key]
-        if column.isna().any():
-            raise ValueError(
-                f"{int(column.isna().sum())} spots have no value in adata.obs[{key!r}]: "
-                "give every spot its library, or drop those spots."
-            )
-        names, codes = np.unique(column.astype(str).to_numpy(dtype=str), return_inverse=True)
+        of_spot = names_of(adata.obs[key], f"adata.obs[{key!r}]").astype(str)
+        names, codes = np.unique(of_spot, return_inverse=True)
         return Libraries(codes=codes, names=names.tolist(), key=key)
     reason = _several_libraries(adata)
     if reason:
@@ -313,20 +313,19 @@ def get_subjects(adata: AnnData, subject_key: str | None, libraries: Libraries) 
     """The donor of every library; the library itself without a column."""
     if subject_key is None:
         return list(libraries.names)
-    donors = get_column(adata, "obs", subject_key)
     return _one_of_each(
-        donors,
+        names_of(get_column(adata, "obs", subject_key), f"adata.obs[{subject_key!r}]"),
         libraries,
         fault=f"belongs to several values of adata.obs[{subject_key!r}]",
         remedy="a section comes from one donor.",
     )
 
 
-def _one_of_each(column: pd.Series, libraries: Libraries, *, fault: str, remedy: str) -> list[str]:
+def _one_of_each(names: np.ndarray, libraries: Libraries, *, fault: str, remedy: str) -> list[str]:
     """The value that all spots of a library have, for each of them."""
     result = []
     for name, rows in zip(libraries.names, libraries.rows(), strict=True):
-        values = sorted(set(column.iloc[rows].astype(str)))
+        values = sorted(set(names[rows]))
         if len(values) > 1:
             raise ValueError(f"library {name!r} {fault} ({listing(values)}): {remedy}")
         result.append(values[0])
@@ -337,7 +336,7 @@ def _library_columns(adata: AnnData) -> list[str]:
     named = [c for c in Key.library_columns if c in adata.obs and adata.obs[c].nunique() > 1]
     known = _images(adata)
     by_image = [
-        c for c in adata.obs if c not in named and len(known) > 1 and set(adata.obs[c].astype(str).unique()) <= known
+        c for c in adata.obs if c not in named and len(known) > 1 and set(map(name_of, adata.obs[c].unique())) <= known
     ]
     return named + by_image
 
@@ -352,8 +351,8 @@ def _only_image(adata: AnnData) -> str | None:
     known = _images(adata)
     if len(known) == 1:
         return next(iter(known))
-    named = (adata.obs[c].astype(str).unique() for c in adata.obs if adata.obs[c].nunique() == 1)
-    return next((str(names[0]) for names in named if set(names) <= known), None)
+    named = (set(map(name_of, adata.obs[c].unique())) for c in adata.obs if adata.obs[c].nunique() == 1)
+    return next((min(names) for names in named if names <= known), None)
 
 
 def _several_libraries(adata: AnnData) -> str | None:
@@ -377,8 +376,8 @@ def get_split(adata: AnnData, split_key: str | None, libraries: Libraries) -> np
     """
     if split_key is None or (split_key == Key.obs.split and split_key not in adata.obs):
         return None
-    column = get_column(adata, "obs", split_key)
-    unknown = sorted(set(column.astype(str)) - set(Key.splits))
+    column = names_of(get_column(adata, "obs", split_key), f"adata.obs[{split_key!r}]")
+    unknown = sorted(set(column) - set(Key.splits))
     if unknown:
         raise ValueError(
             f"adata.obs[{split_key!r}] holds {listing(unknown)}; expected only {listing(Key.splits)}. "
@@ -411,7 +410,7 @@ def array_places(adata: AnnData, libraries: Libraries) -> np.ndarray | None:
     row_col = [Key.obs.array_row, Key.obs.array_col]
     if not set(row_col) <= set(adata.obs):
         return None
-    position = adata.obs[row_col].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    position = np.column_stack([numbers_of(adata.obs[name]) for name in row_col])
     # Beyond the limit, places times libraries would not fit into one number.
     if not (
         np.isfinite(position).all() and (position == np.rint(position)).all() and np.ptp(position, axis=0).max() < 1e8
@@ -425,15 +424,22 @@ def array_places(adata: AnnData, libraries: Libraries) -> np.ndarray | None:
     return position
 
 
-def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind: str = "auto") -> Lattice:
-    """The lattice of the spots, from `array_row` and `array_col` where they exist, else from pixel positions."""
+def get_lattice(
+    adata: AnnData, libraries: Libraries, spatial_key: str, *, kind: str | Mapping[str, str] = "auto"
+) -> Lattice:
+    """The lattice of the spots, from `array_row` and `array_col` where they exist, else from pixel positions.
+
+    `kind` is that of all libraries, or of some by name.
+    """
     from spared_sc._kernels import lattice
 
-    if kind not in lattice.KINDS:
-        raise ValueError(f"lattice kind {kind!r} is unknown; choose {listing(lattice.KINDS)}.")
+    kinds = [kind] * len(libraries.names) if isinstance(kind, str) else _by_name(kind, libraries, "kind", "auto")
+    unknown = [one for one in kinds if one not in lattice.KINDS]
+    if unknown:
+        raise ValueError(f"lattice kind {unknown[0]!r} is unknown; choose {listing(lattice.KINDS)}.")
     position = array_places(adata, libraries)
     if position is not None:
-        graph = lattice.from_array(position, libraries.codes, kind=kind)
+        graph = lattice.from_array(position, libraries.codes, kind=kinds)
     elif spatial_key in adata.obsm:
         position = get_positions(adata, spatial_key)
         _check_places(position, adata, libraries, f"position in obsm[{spatial_key!r}]")
@@ -447,12 +453,29 @@ def get_lattice(adata: AnnData, libraries: Libraries, spatial_key: str, *, kind:
     return graph
 
 
+def _by_name(values: Mapping[str, Any], libraries: Libraries, argument: str, default: Any) -> list[Any]:
+    """The value of every library, from an argument that names some of them."""
+    unknown = [name for name in values if name not in libraries.names]
+    if unknown:
+        raise KeyError(f"{argument}= names {listing(unknown)}: choose among the libraries {listing(libraries.names)}.")
+    return [values.get(name, default) for name in libraries.names]
+
+
+def recorded_kinds(lattice: Lattice, libraries: Libraries) -> str | dict[str, np.ndarray]:
+    """Kind of the lattice as records hold it: one word, or a kind for every library where they differ."""
+    kinds = [str(lattice.kinds[rows[0]]) for rows in libraries.rows()]
+    if len(set(kinds)) == 1:
+        return kinds[0]
+    return {"libraries": np.asarray(libraries.names, dtype=object), "kinds": np.asarray(kinds, dtype=object)}
+
+
 def canonical_order(adata: AnnData, libraries: Libraries, spatial_key: str) -> np.ndarray:
     """Spots by library and place, or by name without places: an order independent of that of rows and libraries."""
-    if {Key.obs.array_row, Key.obs.array_col} <= set(adata.obs):
-        first, second = adata.obs[Key.obs.array_row].to_numpy(), adata.obs[Key.obs.array_col].to_numpy()
+    places = array_places(adata, libraries)
+    if places is not None:
+        first, second = places.T
     elif spatial_key in adata.obsm:
-        second, first = np.asarray(adata.obsm[spatial_key])[:, :2].T
+        second, first = get_positions(adata, spatial_key).T
     else:
         return np.lexsort((adata.obs_names.to_numpy(dtype=str), libraries.codes))
     return np.lexsort((second, first, libraries.codes))

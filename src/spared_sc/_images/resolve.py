@@ -463,7 +463,7 @@ def spot_pitch(positions: np.ndarray, places: np.ndarray | None) -> tuple[str, f
         apart = np.abs(positions - design @ fit).max() if rank == 3 else np.inf
         if unit > 0 and apart < unit:
             row, column = np.linalg.norm(fit[1:], axis=1)
-            if lattice.guess_kind(places, library) == "grid":
+            if lattice.guess_kind(places) == "grid":
                 return "grid", float(unit)
             # A hexagonal array of pitch d has columns d / 2 apart, and rows d * sqrt(3) / 2.
             if abs(row / column / np.sqrt(3) - 1) < _AGREE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -23,7 +24,7 @@ class Lattice:
 
     indptr: np.ndarray  # (n_spots + 1,)
     indices: np.ndarray  # (n_edges,), each edge in both directions, sorted within a spot
-    kind: str  # "hex", "grid", "grid4" or "pixels"
+    kinds: np.ndarray  # (n_spots,) "hex", "grid", "grid4" or "pixels"; one kind within a library
 
     @property
     def n_spots(self) -> int:
@@ -45,7 +46,7 @@ class Lattice:
         source = place[np.repeat(np.arange(self.n_spots), np.diff(self.indptr))]
         target = place[self.indices]
         kept = (source >= 0) & (target >= 0)
-        return _from_edges(source[kept], target[kept], spots.size, self.kind)
+        return _from_edges(source[kept], target[kept], self.kinds[spots])
 
     def table(self, n_rings: int) -> np.ndarray:
         """Spots within `n_rings` hops as an int64 table (n_spots, k), padded with `n_spots`."""
@@ -57,23 +58,19 @@ class Lattice:
         return table
 
 
-def guess_kind(position: np.ndarray, library: np.ndarray) -> str:
-    """`"hex"` where row + column has one parity in every library, as on Visium's array; `"grid"` otherwise."""
+def guess_kind(position: np.ndarray) -> str:
+    """`"hex"` where row + column of all spots of a library has one parity, as on Visium's array; `"grid"` otherwise."""
     parity = position.sum(axis=1) % 2
-    odd = np.bincount(library, weights=parity)
-    n = np.bincount(library)
-    return "hex" if np.all((odd == 0) | (odd == n)) else "grid"
+    return "hex" if (parity == parity[:1]).all() else "grid"
 
 
-def from_array(position: np.ndarray, library: np.ndarray, *, kind: str = "auto") -> Lattice:
+def from_array(position: np.ndarray, library: np.ndarray, *, kind: str | Sequence[str] = "auto") -> Lattice:
     """Lattice from integer places on the array, (n_spots, 2) row and column; no place occurs twice within a library.
 
-    `library` (n_spots,) is 0, 1, ...; `kind` is `"hex"` (6 neighbours), `"grid"` (8), `"grid4"` (4) or `"auto"`.
+    `library` (n_spots,) is 0, 1, ...; `kind` is `"hex"` (6 neighbours), `"grid"` (8), `"grid4"` (4) or `"auto"`, for all
+    libraries or for each.
     """
-    if kind == "auto":
-        kind = guess_kind(position, library)
-    if kind not in _STEPS:
-        raise ValueError(f"lattice kind {kind!r} is unknown; choose 'auto', {', '.join(map(repr, _STEPS))}.")
+    kinds = _kinds(position, library, kind)
     n = position.shape[0]
     row, col = (position - position.min(axis=0)).T.astype(np.int64)
     # One number for every place of every library; the margin keeps steps over the border from wrapping around.
@@ -82,13 +79,27 @@ def from_array(position: np.ndarray, library: np.ndarray, *, kind: str = "auto")
     order = np.argsort(place, kind="stable")
     sorted_place = place[order]
     source, target = [], []
-    for d_row, d_col in _STEPS[kind]:
-        wanted = place + d_row * width + d_col
-        found = np.minimum(np.searchsorted(sorted_place, wanted), n - 1)
-        hit = np.flatnonzero(sorted_place[found] == wanted)
-        source.append(hit)
-        target.append(order[found[hit]])
-    return _from_edges(np.concatenate(source), np.concatenate(target), n, kind)
+    for name in np.unique(kinds):
+        spots = np.flatnonzero(kinds == name)
+        for d_row, d_col in _STEPS[name]:
+            wanted = place[spots] + d_row * width + d_col
+            found = np.minimum(np.searchsorted(sorted_place, wanted), n - 1)
+            hit = sorted_place[found] == wanted
+            source.append(spots[hit])
+            target.append(order[found[hit]])
+    return _from_edges(np.concatenate(source), np.concatenate(target), kinds)
+
+
+def _kinds(position: np.ndarray, library: np.ndarray, kind: str | Sequence[str]) -> np.ndarray:
+    """Kind of the lattice of every spot, the same within a library."""
+    n_libraries = int(library.max()) + 1
+    of_library = [kind] * n_libraries if isinstance(kind, str) else list(kind)
+    for name in of_library:
+        if name not in KINDS:
+            raise ValueError(f"lattice kind {name!r} is unknown; choose {', '.join(map(repr, KINDS))}.")
+    return np.array(
+        [guess_kind(position[library == code]) if name == "auto" else name for code, name in enumerate(of_library)]
+    )[library]
 
 
 def nearest_distance(position: np.ndarray) -> float:
@@ -113,7 +124,9 @@ def from_pixels(position: np.ndarray, library: np.ndarray) -> Lattice:
         source += [rows[pairs[:, 0]], rows[pairs[:, 1]]]
         target += [rows[pairs[:, 1]], rows[pairs[:, 0]]]
     empty = np.zeros(0, dtype=np.int64)
-    return _from_edges(np.concatenate([empty, *source]), np.concatenate([empty, *target]), len(position), "pixels")
+    return _from_edges(
+        np.concatenate([empty, *source]), np.concatenate([empty, *target]), np.full(len(position), "pixels")
+    )
 
 
 def fill_image(kind: str, pitch: float, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -132,11 +145,11 @@ def fill_image(kind: str, pitch: float, shape: tuple[int, int]) -> tuple[np.ndar
     return np.column_stack([row, column]), xy
 
 
-def _from_edges(source: np.ndarray, target: np.ndarray, n: int, kind: str) -> Lattice:
+def _from_edges(source: np.ndarray, target: np.ndarray, kinds: np.ndarray) -> Lattice:
     order = np.lexsort((target, source))
-    indptr = np.zeros(n + 1, dtype=np.int64)
-    np.cumsum(np.bincount(source, minlength=n), out=indptr[1:])
-    return Lattice(indptr=indptr, indices=target[order].astype(np.int64), kind=kind)
+    indptr = np.zeros(kinds.size + 1, dtype=np.int64)
+    np.cumsum(np.bincount(source, minlength=kinds.size), out=indptr[1:])
+    return Lattice(indptr=indptr, indices=target[order].astype(np.int64), kinds=kinds)
 
 
 @numba.njit(cache=True)

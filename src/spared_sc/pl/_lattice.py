@@ -106,7 +106,7 @@ def _graph(
         indptr, indices, hops = exact.hops(n_rings)
         graph = sps.csr_matrix((hops > 0, indices, indptr), shape=(adata.n_obs, adata.n_obs))
         # Ring r of a lattice holds r times as many places as the first one.
-        full = _TOUCHING.get(exact.kind, 0) * n_rings * (n_rings + 1) // 2
+        full = max(_TOUCHING.get(kind, 0) for kind in set(exact.kinds)) * n_rings * (n_rings + 1) // 2
     elif connectivity_key in adata.obsp:
         graph = sps.csr_matrix(adata.obsp[connectivity_key]) != 0
         upper = sps.triu(graph + graph.T, k=1)

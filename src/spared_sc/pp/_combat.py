@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spared_sc._core import docs, validate
+from spared_sc._core.columns import names_of
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, write_columns
 from spared_sc._core.report import logger, warn
@@ -153,9 +154,7 @@ def _batches(adata: AnnData, libraries: validate.Libraries, batch_key: str | Non
     if batch_key is None:
         return np.asarray(libraries.names)[libraries.codes]
     batches = validate.get_column(adata, "obs", batch_key, remedy="pass one of these as `batch_key=`")
-    if batches.isna().any():
-        raise ValueError(f"adata.obs[{batch_key!r}] has missing values: give every spot its batch.")
-    return batches.astype(str).to_numpy(dtype=str)
+    return names_of(batches, f"adata.obs[{batch_key!r}]").astype(str)
 
 
 def _fit(values: np.ndarray, batch: np.ndarray, key: str | None) -> CombatFit:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sps
@@ -24,7 +25,7 @@ def lattice_neighbors(
     *,
     library_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
-    kind: Literal["auto", "hex", "grid", "grid4"] = "auto",
+    kind: str | Mapping[str, str] = "auto",
     n_rings: int = 1,
     key_added: str = "spatial",
     copy: bool = False,
@@ -39,8 +40,9 @@ def lattice_neighbors(
     ----------
     {adata}
     kind
-        `"hex"`, `"grid"` (eight neighbours), `"grid4"` (four), or `"auto"`: hexagonal where row + column is
-        always even, or always odd, in every library.
+        `"hex"`, `"grid"` (eight neighbours), `"grid4"` (four), or `"auto"`: hexagonal in a library where row + column
+        is always even, or always odd, and square with eight neighbours otherwise. A dictionary gives the kind of some
+        libraries by name; the others are `"auto"`.
     n_rings
         Connect spots at most this many hops apart. A hop leads from a spot to a neighbour that is present.
     key_added
@@ -65,7 +67,7 @@ def lattice_neighbors(
     ValueError
         If two spots of a library share a place, or several libraries come without `library_key`.
     KeyError
-        If there are no positions.
+        If there are no positions, or `kind` names a library that is not there.
 
     Examples
     --------
@@ -85,11 +87,12 @@ def lattice_neighbors(
     connectivities = distances.copy()
     connectivities.data[:] = 1
     lonely = int((np.diff(lattice.indptr) == 0).sum())
-    logger.info("lattice %r: %d spots, %d of them without a neighbour", lattice.kind, adata.n_obs, lonely)
+    kinds = validate.recorded_kinds(lattice, libraries)
+    logger.info("lattice %s: %d spots, %d of them without a neighbour", kinds, adata.n_obs, lonely)
 
     adata = adata.copy() if copy else adata
     names = {"connectivities_key": f"{key_added}_connectivities", "distances_key": f"{key_added}_distances"}
-    squidpy_params = {"coord_type": "grid", "n_rings": int(n_rings), "kind": lattice.kind}
+    squidpy_params = {"coord_type": "grid", "n_rings": int(n_rings), "kind": kinds}
     record(
         adata,
         key=f"{key_added}_neighbors",
@@ -97,7 +100,7 @@ def lattice_neighbors(
         params={
             "library_key": libraries.key,
             "spatial_key": spatial_key,
-            "kind": lattice.kind,
+            "kind": kinds,
             "n_rings": int(n_rings),
         },
         slots={

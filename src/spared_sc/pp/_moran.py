@@ -120,13 +120,13 @@ def moran(
 
 def _graph(
     adata: AnnData, libraries: validate.Libraries, spatial_key: str, connectivity_key: str | None
-) -> tuple[str, sps.csr_matrix]:
-    """Name and weights of the graph to use."""
+) -> tuple[str | dict[str, np.ndarray], sps.csr_matrix]:
+    """Name (or the kinds of the lattice) and weights of the graph to use."""
     from spared_sc._kernels.moran import lattice_weights
 
     if connectivity_key is None:
         lattice = validate.get_lattice(adata, libraries, spatial_key)
-        return lattice.kind, lattice_weights(lattice)
+        return validate.recorded_kinds(lattice, libraries), lattice_weights(lattice)
     if connectivity_key not in adata.obsp:
         raise KeyError(
             f"there is no graph {connectivity_key!r} in adata.obsp (graphs: {validate.listing(adata.obsp)}): "

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spared_sc._core import docs, validate
+from spared_sc._core.columns import name_of
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.report import logger, warn
@@ -139,17 +140,7 @@ def _subjects(
                 "intra_subject=True to let one subject be in several splits."
             )
         return {}
-    column = validate.get_column(adata, "obs", subject_key)
-    subjects = {}
-    for name, rows in zip(libraries.names, libraries.rows(), strict=True):
-        values = column.iloc[rows]
-        if values.isna().any() or values.nunique() != 1:
-            raise ValueError(
-                f"library {name!r} has {values.nunique()} subjects in adata.obs[{subject_key!r}]"
-                f"{' and spots without one' if values.isna().any() else ''}: a library is of one subject. "
-                "Give all of its spots the same one, or check `library_key`."
-            )
-        subjects[name] = str(values.iloc[0])
+    subjects = dict(zip(libraries.names, validate.get_subjects(adata, subject_key, libraries), strict=True))
     return {} if intra_subject else subjects
 
 
@@ -189,7 +180,7 @@ def _assigned(names: list[str], assignment: str | Mapping[str, str]) -> list[str
         source, assignment = f"SpaRED's {assignment}", known[assignment]
     else:
         # Libraries go by their names as text, also where the column holds numbers.
-        source, assignment = "`assignment`", {str(name): split for name, split in assignment.items()}
+        source, assignment = "`assignment`", {name_of(name): split for name, split in assignment.items()}
     missing = [name for name in names if name not in assignment]
     if missing:
         raise KeyError(

@@ -213,7 +213,7 @@ def audit_completion(
             "layer": layer,
             "mask_var": mask_var if mask_var in adata.var else None,
             "library_key": resolved.libraries.key,
-            "lattice": resolved.lattice_kind,
+            "lattice": resolved.lattice_kinds,
             "use_rep": use_rep,
             "allow_unrecorded_rep": allow_unrecorded_rep,
             "n_splits": n_splits,

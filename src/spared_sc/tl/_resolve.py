@@ -34,7 +34,7 @@ class Resolved:
     order: np.ndarray  # (n_spots,) row of the AnnData for every row of the sections
     genes: np.ndarray  # (n_genes,) column of the AnnData for every gene of the sections
     libraries: Libraries  # of the rows of the AnnData
-    lattice_kind: str
+    lattice_kinds: str | dict[str, np.ndarray]  # for the record
     values: np.ndarray | sps.csr_matrix  # the whole layer
     counts: np.ndarray | sps.csr_matrix | None  # all raw counts, where there are any
 
@@ -96,17 +96,18 @@ def resolve(
             normalised_by = _normalised_by(adata, layer, genes[genes >= 0])
             sections = replace(sections, total=_scaled_totals(values[:, normalised_by])[order])
     split = None if split is None else split[order]
-    return Resolved(sections, split, library_split, order, genes, libraries, lattice.kind, values, counts)
+    kinds = validate.recorded_kinds(lattice, libraries)
+    return Resolved(sections, split, library_split, order, genes, libraries, kinds, values, counts)
 
 
 def _normalised_by(adata: AnnData, layer: str, genes: np.ndarray) -> np.ndarray:
     """Mask of the genes whose counts make the total of a spot, as the layer's record says; all of them without one."""
     params = adata.uns.get(Key.uns.records, {}).get(layer, {}).get("params", {})
     mask_var = params.get("mask_var")
-    mask = adata.var[mask_var].to_numpy() if mask_var in adata.var else None
-    if mask is None or mask.dtype != bool or not mask[genes].all():
+    if mask_var not in adata.var:
         return np.ones(adata.n_vars, dtype=bool)
-    return mask
+    mask = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
+    return mask if mask[genes].all() else np.ones(adata.n_vars, dtype=bool)
 
 
 def _scaled_totals(values: np.ndarray | sps.csr_matrix) -> np.ndarray:
@@ -196,7 +197,7 @@ def write_layers(
         adata,
         key=key_added,
         function="tl.complete",
-        params={**params, "lattice": resolved.lattice_kind},
+        params={**params, "lattice": resolved.lattice_kinds},
         slots={"layers": layers, "var": of_genes},
         genes=adata.var_names[genes].to_numpy(dtype=object),
         split=validate.recorded_split(resolved.libraries, resolved.library_split),
