@@ -330,7 +330,9 @@ def test_unknown_library_key(ready, call):
 @each({name: call for name, call in ALL.items() if name not in ("normalize_tpm", "select_genes")})
 def test_spots_without_a_library(ready, call):
     ready.obs.loc[ready.obs_names[[4, 9]], "library_id"] = np.nan
-    with refused(ready, ValueError, r"2 spots have no value in adata.obs\['library_id'\]: give every spot its library"):
+    with refused(
+        ready, ValueError, r"2 of 72 spots have no value in adata.obs\['library_id'\]: give every spot its value"
+    ):
         call(ready, library_key="library_id")
 
 

@@ -69,7 +69,7 @@ def test_missing_values_are_refused(missing):
     column = pd.Series([True, missing, False], dtype=object)
     with pytest.raises(ValueError, match=r"1 of 3 rows have no value in var\['x'\]: fill them"):
         flags_of(column, "var['x']")
-    with pytest.raises(ValueError, match=r"1 of 3 rows have no value in obs\['x'\]: give every row its name"):
+    with pytest.raises(ValueError, match=r"1 of 3 spots have no value in obs\['x'\]: give every spot its value"):
         names_of(column, "obs['x']")
 
 

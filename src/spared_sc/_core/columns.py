@@ -14,7 +14,7 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 def names_of(column: pd.Series, where: str) -> np.ndarray:
     """Names, (n,) text; a whole number has one name, as an integer and as a float."""
-    _need_all(column, where, "give every row its name, or drop those rows")
+    _need_all(column, "spots", where, "give every spot its value, or drop those spots")
     return _of_values(column, name_of)
 
 
@@ -22,7 +22,7 @@ def flags_of(column: pd.Series, where: str) -> np.ndarray:
     """Booleans, (n,), of booleans, zeros and ones, or text such as "True"."""
     if column.dtype == bool:
         return column.to_numpy()
-    _need_all(column, where, f"fill them with `{where} = {where}.fillna(False)`")
+    _need_all(column, "rows", where, f"fill them with `{where} = {where}.fillna(False)`")
     values = _of_values(column, lambda value: _FLAGS.get(name_of(value).lower(), "unknown"))
     unknown = column[values == "unknown"]
     if len(unknown):
@@ -66,7 +66,7 @@ def _of_values(column: pd.Series, convert: Callable[[Any], Any]) -> np.ndarray:
     return converted[codes]
 
 
-def _need_all(column: pd.Series, where: str, remedy: str) -> None:
+def _need_all(column: pd.Series, rows: str, where: str, remedy: str) -> None:
     missing = int(column.isna().sum())
     if missing:
-        raise ValueError(f"{missing} of {len(column)} rows have no value in {where}: {remedy}.")
+        raise ValueError(f"{missing} of {len(column)} {rows} have no value in {where}: {remedy}.")

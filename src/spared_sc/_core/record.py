@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,42 +93,54 @@ def record(
     function: str,
     params: Mapping[str, Any],
     slots: Mapping[str, Mapping[str, Any]],
+    outdated: Mapping[str, Iterable[str]] | None = None,
     **details: Any,
 ) -> None:
     """Write `slots` (attribute -> name -> value), and the record `uns["spared_sc"][key]` of how they were made.
 
     `function` is the public name of the caller, such as `"pp.moran"`, and `params` are its parameters as resolved;
-    `details` are what else is worth keeping, such as summaries and training curves.
+    `details` are what else is worth keeping, such as summaries and training curves. Slots of the former record of this
+    key that are `outdated` and not written again are removed. All of it happens, or nothing.
     """
     for attr, values in slots.items():
         for name in values:
             check_key(adata, name, attr=attr)
-    actualise(adata)
-    written = []
-    for attr, values in slots.items():
-        for name, value in values.items():
-            getattr(adata, attr)[name] = value
-            written.append(f'{attr}["{name}"]')
-            logger.info("added %s", written[-1])
     records = adata.uns.get(Key.uns.records, {})
-    # A new dictionary: a shallow copy of the AnnData must not share its records with the original.
-    adata.uns[Key.uns.records] = {
-        **records,
-        key: _plain(
-            {"function": function, "params": dict(params), "slots": written, "version": __version__, **details}
-        ),
-    }
+    before = slots_of(records.get(key, {}))
+    written = [f'{attr}["{name}"]' for attr, values in slots.items() for name in values]
+    entry = _plain({"function": function, "params": dict(params), "slots": written, "version": __version__, **details})
+    with one_step(adata) as work:
+        for attr, names in (outdated or {}).items():
+            for name in names:
+                if f'{attr}["{name}"]' in before:
+                    getattr(work, attr).pop(name, None)
+        for attr, values in slots.items():
+            for name, value in values.items():
+                getattr(work, attr)[name] = value
+        # A new dictionary: a shallow copy of the AnnData must not share its records with the original.
+        work.uns[Key.uns.records] = {**records, key: entry}
+    if written:
+        logger.info("added %s", ", ".join(written))
 
 
-def actualise(adata: AnnData) -> None:
-    """Turn a view into an object of its own, as scanpy does before it writes."""
+@contextmanager
+def one_step(adata: AnnData) -> Iterator[AnnData]:
+    """A copy over the same matrices, which the block changes; the object becomes it when the block has ended.
+
+    An error or an interrupt, wherever it comes, leaves the object as it was. A view becomes an object of its own.
+    """
     if adata.is_view:
         logger.info("the AnnData is a view of another one; it becomes a copy of its own")
-        adata._init_as_actual(adata.copy())
+    work = shallow_copy(adata)
+    yield work
+    state = {**vars(adata), **vars(work), "file": type(work.file)(adata, None)}
+    if state["_raw"] is not None:
+        state["_raw"]._adata = adata
+    adata.__dict__ = state  # one statement: nothing can come in between
 
 
 def shallow_copy(adata: AnnData) -> AnnData:
-    """A new AnnData over the same matrices, to try steps on before the user's object changes."""
+    """A new AnnData over the same matrices; of a view, a whole copy."""
     from anndata import AnnData
 
     if adata.is_view:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import check_key, shallow_copy
+from spared_sc._core.record import check_key, one_step
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc.pp._moran import moran
 from spared_sc.pp._normalize_tpm import normalize_tpm
@@ -97,20 +97,17 @@ def recipe_spared(
     validate.check_adata(adata)
     for layer in (Key.layers.detected, Key.layers.log2tpm):
         check_key(adata, layer)
-    # Work on a copy that shares the counts, so that a failing step leaves the user's object as it was.
-    work = adata.copy() if copy else shallow_copy(adata)
-    spared_filter(work, library_key=library_key, split_key=split_key, subset_genes=subset_genes, **filter_options)
-    normalize_tpm(work, gene_lengths=gene_lengths, layer=filter_options.get("layer"))
-    moran(
-        work,
-        median_completed=moran_layer == Key.layers.median,
-        library_key=library_key,
-        spatial_key=spatial_key,
-        split_key=split_key,
-        n_jobs=n_jobs,
-    )
-    select_genes(work, n_genes=n_genes, subset_genes=subset_genes)
-    if copy:
-        return work
-    adata._init_as_actual(work)
-    return None
+    adata = adata.copy() if copy else adata
+    with one_step(adata) as work:
+        spared_filter(work, library_key=library_key, split_key=split_key, subset_genes=subset_genes, **filter_options)
+        normalize_tpm(work, gene_lengths=gene_lengths, layer=filter_options.get("layer"))
+        moran(
+            work,
+            median_completed=moran_layer == Key.layers.median,
+            library_key=library_key,
+            spatial_key=spatial_key,
+            split_key=split_key,
+            n_jobs=n_jobs,
+        )
+        select_genes(work, n_genes=n_genes, subset_genes=subset_genes)
+    return adata if copy else None

@@ -8,7 +8,7 @@ import numpy as np
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import actualise, record
+from spared_sc._core.record import one_step, record
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 
@@ -99,16 +99,16 @@ def select_genes(
     selected[best] = True
 
     adata = adata.copy() if copy else adata
-    actualise(adata)
-    record(
-        adata,
-        key=key_added,
-        function="pp.select_genes",
-        params={"n_genes": n_genes, "score": score, "mask_var": mask_var if mask_var in adata.var else None},
-        slots={"var": {key_added: selected}},
-        n_selected=int(selected.sum()),
-    )
+    with one_step(adata) as work:
+        record(
+            work,
+            key=key_added,
+            function="pp.select_genes",
+            params={"n_genes": n_genes, "score": score, "mask_var": mask_var if mask_var in adata.var else None},
+            slots={"var": {key_added: selected}},
+            n_selected=int(selected.sum()),
+        )
+        if subset_genes:
+            work._inplace_subset_var(selected)
     logger.info("%d of %d genes selected by %s", selected.sum(), candidates.size, score)
-    if subset_genes:
-        adata._inplace_subset_var(selected)
     return adata if copy else None

@@ -10,7 +10,7 @@ import scipy.sparse as sps
 
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import actualise, check_key, record
+from spared_sc._core.record import check_key, one_step, record
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 
@@ -137,36 +137,39 @@ def spared_filter(
 
     summary = _summary(keep_spot, keep_gene, detection.fraction)
     adata = adata.copy() if copy else adata
-    # First drop what is not kept, so that the detections of a large collection need no memory for it.
-    spots, columns = _subset(adata, keep_spot, keep_gene, subset_spots=subset_spots, subset_genes=subset_genes)
-    record(
-        adata,
-        key="spared_filter",
-        function="pp.spared_filter",
-        params={
-            "library_key": libraries.key,
-            "counts": slot,
-            "spot_counts": spot_counts,
-            "gene_counts": gene_counts,
-            "min_expressed_fraction": min_expressed_fraction,
-            "min_library_expressed_fraction": min_library_expressed_fraction,
-            "real_data_share": real_data_share,
-            "genes": None if genes is None else [str(gene) for gene in genes],
-            "subset_spots": subset_spots,
-            "subset_genes": subset_genes,
-            "split_key": split_key,
-        },
-        slots={
-            "obs": {Key.obs.keep: keep_spot[spots]},
-            "var": {
-                Key.var.keep: keep_gene[columns],
-                Key.var.expressed_fraction: detection.fraction[columns],
-                Key.var.min_expressed_fraction: detection.min_fraction[columns],
+    with one_step(adata) as work:
+        # First drop what is not kept, so that the detections of a large collection need no memory for it.
+        spots, columns = _subset(work, keep_spot, keep_gene, subset_spots=subset_spots, subset_genes=subset_genes)
+        record(
+            work,
+            key="spared_filter",
+            function="pp.spared_filter",
+            params={
+                "library_key": libraries.key,
+                "counts": slot,
+                "spot_counts": spot_counts,
+                "gene_counts": gene_counts,
+                "min_expressed_fraction": min_expressed_fraction,
+                "min_library_expressed_fraction": min_library_expressed_fraction,
+                "real_data_share": real_data_share,
+                "genes": None if genes is None else [str(gene) for gene in genes],
+                "subset_spots": subset_spots,
+                "subset_genes": subset_genes,
+                "split_key": split_key,
             },
-            "layers": {Key.layers.detected: validate.detected_from_counts(validate.get_counts(adata, layer=layer)[0])},
-        },
-        summary=summary,
-    )
+            slots={
+                "obs": {Key.obs.keep: keep_spot[spots]},
+                "var": {
+                    Key.var.keep: keep_gene[columns],
+                    Key.var.expressed_fraction: detection.fraction[columns],
+                    Key.var.min_expressed_fraction: detection.min_fraction[columns],
+                },
+                "layers": {
+                    Key.layers.detected: validate.detected_from_counts(validate.get_counts(work, layer=layer)[0])
+                },
+            },
+            summary=summary,
+        )
     kept = (summary["n_spots"], summary["n_spots_before"], summary["n_genes"], summary["n_genes_before"])
     logger.info("spared_filter keeps %d of %d spots and %d of %d genes", *kept)
     return adata if copy else None
@@ -235,7 +238,6 @@ def _subset(
     adata: AnnData, keep_spot: np.ndarray, keep_gene: np.ndarray, *, subset_spots: bool, subset_genes: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Drop what was asked to be dropped; rows and columns of what is left."""
-    actualise(adata)
     spots = np.flatnonzero(keep_spot | (not subset_spots))
     genes = np.flatnonzero(keep_gene | (not subset_genes))
     if spots.size < adata.n_obs:

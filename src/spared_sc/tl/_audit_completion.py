@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -191,7 +191,7 @@ def audit_completion(
         columns |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     columns["missing"] = 1 - sections.known.mean(axis=0)
     columns["n_molecules"] = sections.counts.values.sum(axis=0, dtype=np.float64)
-    pooled: dict[str, float] = {}
+    pooled: dict[str, Any] = {}
     for name, interval in (("skill", found.pooled_skill), ("gain", found.pooled_gain)):
         pooled |= {
             name: interval.value.item(),

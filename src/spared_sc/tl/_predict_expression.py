@@ -11,7 +11,7 @@ from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.files import as_path
 from spared_sc._core.keys import Key
-from spared_sc._core.record import check_key, record, slots_of
+from spared_sc._core.record import check_key, record
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.metrics import CEILING, FLOORS
@@ -252,7 +252,6 @@ def _write(adata: AnnData, key_added: str, prediction: Prediction, params: Mappi
             f"{validate.listing(nested, 3)}: a table with such gene names cannot be written to zarr, and soon not to h5ad. "
             "`sp.get.predicted(adata)` can, or rename the genes.",
         )
-    before = slots_of(adata.uns.get(Key.uns.records, {}).get(key_added, {}))
     slots: dict[str, dict[str, Any]] = {"obsm": {key_added: prediction.table(adata)}, "obs": {}, "var": {}}
     flags = prediction.out_of_distribution
     if flags is not None:
@@ -271,11 +270,8 @@ def _write(adata: AnnData, key_added: str, prediction: Prediction, params: Mappi
         function="tl.predict_expression",
         params=params,
         slots=slots,
+        outdated={"obs": [Key.out_of_distribution(key_added)], "var": [Key.skill(key_added)]},
         roles=prediction.roles,
         groups=prediction.groups,
         **details,
     )
-    # Of the table that this one replaces.
-    for attr, name in (("obs", Key.out_of_distribution(key_added)), ("var", Key.skill(key_added))):
-        if name not in slots[attr] and f'{attr}["{name}"]' in before and name in getattr(adata, attr):
-            del getattr(adata, attr)[name]

@@ -11,7 +11,7 @@ import scipy.sparse as sps
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import record, slots_of, write_columns
+from spared_sc._core.record import record, write_columns
 from spared_sc._core.report import warn
 from spared_sc._kernels.sections import Counts, Sections, rescaled
 
@@ -192,24 +192,20 @@ def write_layers(
         f"{key_added}_{name}": spread_over_genes(values[present], genes, shape[1], other=NOT_COMPLETED)
         for name, values in columns.items()
     }
-    before = slots_of(adata.uns.get(Key.uns.records, {}).get(key_added, {}))
     record(
         adata,
         key=key_added,
         function="tl.complete",
         params={**params, "lattice": resolved.lattice_kinds},
         slots={"layers": layers, "var": of_genes},
+        outdated={
+            "layers": Key.completed(key_added),
+            "var": (Key.skill(key_added), Key.skill_se(key_added), Key.verdict(key_added)),
+        },
         genes=adata.var_names[genes].to_numpy(dtype=object),
         split=validate.recorded_split(resolved.libraries, resolved.library_split),
         **details,
     )
-    # Of the method that wrote here before.
-    for name in Key.completed(key_added):
-        if name in adata.layers and name not in layers and f'layers["{name}"]' in before:
-            del adata.layers[name]
-    for name in (Key.skill(key_added), Key.skill_se(key_added), Key.verdict(key_added)):
-        if name in adata.var and name not in of_genes and f'var["{name}"]' in before:
-            del adata.var[name]
 
 
 def spread_over_genes(values: np.ndarray, genes: np.ndarray, n_vars: int, *, other: str) -> np.ndarray:
