@@ -112,8 +112,8 @@ def record(
     with one_step(adata) as work:
         for attr, names in (outdated or {}).items():
             for name in names:
-                if f'{attr}["{name}"]' in before:
-                    getattr(work, attr).pop(name, None)
+                if f'{attr}["{name}"]' in before and name in getattr(work, attr):
+                    del getattr(work, attr)[name]
         for attr, values in slots.items():
             for name, value in values.items():
                 getattr(work, attr)[name] = value
