@@ -106,6 +106,49 @@ def test_files_of_another_network_say_what_differs(tmp_path):
         load_encoder("test_resnet", weights=tmp_path / "nowhere.pth", device="cpu")
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+@pytest.mark.parametrize("harm", ["NaN", "infinite", "integers", "half NaN"])
+def test_weights_that_are_no_finite_numbers_are_refused(tmp_path, kind, harm):
+    path, state = tmp_path / f"weights.{kind}", full_resnet()
+    kernel = state["conv1.0.weight"].clone()
+    kernel[0, 0, 0, 0] = torch.inf if harm == "infinite" else torch.nan
+    state["conv1.0.weight"] = kernel.long() if harm == "integers" else kernel.half() if "half" in harm else kernel
+    save_file(state, path) if kind == "safetensors" else torch.save(state, path)
+    problem = "are numbers of another kind" if harm == "integers" else "hold NaN or infinite values"
+    with pytest.raises(ValueError, match=rf"does not hold the weights of the encoder 'test_resnet'.* 1 of .*{problem}"):
+        load_encoder("test_resnet", weights=path, device="cpu")
+
+
+def test_other_weights_of_torch_are_refused(tmp_path):
+    state = full_resnet()
+    state["conv1.0.weight"] = state["conv1.0.weight"].to_sparse()
+    torch.save(state, tmp_path / "sparse.pth")
+    with pytest.raises(ValueError, match="1 of .* are numbers of another kind"):
+        load_encoder("test_resnet", weights=tmp_path / "sparse.pth", device="cpu")
+    for name in ("a\0b.pth", "x" * 300):
+        with pytest.raises(ValueError, match="weights cannot be"):
+            load_encoder("test_resnet", weights=name, device="cpu")
+
+
+def test_weights_that_overflow_are_noticed_at_the_first_patches(tmp_path, patches):
+    state = {name: torch.full_like(value, 1e38) if value.ndim > 1 else value for name, value in full_resnet().items()}
+    save_file(state, tmp_path / "weights.safetensors")
+    encoder = load_encoder("test_resnet", weights=tmp_path / "weights.safetensors", device="cpu")
+    with pytest.raises(ValueError, match="'test_resnet' gives NaN or infinite features for 7 of 7 patches"):
+        encoders.embed_all(encoder, ArrayPatches(patches))
+
+
+class ArrayPatches:
+    def __init__(self, patches):
+        self.patches = patches
+
+    def __len__(self):
+        return len(self.patches)
+
+    def read(self, rows):
+        return self.patches[rows]
+
+
 def hub(monkeypatch, tmp_path: Path | None = None, state=None, file="model.safetensors", error=None) -> list[str]:
     """A stand-in for the hub: one repository with one file, or an error; the files that were asked for."""
     asked = []

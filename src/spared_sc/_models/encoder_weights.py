@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from spared_sc._core.files import as_path
 from spared_sc._core.validate import listing
 from spared_sc._models.encoder_cards import CARDS
 
@@ -145,6 +146,7 @@ def _named(card: EncoderCard) -> str:
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a file by name; code in it is never run."""
+    path = as_path(path, "weights")
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is no file: weights is 'pretrained', 'random' or a file (.safetensors, or torch's .pth and .bin)."
@@ -196,8 +198,26 @@ def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str,
             f"{where} does not hold the weights of {what} ({len(expected)} tensors): {'; '.join(problems)}. "
             "Give the file of that model."
         )
+    _check_values(network, state, what, where)
     network.load_state_dict(state, assign=True)
     network.float()
+
+
+def _check_values(network: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str, where: str) -> None:
+    """Refuse weights that are no finite numbers, and those that are numbers of another kind than the network's."""
+    expected = {name: value.is_floating_point() for name, value in network.state_dict().items()}
+    other, bad = [], []
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_complex() or value.is_floating_point() != expected[name]:
+            other.append(name)
+        elif value.is_floating_point() and not value.float().isfinite().all():
+            bad.append(name)
+    for names, problem in ((other, "are numbers of another kind"), (bad, "hold NaN or infinite values")):
+        if names:
+            raise ValueError(
+                f"{where} does not hold the weights of {what}: {len(names)} of {len(state)} tensors {problem} "
+                f"({listing(names, 3)}). Give the file as it was published."
+            )
 
 
 def _used(

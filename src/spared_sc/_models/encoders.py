@@ -47,6 +47,7 @@ def embed_all(
     """Features of all patches, float32 (n, d); while one batch is computed, a thread reads the next.
 
     An exception, or an interrupt, in either of them ends both. The result does not depend on the number of threads.
+    ValueError: features are not finite.
     """
     features = np.empty((len(patches), encoder.dim), dtype=np.float32)
     with (
@@ -55,7 +56,14 @@ def embed_all(
         progress_bar(total=len(patches), desc=desc, show=show_progress_bar, unit="patch") as bar,
     ):
         for rows, batch in reading.batches(batch_size or settings.batch_size or encoder.batch_size):
-            _embed(encoder, batch, features[rows[0] : rows[-1] + 1], n_threads)
+            found = features[rows[0] : rows[-1] + 1]
+            _embed(encoder, batch, found, n_threads)
+            n_bad = int((~np.isfinite(found)).any(axis=1).sum())
+            if n_bad:
+                raise ValueError(
+                    f"the encoder {encoder.name!r} gives NaN or infinite features for {n_bad} of {len(rows)} patches: its "
+                    "weights are not those of a trained network. Give another file as `weights=`, or another encoder."
+                )
             bar.update(len(rows))
     return features
 
