@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata
 from spatialdata import models, transformations
@@ -253,3 +254,33 @@ def test_a_region_that_loses_all_spots_goes(adata, tmp_path):
         back = spatialdata.read_zarr(tmp_path / name)
         assert (back.tables["table"].n_obs, list(back.shapes)) == (n_left, ["library_2"])
         assert len(back.images) == 2
+
+
+@pytest.mark.parametrize(("region", "um"), [("d_square_016um", 0.5), ("square_016um", 0.5), ("bins", np.nan)])
+def test_a_spot_is_a_whole_bin_of_known_or_unknown_width(region, um):
+    """Squares of Visium HD, 32 px apart, as spatialdata-io gives them: no radius, no scale factors."""
+    geopandas, box = pytest.importorskip("geopandas"), pytest.importorskip("shapely.geometry").box
+    n, pitch = 12, 32
+    row, column = (index.ravel() for index in np.indices((n, n)))
+    x, y = pitch * (column + 1.0), pitch * (row + 1.0)
+    half = pitch / 2
+    squares = [box(i - half, j - half, i + half, j + half) for i, j in zip(x, y, strict=True)]
+    obs = {"array_row": row, "array_col": column, "region": pd.Categorical([region] * n**2), "location_id": range(n**2)}
+    table = ad.AnnData(np.ones((n**2, 2), np.float32), obs=pd.DataFrame(obs, index=[f"s{i}" for i in range(n**2)]))
+    table.obsm["spatial"] = np.column_stack([x, y])
+    own = {"d": transformations.Identity()}
+    image = np.full((3, 450, 450), 200, np.uint8)
+    sdata = spatialdata.SpatialData(
+        images={"d_full_image": models.Image2DModel.parse(image, dims=("c", "y", "x"), transformations=own)},
+        shapes={region: models.ShapesModel.parse(geopandas.GeoDataFrame(geometry=squares), transformations=own)},
+        tables={"t": models.TableModel.parse(table, region=region, region_key="region", instance_key="location_id")},
+    )
+    sp.pp.extract_patches(sdata, output_size=16)
+    source = sdata.tables["t"].uns["spared_sc"]["patches"]["sources"][region]
+    assert source["patch_px"] == pytest.approx(pitch)
+    assert source["um_per_px"] == pytest.approx(um, nan_ok=True)
+    if np.isnan(um):
+        with pytest.raises(ValueError, match=r"scale of the image .* is unknown.*mpp="):
+            sp.pp.extract_patches(sdata, size=56, unit="um")
+        sp.pp.extract_patches(sdata, size=56, unit="um", mpp=0.5)
+        assert sdata.tables["t"].uns["spared_sc"]["patches"]["sources"][region]["patch_px"] == 112

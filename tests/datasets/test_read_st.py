@@ -97,7 +97,7 @@ def test_count_tables(files: Files, counts: str, transposed: bool, caplog: pytes
     assert "dropped 2 of 20 spots outside the tissue" in caplog.text
     assert adata.obs["library_id"].cat.categories.tolist() == ["S1"]
     metadata = adata.uns["spatial"]["S1"]["metadata"]
-    assert metadata == {"counts_file": counts, "spots_file": "S1_selection.tsv"}
+    assert metadata == {"assay": "st", "counts_file": counts, "spots_file": "S1_selection.tsv"}
     assert adata.uns["spared_sc"]["read_st"]["function"] == "datasets.read_st"
 
 

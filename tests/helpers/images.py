@@ -92,6 +92,27 @@ def patches_of(image: np.ndarray, centres, side_px: float, side: int, **options)
     return Patches([open_image(image)], np.zeros(len(centres), int), centres, [side_px], side, RECIPE, **options)
 
 
+def one_section(kind="hex", *, diameter=None, places=True, scale=2.0, jitter=0.0) -> ad.AnnData:
+    """Spots 100 (hexagonal) or 200 um (square) apart, at `scale` pixels per um, on a grey image."""
+    row, column = (index.ravel() for index in np.indices((8, 9)))
+    if kind == "hex":
+        column = 2 * column + row % 2
+        xy = np.column_stack([50 * column, 50 * np.sqrt(3) * row])
+    elif kind == "dense":  # every other place of a square grid
+        column = 2 * column + row % 2
+        xy = np.column_stack([100 * column, 100 * row])
+    else:
+        xy = np.column_stack([200 * column, 200 * row])
+    xy = scale * (xy + 150) + np.random.default_rng(0).normal(0, jitter, (len(row), 2))
+    adata = ad.AnnData(np.ones((len(row), 2), np.float32), obsm={"spatial": xy})
+    if places:
+        adata.obs["array_row"], adata.obs["array_col"] = row, column
+    image = np.full((int(xy[:, 1].max() + 300), int(xy[:, 0].max() + 300), 3), 200, np.uint8)
+    scalefactors = {"tissue_hires_scalef": 1.0} | ({} if diameter is None else {"spot_diameter_fullres": diameter})
+    adata.uns["spatial"] = {"A": {"images": {"hires": image}, "scalefactors": scalefactors, "metadata": {}}}
+    return adata
+
+
 def resolve(adata, **options):
     return resolve_patches(adata, get_libraries(adata, "library_id"), **options)
 

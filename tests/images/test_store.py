@@ -106,6 +106,7 @@ def test_a_moved_store_is_named_as_the_image(adata, tmp_path):
     assert np.array_equal(resolve(some).read(np.arange(some.n_obs)), pixels[::2])
 
 
+@pytest.mark.filterwarnings("ignore:.*mpp=4 was given:UserWarning")
 def test_a_store_that_was_written_anew_is_noticed(adata, tmp_path):
     store = tmp_path / "patches.zarr"
     options = {"output_size": 24, "store": store, **KEY}

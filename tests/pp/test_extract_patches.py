@@ -53,7 +53,8 @@ def test_recorded_positions_are_the_ones_that_are_used(adata):
 def test_a_recorded_scale_is_that_of_the_recorded_image(adata, tmp_path):
     path = WRITERS["png"](tmp_path, smooth(1400, 1400))
     options = {"mpp": 0.5, "size": 60, "unit": "um", "output_size": 16}
-    sp.pp.extract_patches(adata, image={"library_1": path, "library_2": path}, **options, **KEY)
+    with pytest.warns(UserWarning, match=r"mpp=0.5 was given, but the spot diameter of assay 'visium' gives 1"):
+        sp.pp.extract_patches(adata, image={"library_1": path, "library_2": path}, **options, **KEY)
     assert {one["um_per_px"] for one in resolve(adata).recipe["sources"].values()} == {0.5}
     hires = resolve(adata, image="hires").recipe
     assert hires == resolve(adata, image="hires", size=60, unit="um", output_size=16, follow=False).recipe

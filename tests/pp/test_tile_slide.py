@@ -8,7 +8,7 @@ import pytest
 
 import spared_sc as sp
 from helpers.images import PINK, factors, pyramid, resolve, slide, smooth, tiff
-from spared_sc._images.resolve import spot_pitch
+from spared_sc._images.measures import spot_pitch
 from spared_sc._images.tissue import share_within
 
 
@@ -47,7 +47,7 @@ def test_tile_slide_of_an_array_on_a_grid():
     assert adata.obsm["spatial"].min(axis=0).tolist() == [20, 20]
     assert adata.obs_names[0] == "0x0"
     assert resolve(adata).recipe["sources"]["slide"]["source"] == "hires"
-    assert not adata.uns["spatial"]["slide"]["metadata"]
+    assert "source_image_path" not in adata.uns["spatial"]["slide"]["metadata"]
 
 
 def test_tile_slide_scale_and_errors(tmp_path, image):

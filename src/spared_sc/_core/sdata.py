@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -24,6 +25,9 @@ _ATTRS = "spatialdata_attrs"  # spatialdata's own key for the link between a tab
 _TABLE = "table"
 # Images of the object, the name of the one to use, and their coordinate system; references that no file can hold.
 _ELEMENTS = ("source_images", "source_image", "coordinate_system")
+_MOST_CHANNELS = 4  # of an image that can be drawn; fluorescence may have more
+_CORNERS = 5  # of a square, the first one twice
+_BINS = re.compile(r"(?:^|_)square_(\d{3})um$")  # regions of Visium HD, as spatialdata-io names them
 _LONGEST = 2000  # pixels of the longer side of an image that is drawn
 
 
@@ -154,11 +158,9 @@ def _slide(sdata: SpatialData, region: str, systems: dict[str, str]) -> dict[str
     }
     metadata: dict[str, Any] = {"source_images": here, "coordinate_system": system}
     slide: dict[str, Any] = {"images": {}, "scalefactors": {}, "metadata": metadata}
-    shapes = sdata.shapes[region]
-    if "radius" in shapes:
-        matrix = get_transformation(shapes, system).to_affine_matrix(("x", "y"), ("x", "y"))
-        zoom = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-        slide["scalefactors"]["spot_diameter_fullres"] = 2 * float(np.median(shapes["radius"])) * zoom
+    matrix = get_transformation(sdata.shapes[region], system).to_affine_matrix(("x", "y"), ("x", "y"))
+    zoom = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+    slide["scalefactors"] = _spot_size(sdata.shapes[region], region, zoom)
     if not images:
         return slide
     finest = min(images, key=lambda name: _pixel_size(images[name], system))
@@ -169,10 +171,22 @@ def _slide(sdata: SpatialData, region: str, systems: dict[str, str]) -> dict[str
     drawn = by_size[-1] if small else by_size[0]
     step = -(-max(drawn.sizes["x"], drawn.sizes["y"]) // _LONGEST)  # above 1 where there is no small one
     matrix = get_transformation(drawn, system).to_affine_matrix(("x", "y"), ("x", "y"))
-    if only_scales(matrix):
-        slide["images"]["hires"] = np.asarray(drawn.transpose("y", "x", "c").data[::step, ::step, :3])
+    if only_scales(matrix) and drawn.sizes["c"] <= _MOST_CHANNELS:
+        slide["images"]["hires"] = np.asarray(drawn.transpose("y", "x", "c").data[::step, ::step])
         slide["scalefactors"]["tissue_hires_scalef"] = 1 / (step * float(matrix[0, 0]))
     return slide
+
+
+def _spot_size(shapes: Any, region: str, zoom: float) -> dict[str, float]:
+    """Scale factors that circles or squares give: the diameter of a circle, or the side of a square, which is a bin."""
+    if "radius" in shapes:
+        return {"spot_diameter_fullres": 2 * float(np.median(shapes["radius"])) * zoom}
+    geometry = shapes.geometry
+    if not (geometry.geom_type == "Polygon").all() or not (geometry.count_coordinates() == _CORNERS).all():
+        return {}
+    factors = {"spot_diameter_fullres": float(np.sqrt(np.median(geometry.area))) * zoom}
+    bins = _BINS.search(region)
+    return factors | ({"bin_size_um": float(bins[1])} if bins else {})
 
 
 def only_scales(matrix: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import listing
+from spared_sc._images.measures import entry_of, factor
 from spared_sc._images.resolve import IN_SLOT, locate
 from spared_sc._images.tissue import share_within, tissue_mask
 
@@ -52,12 +53,13 @@ class Alignment:
 
 def align_libraries(adata: AnnData, libraries: Libraries, image: Any, spatial_key: str) -> dict[str, Alignment]:
     """The libraries' spots beside the tissue in their images."""
-    located = locate(adata, libraries, image, None, spatial_key)
+    located = locate(adata, libraries, image, spatial_key, quiet=True)
     in_tissue = _in_tissue(adata)
     result = {}
     for name, entry, rows in zip(libraries.names, located, libraries.rows(), strict=True):
-        factors = adata.uns.get(Key.uns.spatial, {}).get(name, {}).get("scalefactors", {})
-        result[name] = align(entry, factors, in_tissue[rows])
+        factors = entry_of(adata, name)["scalefactors"]
+        scales = {f"tissue_{key}_scalef": factor(name, factors, f"tissue_{key}_scalef") for key in IN_SLOT}
+        result[name] = align(entry, scales, in_tissue[rows])
     return result
 
 
@@ -139,8 +141,8 @@ def _mistakes(shape: tuple[int, int], kind: str, factors: Mapping[str, float]) -
         "the image is rotated by 90 degrees counterclockwise": [[0, 1, 0], [-1, 0, height]],
     }
     for key in IN_SLOT:
-        factor = float(factors.get(f"tissue_{key}_scalef", 1))
-        if factor == 1:
+        factor = factors.get(f"tissue_{key}_scalef", np.nan)
+        if np.isnan(factor) or factor == 1:
             continue
         undo[f"the positions are in pixels of the {key} image, not of the full resolution"] = np.eye(2, 3) / factor
         if kind != key:

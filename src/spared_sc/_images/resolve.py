@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import from_record
 from spared_sc._core.report import logger, warn
 from spared_sc._core.validate import array_places, check_number, get_positions, listing, n_threads
+from spared_sc._images.assay import ASSAYS, check_assay
+from spared_sc._images.measures import AGREE, entry_of, factor, measure
 from spared_sc._images.patches import Patches
 from spared_sc._images.scale import sources_by_library
 from spared_sc._images.source import CACHE_BYTES, ArraySource, Cache, Source, open_image
@@ -30,18 +32,15 @@ if TYPE_CHECKING:
     from spared_sc._images.scale import PatchScale
     from spared_sc._kernels.stain import Recolouring
 
+V = TypeVar("V")
+PerLibrary: TypeAlias = V | Mapping[str, V]  # one for all libraries, or one for each
+
 UNITS = ("spot", "pixel", "um")
 IN_SLOT = ("hires", "lowres")  # images inside of uns["spatial"]
 STAINS = (None, "macenko")
+_LEAST_MPP, _MOST_MPP = 1e-3, 1e3  # that an image can have; beyond, another unit was meant
 _SIZE, _UNIT, _OUTPUT_SIZE = 1.0, "spot", 224
 _LONGEST = 2000  # pixels of the longer side of the image on which stains are measured
-# Space Ranger's spot_diameter_fullres is that of a circle of 65 um, although spots are 55 um wide.
-_CIRCLE_UM = 65.0
-# From centre to centre of neighbouring spots: Visium, and the arrays of 1,000 spots before it.
-_PITCH_UM = {"hex": 100.0, "grid": 200.0}
-# Diameter that replaces a missing one, as a share of the pitch: the same circle, and the 100 um of the old arrays.
-_CIRCLE_OF_PITCH = {"hex": 0.65, "grid": 0.5}
-_AGREE = 0.1  # relative difference up to which two lengths are taken to be equal
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,8 @@ class Located:
     zoom: float  # pixels of the image per unit of the spots' coordinates
     diameter: float  # of a spot, in pixels of the image; NaN where unknown
     um_per_px: float  # of the image; NaN where unknown
-    scale_from: str  # "scale factors", "spot pitch", "given" or "unknown"
+    scale_from: str  # "given", "microns_per_pixel", "image file", "spot diameter", "spot pitch" or "unknown"
+    assay: str  # of the library; "unknown" where nothing names it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,8 @@ class Cut:
     size: float | None = None
     unit: str | None = None
     output_size: int | None = None
-    mpp: float | None = None
+    mpp: PerLibrary[float] | None = None
+    assay: PerLibrary[str] | None = None
     stain: str | None = None
 
     def asked(self) -> dict[str, Any]:
@@ -79,6 +80,7 @@ class Cut:
             unit=other.unit if self.unit is None else self.unit,
             output_size=other.output_size if self.output_size is None else self.output_size,
             mpp=other.mpp if self.mpp is None else self.mpp,
+            assay=other.assay if self.assay is None else self.assay,
             stain=other.stain if self.stain is None else self.stain,
         )
 
@@ -103,7 +105,8 @@ def resolve_patches(
     size: float | None = None,
     unit: str | None = None,
     output_size: int | None = None,
-    mpp: float | None = None,
+    mpp: PerLibrary[float] | None = None,
+    assay: PerLibrary[str] | None = None,
     stain: str | None = None,
     like: PatchScale | None = None,
     spatial_key: str = Key.obsm.spatial,
@@ -116,8 +119,9 @@ def resolve_patches(
     for. A recorded `mpp` applies to the recorded image only. Where there is no record, patches are cut of the scale
     `like`: of the same side in micrometres where both know it, and of the same colours.
     """
-    asked = cut = Cut(size=size, unit=unit, output_size=output_size, mpp=mpp, stain=stain)
-    past = _recorded(adata) if follow else None
+    asked = cut = Cut(size=size, unit=unit, output_size=output_size, mpp=mpp, assay=assay, stain=stain)
+    past = _recorded(adata, libraries) if follow else None
+    quiet = past is not None and image is None  # what was recorded has been told
     if past is not None:
         if spatial_key == Key.obsm.spatial:
             spatial_key = past.spatial_key
@@ -127,27 +131,45 @@ def resolve_patches(
         elif past.store is not None and cut == past.cut:
             return _stored_as_recorded(past, past.store, adata, libraries)
         else:
-            slides = adata.uns.get(Key.uns.spatial, {})
             known = [name for name in libraries.names if name in past.sources]
-            image = {name: recorded_image(past.sources[name], slides.get(name, {})) for name in known}
+            image = {name: recorded_image(past.sources[name], entry_of(adata, name)) for name in known}
     if isinstance(image, str | Path) and is_store(image):
         return _stored(image, asked, adata, libraries)
-    return _from_images(adata, libraries, image, cut, like, spatial_key=spatial_key, n_jobs=n_jobs)
+    return _from_images(adata, libraries, image, cut, like, spatial_key=spatial_key, n_jobs=n_jobs, quiet=quiet)
 
 
-def _recorded(adata: AnnData) -> Recorded | None:
+def _recorded(adata: AnnData, libraries: Libraries) -> Recorded | None:
     """The record of `pp.extract_patches`, if there is one."""
     past = adata.uns.get(Key.uns.records, {}).get(Key.uns.patches, {})
     if past.get("function") != "pp.extract_patches":
         return None
     params = from_record(past["params"])
     return Recorded(
-        cut=Cut(**{name: params[name] for name in ("size", "unit", "output_size", "mpp", "stain")}),
+        cut=Cut(
+            mpp=_from_recordable(params["mpp"], libraries),
+            assay=_from_recordable(params["assay"], libraries),
+            **{name: params[name] for name in ("size", "unit", "output_size", "stain")},
+        ),
         spatial_key=params["spatial_key"],
         store=params["store"],
         sources=sources_by_library(from_record(past["sources"])),
         fingerprint=str(past["fingerprint"]),
     )
+
+
+def recordable(value: PerLibrary[Any] | None) -> Any:
+    """An argument as records hold it: names of libraries as values, since a name with "/" could not be written as a key."""
+    if not isinstance(value, Mapping):
+        return value
+    return {"libraries": np.asarray([str(name) for name in value], dtype=object), "values": list(value.values())}
+
+
+def _from_recordable(value: Any, libraries: Libraries) -> Any:
+    """The argument again, without libraries that are gone."""
+    if not isinstance(value, Mapping):
+        return value
+    pairs = zip(value["libraries"], value["values"], strict=True)
+    return {name: one for name, one in pairs if name in libraries.names}
 
 
 def _stored_as_recorded(past: Recorded, store: str, adata: AnnData, libraries: Libraries) -> StoredPatches:
@@ -182,7 +204,7 @@ def recorded_image(source: Mapping[str, Any], slide: Mapping[str, Any]) -> Any:
     """The image of a record, as `image=` takes it."""
     kind, where = source["source"], source["where"]
     if kind == "spatialdata":
-        elements = slide.get("metadata", {}).get("source_images", {})
+        elements = slide["metadata"].get("source_images", {})
         named = [element for name, element in elements.items() if element_name(name) == where]
         if named:
             return named[0]
@@ -203,6 +225,7 @@ def _from_images(
     *,
     spatial_key: str,
     n_jobs: int | None,
+    quiet: bool,
 ) -> Patches:
     size = _SIZE if cut.size is None else cut.size
     unit = _UNIT if cut.unit is None else cut.unit
@@ -214,13 +237,17 @@ def _from_images(
     if cut.stain not in STAINS:
         raise ValueError(f"stain={cut.stain!r} is unknown: choose 'macenko', or None for the colours of the image.")
     threads = n_threads(n_jobs)
-    located = locate(adata, libraries, image, cut.mpp, spatial_key)
+    located = locate(adata, libraries, image, spatial_key, mpp=cut.mpp, assay=cut.assay, quiet=quiet)
     for name, entry, rows in zip(libraries.names, located, libraries.rows(), strict=True):
         check_inside(adata, name, entry, adata.obs_names[rows])
     if like is not None:
-        size, unit, output_size = *_size_like(like, located), like.output_size
+        # Spots differ in size between arrays, micrometres do not.
+        size, unit = (like.size, like.unit) if like.side_um is None else (like.side_um, "um")
+        output_size = like.output_size
         cut = replace(cut, stain=like.stain)
     sides = [_side(name, entry, float(size), unit) for name, entry in zip(libraries.names, located, strict=True)]
+    if unit == "spot" and not quiet:
+        _warn_of_sizes(libraries.names, located, sides)
     centres = np.empty((adata.n_obs, 2))
     for entry, rows in zip(located, libraries.rows(), strict=True):
         centres[rows] = entry.centres
@@ -236,12 +263,6 @@ def _from_images(
         names=spot_names(libraries, adata.obs_names),
         n_threads=threads,
     )
-
-
-def _size_like(like: PatchScale, located: Sequence[Located]) -> tuple[float, str]:
-    """Size and unit of patches as large as those: spots differ in size between arrays, micrometres do not."""
-    known = not np.isnan(np.median([entry.um_per_px for entry in located]))
-    return (like.side_um, "um") if known and like.side_um is not None else (like.size, like.unit)
 
 
 def _recipe(
@@ -261,6 +282,7 @@ def _recipe(
             "patch_px": side,
             "um_per_px": entry.um_per_px,
             "scale_from": entry.scale_from,
+            "assay": entry.assay,
         }
         for name, entry, side in zip(libraries.names, located, sides, strict=True)
     }
@@ -282,6 +304,23 @@ def _recolourings(libraries: Libraries, located: Sequence[Located]) -> list[Reco
     return result
 
 
+def _warn_of_sizes(names: Sequence[str], located: Sequence[Located], sides: Sequence[float]) -> None:
+    """Say that patches show more tissue in some libraries than in others, as spots of several assays do."""
+    widths = {
+        name: side * entry.um_per_px
+        for name, entry, side in zip(names, located, sides, strict=True)
+        if entry.um_per_px > 0
+    }
+    if not widths:
+        return
+    least, most = min(widths, key=lambda name: widths[name]), max(widths, key=lambda name: widths[name])
+    if widths[most] > (1 + AGREE) * widths[least]:
+        warn(
+            f"patches are {widths[least]:.4g} um in library {least!r} and {widths[most]:.4g} um in library {most!r}: models "
+            "compare patches of one size. Give it with `unit='um'`."
+        )
+
+
 def _warn_of_undivided(located: Sequence[Located]) -> None:
     """Say that images which are decoded as a whole do not fit into the cache."""
     whole = [entry.source.undivided_bytes for entry in located]
@@ -301,12 +340,14 @@ def _side(name: str, located: Located, size: float, unit: str) -> float:
     if unit == "spot" and np.isnan(located.diameter):
         raise ValueError(
             f"the spots of library {name!r} have no diameter: uns['spatial'][{name!r}]['scalefactors'] has no "
-            "'spot_diameter_fullres', and the spots form no lattice. Add it, or give the size with `unit='pixel'`."
+            "'spot_diameter_fullres', and no assay is known that gives it. Add it, name the assay with `assay=`, or give "
+            "the size with `unit='pixel'`."
         )
     if unit == "um" and np.isnan(located.um_per_px):
         raise ValueError(
-            f"the scale of the image of library {name!r} is unknown: neither scale factors nor the distance between spots "
-            "give it. Pass `mpp=`, its micrometres per pixel, or give the size in spot diameters (`unit='spot'`)."
+            f"the scale of the image of library {name!r} is unknown: neither scale factors nor the image file give it, and "
+            f"the spots give none (assay: {located.assay}). Pass `mpp=`, micrometres per pixel of the image, or name the "
+            f"assay with `assay=` ({listing(ASSAYS)}), with `sp.pp.extract_patches`."
         )
     side = size if unit == "pixel" else size * located.diameter if unit == "spot" else size / located.um_per_px
     height, width = located.source.shape
@@ -321,60 +362,96 @@ def _side(name: str, located: Located, size: float, unit: str) -> float:
     return side
 
 
-def locate(adata: AnnData, libraries: Libraries, image: Any, mpp: float | None, spatial_key: str) -> list[Located]:
-    """The image of every library, its spots in pixels of it, and its scale."""
-    if mpp is not None:
-        check_number("mpp", mpp, 1e-6)
+def locate(
+    adata: AnnData,
+    libraries: Libraries,
+    image: Any,
+    spatial_key: str,
+    *,
+    mpp: PerLibrary[float] | None = None,
+    assay: PerLibrary[str] | None = None,
+    quiet: bool = False,
+) -> list[Located]:
+    """The image of every library, its spots in pixels of it, and its scale.
+
+    `mpp` and `assay` may differ between libraries; statements that contradict each other are told, unless `quiet`.
+    """
+    given, named = per_library(mpp, libraries, "mpp"), per_library(assay, libraries, "assay")
+    for one in given.values():
+        if one is not None:
+            check_number("mpp", one, _LEAST_MPP, _MOST_MPP)
+    assays = {name: None if one is None else check_assay(one) for name, one in named.items()}
     positions = get_positions(adata, spatial_key)
-    chosen = _per_library(image, libraries)
+    chosen = _images_of(image, libraries)
     places = array_places(adata, libraries)
     cache = Cache()
     located = []
     for name, rows in zip(libraries.names, libraries.rows(), strict=True):
-        slide = adata.uns.get(Key.uns.spatial, {}).get(name, {})
-        source, kind, where = _image(name, slide, chosen[name], cache)
-        factors = slide.get("scalefactors", {})
+        slide = entry_of(adata, name)
+        source, kind, where = _image(adata, name, slide, chosen[name], cache)
         to_pixels = source.from_spots
         if kind in IN_SLOT:
-            to_pixels = np.eye(2, 3) * _factor(name, factors, kind)
+            to_pixels = np.eye(2, 3) * _factor(name, slide["scalefactors"], kind)
         centres = positions[rows] @ to_pixels[:, :2].T + to_pixels[:, 2]
         zoom = float(np.sqrt(abs(np.linalg.det(to_pixels[:, :2]))))
-        diameter, um, scale_from = _measures(name, factors, positions[rows], None if places is None else places[rows])
-        um /= zoom
-        if mpp is not None:
-            if abs(um / mpp - 1) > _AGREE:
-                logger.warning(
-                    "library %r: mpp=%g was given, but %s gives %.4g um per pixel of %s; mpp is used",
-                    *(name, mpp, scale_from, um, where),
-                )
-            um, scale_from = float(mpp), "given"
-        located.append(Located(source, kind, where, centres, zoom, diameter * zoom, um, scale_from))
+        if source.scale_fault and given[name] is None and not quiet:
+            warn(f"library {name!r}: {source.scale_fault}; the scale is not taken from the file. Pass it as `mpp=`.")
+        measures = measure(
+            name,
+            slide,
+            positions[rows],
+            None if places is None else places[rows],
+            zoom=zoom,
+            of_file=source.um_per_px,
+            mpp=given[name],
+            asked=assays[name],
+            quiet=quiet,
+        )
+        located.append(
+            Located(
+                source,
+                kind,
+                where,
+                centres,
+                zoom,
+                measures.diameter * zoom,
+                measures.um_per_px,
+                measures.scale_from,
+                measures.assay,
+            )
+        )
     return located
 
 
-def _per_library(image: Any, libraries: Libraries) -> dict[str, Any]:
+def per_library(value: Any, libraries: Libraries, argument: str) -> dict[str, Any]:
+    """The value of every library, from one for all or a dictionary of them."""
+    if not isinstance(value, Mapping) or hasattr(value, "children"):  # a pyramid of images is a mapping too
+        return dict.fromkeys(libraries.names, value)
+    of_library = {str(name): one for name, one in value.items()}
+    unknown = [name for name in of_library if name not in libraries.names]
+    missing = [name for name in libraries.names if name not in of_library]
+    if missing and unknown:
+        raise KeyError(
+            f"`{argument}` has no entry for library {missing[0]!r}; its entries are {listing(of_library)}, the libraries "
+            f"{listing(libraries.names)}: name one for each."
+        )
+    return {name: of_library.get(name) for name in libraries.names}
+
+
+def _images_of(image: Any, libraries: Libraries) -> dict[str, Any]:
     """The image that was asked for, of each library."""
-    if isinstance(image, Mapping) and not hasattr(image, "children"):
-        unknown = [name for name in image if str(name) not in libraries.names]
-        chosen = {str(name): value for name, value in image.items()}
-        missing = [name for name in libraries.names if name not in chosen]
-        if missing and unknown:
-            raise KeyError(
-                f"`image` has no entry for library {missing[0]!r}; its entries are {listing(image)}, the libraries "
-                f"{listing(libraries.names)}: name an image for each."
-            )
-        return {name: chosen.get(name) for name in libraries.names}
-    if image is not None and not (isinstance(image, str) and image in IN_SLOT) and len(libraries.names) > 1:
+    several = image is None or isinstance(image, Mapping) or (isinstance(image, str) and image in IN_SLOT)
+    if not several and len(libraries.names) > 1:
         raise ValueError(
             f"one image was given for {len(libraries.names)} libraries: pass a dictionary such as "
             f"image={{{libraries.names[0]!r}: ..., {libraries.names[1]!r}: ...}}."
         )
-    return dict.fromkeys(libraries.names, image)
+    return per_library(image, libraries, "image")
 
 
-def _image(name: str, slide: Mapping[str, Any], image: Any, cache: Cache) -> tuple[Source, str, str]:
+def _image(adata: AnnData, name: str, slide: Mapping[str, Any], image: Any, cache: Cache) -> tuple[Source, str, str]:
     """The image itself, what it is, and its name."""
-    images, metadata = slide.get("images", {}), slide.get("metadata", {})
+    images, metadata = slide["images"], slide["metadata"]
     elements = metadata.get("source_images", {})  # those of a SpatialData object
     if image is None:
         path = metadata.get("source_image_path")
@@ -393,8 +470,8 @@ def _image(name: str, slide: Mapping[str, Any], image: Any, cache: Cache) -> tup
             image = next((key for key in IN_SLOT if key in images), None)
     if image is None:
         raise ValueError(
-            f"library {name!r} has no image (images: {listing(images)}): pass the path of its image file as `image=`"
-            f", or as `image={{{name!r}: ...}}` among several libraries."
+            f"library {name!r} has no image ({_where_images_are(adata, name, images)}): pass the path of its image file "
+            f"as `image=`, or as `image={{{name!r}: ...}}` among several libraries."
         )
     if isinstance(image, str) and image in IN_SLOT:
         if image not in images:
@@ -409,6 +486,16 @@ def _image(name: str, slide: Mapping[str, Any], image: Any, cache: Cache) -> tup
     return source, source.kind, known[0] if known else source.where
 
 
+def _where_images_are(adata: AnnData, name: str, images: Mapping[str, Any]) -> str:
+    """What there is instead, for the message that a library has no image."""
+    slides = adata.uns.get(Key.uns.spatial) or {}
+    if name in slides or not slides:
+        return f"images: {listing(images)}"
+    fitting = [column for column in adata.obs if set(adata.obs[column].astype(str)) <= set(map(str, slides))]
+    remedy = f"; their names are in adata.obs[{fitting[0]!r}]: try library_key={fitting[0]!r}" if fitting else ""
+    return f"uns['spatial'] has entries of {listing(slides)}{remedy}"
+
+
 def element_name(name: str) -> str:
     """Name of an image of a SpatialData object in records and messages."""
     return f"the image {name!r} of the SpatialData object"
@@ -420,66 +507,7 @@ def _factor(name: str, factors: Mapping[str, Any], kind: str) -> float:
             f'uns["spatial"][{name!r}]["scalefactors"] has no "tissue_{kind}_scalef" (it has {listing(factors)}): add the '
             "scale of that image, or pass another one as `image=`."
         )
-    return float(factors[f"tissue_{kind}_scalef"])
-
-
-def _measures(
-    name: str, factors: Mapping[str, Any], positions: np.ndarray, places: np.ndarray | None
-) -> tuple[float, float, str]:
-    """Diameter of a spot and micrometres, per unit of the spots' coordinates, and where the second is from."""
-    kind, pitch = spot_pitch(positions, places)
-    diameter = float(factors.get("spot_diameter_fullres", np.nan))
-    by_pitch = _PITCH_UM.get(kind, np.nan) / pitch
-    by_circle = _CIRCLE_UM / diameter
-    if np.isnan(diameter):
-        diameter = _CIRCLE_OF_PITCH.get(kind, np.nan) * pitch
-    if "microns_per_pixel" in factors:
-        return diameter, float(factors["microns_per_pixel"]), "scale factors"
-    if kind == "hex" and abs(by_circle / by_pitch - 1) > _AGREE:
-        logger.info(
-            "library %r: its spot_diameter_fullres is not that of Space Ranger's circles of 65 um, or the spots are not "
-            "100 um apart; the scale is taken from the distance",
-            name,
-        )
-        return diameter, by_pitch, "spot pitch"
-    if kind in ("hex", "") and not np.isnan(by_circle):
-        return diameter, by_circle, "scale factors"
-    return diameter, by_pitch, "unknown" if np.isnan(by_pitch) else "spot pitch"
-
-
-def spot_pitch(positions: np.ndarray, places: np.ndarray | None) -> tuple[str, float]:
-    """Kind of lattice and distance between neighbouring spots, in units of `positions`.
-
-    `"hex"` as on Visium, `"grid"` for squares, `"other"` for every other place of a square grid, `""` where there is no
-    lattice to be seen. The map from places to positions gives the distance; without places, nearest spots do.
-    """
-    from spared_sc._kernels import lattice
-
-    library = np.zeros(len(positions), dtype=int)
-    if places is not None and len(positions) > 3:
-        design = np.column_stack([np.ones(len(places)), places])
-        fit, _, rank, _ = np.linalg.lstsq(design, positions, rcond=None)
-        unit = np.sqrt(abs(np.linalg.det(fit[1:]))) if rank == 3 else 0.0
-        apart = np.abs(positions - design @ fit).max() if rank == 3 else np.inf
-        if unit > 0 and apart < unit:
-            row, column = np.linalg.norm(fit[1:], axis=1)
-            if lattice.guess_kind(places) == "grid":
-                return "grid", float(unit)
-            # A hexagonal array of pitch d has columns d / 2 apart, and rows d * sqrt(3) / 2.
-            if abs(row / column / np.sqrt(3) - 1) < _AGREE:
-                return "hex", float(unit * 2 / 3**0.25)
-            return "other", float(np.hypot(row, column))
-    if len(positions) < 2:
-        return "", np.nan
-    from scipy.spatial import cKDTree
-
-    nearest = cKDTree(positions).query(positions, k=2)[0][:, 1]
-    pitch = float(np.median(nearest))
-    if pitch > 0 and np.quantile(nearest, 0.9) < 1.2 * pitch:
-        touching = np.diff(lattice.from_pixels(positions, library).indptr)
-        if np.median(touching) > 4:
-            return "hex", pitch
-    return "", pitch
+    return factor(name, factors, f"tissue_{kind}_scalef")
 
 
 def check_inside(adata: AnnData, name: str, located: Located, names: Any) -> None:
@@ -492,13 +520,13 @@ def check_inside(adata: AnnData, name: str, located: Located, names: Any) -> Non
     off = outside(located.centres)
     if not off.any():
         return
-    slide = adata.uns.get(Key.uns.spatial, {}).get(name, {})
-    factors = slide.get("scalefactors", {})
+    slide = entry_of(adata, name)
+    factors = slide["scalefactors"]
     small = [key for key in IN_SLOT if key != located.kind and f"tissue_{key}_scalef" in factors]
     fitting = [
         key
         for key in small
-        if not outside(located.centres / located.zoom * float(factors[f"tissue_{key}_scalef"])).any()
+        if not outside(located.centres / located.zoom * factor(name, factors, f"tissue_{key}_scalef")).any()
     ]
     if not outside(located.centres[:, ::-1]).any():
         reason = (
@@ -506,7 +534,7 @@ def check_inside(adata: AnnData, name: str, located: Located, names: Any) -> Non
             "`adata.obsm['spatial'] = adata.obsm['spatial'][:, ::-1]`"
         )
     elif fitting:
-        of_slot = fitting[0] in slide.get("images", {})
+        of_slot = fitting[0] in slide["images"]
         reason = (
             f"divided by the scale of the {fitting[0]} image all lie inside: the positions are in pixels of the full "
             f"resolution, and this is the {fitting[0]} image. "

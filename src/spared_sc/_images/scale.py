@@ -17,7 +17,7 @@ _SAME_RESOLUTION = 2.0  # largest ratio of resolutions
 
 @dataclass(frozen=True, kw_only=True)
 class PatchScale:
-    """Size and resolution of patches, as medians over the libraries, and their colours."""
+    """Size and resolution of patches, as medians over the libraries of known scale if any is, and their colours."""
 
     size: float
     unit: str
@@ -48,14 +48,20 @@ def sources_by_library(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def scale_of(recipe: Mapping[str, Any]) -> PatchScale:
     """The scale that a recipe describes."""
-    sources = list(sources_by_library(recipe["sources"]).values())
-    resolution = float(np.median([source["um_per_px"] for source in sources]))
+    pairs = [(source["patch_px"], source["um_per_px"]) for source in sources_by_library(recipe["sources"]).values()]
+    measures = np.array(pairs, dtype=float)
+    known = measures[measures[:, 1] > 0]
+    patch_px, resolution = float(np.median(measures[:, 0])), None
+    if len(known):
+        # Libraries may differ in resolution: their patches have a side in common in micrometres, not in pixels.
+        resolution = float(np.median(known[:, 1]))
+        patch_px = float(np.median(known.prod(axis=1))) / resolution
     return PatchScale(
         size=float(recipe["size"]),
         unit=str(recipe["unit"]),
         output_size=int(recipe["output_size"]),
-        patch_px=float(np.median([source["patch_px"] for source in sources])),
-        um_per_px=None if np.isnan(resolution) else resolution,
+        patch_px=patch_px,
+        um_per_px=resolution,
         stain=from_record(recipe["stain"]),
     )
 
@@ -73,8 +79,10 @@ def check_scale(trained: PatchScale, recipe: Mapping[str, Any], *, force: bool) 
         shown, wanted = str(scale), str(trained)
         if trained.side_um and scale.side_um:
             shown, wanted = (f"{s.side_um:.1f} um at {s.um_per_px:.3g} um per pixel" for s in (scale, trained))
+        elif trained.side_um:
+            shown, wanted = f"{scale} of unknown scale", f"{trained.side_um:.1f} um"
         message = f"the patches of library {name!r} are {shown}, those of training {wanted}"
-        _refuse(message, "image=..., size=..., unit=..., mpp=...", force)
+        _refuse(message, "image=..., size=..., unit=..., mpp=..., assay=...", force)
 
 
 def _refuse(message: str, arguments: str, force: bool) -> None:
@@ -88,7 +96,9 @@ def _refuse(message: str, arguments: str, force: bool) -> None:
 
 
 def _matches(trained: PatchScale, scale: PatchScale) -> bool:
-    """Whether two scales are close enough: in micrometres where known, otherwise in the given unit."""
+    """Whether two scales are close enough: in micrometres, or in the given unit where those of training are unknown."""
+    if trained.side_um and not scale.side_um:
+        return False
     if trained.side_um and scale.side_um and trained.um_per_px and scale.um_per_px:
         resolution = scale.um_per_px / trained.um_per_px
         same_size = abs(scale.side_um / trained.side_um - 1) <= _SAME_SIZE

@@ -13,14 +13,17 @@ import scipy.sparse as sps
 
 from spared_sc._core.genes import canonical_ids
 from spared_sc._core.keys import Key
+from spared_sc._core.memory import check_memory
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
-from spared_sc._images.source import open_pillow, readable
+from spared_sc._images.source import open_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+
+    from spared_sc._images.source import Source
 
 PIXELS = ("pxl_row_in_fullres", "pxl_col_in_fullres")
 PLACES = (Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col)
@@ -50,12 +53,32 @@ def matches(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_image(path: Path, longest: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
-    """An image as uint8 RGB, no side longer than `longest`, and its (width, height) in the file."""
-    with readable(path, "an image"), open_pillow(path) as image:
-        size = image.size
-        if longest is not None:
-            image.thumbnail((longest, longest), reducing_gap=3.0)
-        return np.array(image.convert("RGB")), size
+    """An image as uint8 RGB, no side longer than `longest`, and its (width, height) in the file.
+
+    The same reader cuts patches: hires image and patches show the same pixels, and the same images are refused.
+    """
+    try:
+        source = open_image(path)
+        height, width = source.shape
+        if longest is not None and max(source.shape) > longest:
+            return _shrunk(source, longest), (width, height)
+        check_memory(f"{path} ({width} x {height} pixels)", 3 * height * width, "leave the image out.")
+        return np.array(source.read(0, height, 0, width)), (width, height)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} To read the counts without it, pass load_images=False (`read_visium`), or leave out `image` "
+            "(`read_st`)."
+        ) from error
+
+
+def _shrunk(source: Source, longest: int) -> np.ndarray:
+    """The whole image with a longer side of `longest` pixels."""
+    from PIL import Image
+
+    small, _ = source.thumbnail(2 * longest)
+    scale = longest / max(source.shape)
+    height, width = (max(1, round(side * scale)) for side in source.shape)
+    return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def in_tissue(section: Section) -> Section:

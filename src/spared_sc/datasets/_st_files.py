@@ -17,7 +17,8 @@ from spared_sc._core.keys import Key
 from spared_sc._core.names import check_library_name
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
-from spared_sc.datasets._join import PIXELS, Section, in_tissue, read_image, readable
+from spared_sc._images.source import readable
+from spared_sc.datasets._join import PIXELS, Section, in_tissue, read_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +62,7 @@ def read_section(
     section.slot = {
         **_image_slot(section, image, spot_diameter or _half_pitch(table, name)),
         "metadata": {
+            "assay": "st",
             "counts_file": counts.name,
             **({} if spots is None else {"spots_file": spots.name}),
             **({} if image is None else {"source_image_path": str(image.absolute())}),

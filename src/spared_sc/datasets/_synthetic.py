@@ -32,6 +32,7 @@ _RED_NUCLEUS = np.array([0.40, 1.00, 0.50])
 class _Lattice:
     """Positions of the spots of one section, all of them in tissue."""
 
+    assay: str
     row_col: np.ndarray  # (n_spots, 2) array_row, array_col
     xy: np.ndarray  # (n_spots, 2) full-resolution pixels
     width: float  # of the image, in full-resolution pixels
@@ -185,7 +186,8 @@ def _lattice(kind: str, shape: tuple[int, int]) -> _Lattice:
     else:
         xy = np.column_stack([col * _PITCH, row * _PITCH])
     width, height = xy.max(axis=0) + 2 * _MARGIN
-    return _Lattice(row_col=np.column_stack([row, col]), xy=xy + _MARGIN, width=width, height=height)
+    assay = {"hex": "visium", "grid": "st"}[kind]
+    return _Lattice(assay, row_col=np.column_stack([row, col]), xy=xy + _MARGIN, width=width, height=height)
 
 
 def _loadings(generator: np.random.Generator, n_genes: int, n_programs: int) -> np.ndarray:
@@ -333,7 +335,7 @@ def _assemble(sections: list[_Section], names: list[str], spots: _Lattice, libra
                 "tissue_hires_scalef": scale,
                 "tissue_lowres_scalef": scale / 3,
             },
-            "metadata": {},
+            "metadata": {"assay": spots.assay},
         }
         for name, section in zip(names, sections, strict=True)
     }

@@ -8,10 +8,11 @@ from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._images.resolve import resolve_patches
+from spared_sc._images.resolve import recordable, resolve_patches
 from spared_sc._images.store import StoredPatches, write_store
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from anndata import AnnData
@@ -26,7 +27,8 @@ def extract_patches(
     size: float | None = None,
     unit: Literal["spot", "pixel", "um"] | None = None,
     output_size: int | None = None,
-    mpp: float | None = None,
+    mpp: float | Mapping[str, float] | None = None,
+    assay: str | Mapping[str, str] | None = None,
     stain: Literal["macenko"] | None = None,
     store: str | Path | None = None,
     overwrite: bool = False,
@@ -51,19 +53,25 @@ def extract_patches(
         lowres image. Or `"hires"` or `"lowres"`; the path of the image in whose pixels the spots' positions are given
         (JPEG, PNG, TIFF, OME-TIFF; whole-slide formats with OpenSlide); such an image as an array (y, x, c) or
         (c, y, x); an image of a SpatialData object; or a dictionary library -> one of these. A path may also be that of
-        a store; its patches are used as they are, without `size`, `unit`, `output_size`, `mpp` and `stain`.
+        a store; its patches are used as they are, without `size`, `unit`, `output_size`, `mpp`, `assay` and `stain`.
     size
         Side of the square in `unit`; 1 by default.
     unit
         `"spot"` (the default): diameters of a spot from the scale factors (on Visium, Space Ranger's circle of 65 µm).
-        Without scale factors the diameter is 0.65 of the distance between spots on a hexagonal array and half of it on a
-        square array. `"pixel"`: pixels of the image. `"um"`: micrometres.
+        Without scale factors the diameter is a share of the distance between spots: 0.65 on a hexagonal array, 0.5 with
+        assay `"st"`, and the whole bin with `"visium_hd"`. `"pixel"`: pixels of the image. `"um"`: micrometres.
     output_size
         Side of the patches in pixels; 224 by default.
     mpp
-        Micrometres per pixel of the image. By default it follows from `microns_per_pixel` or `spot_diameter_fullres` of
-        the scale factors. Where these are missing or do not fit the distance between spots (100 µm on a hexagonal array,
-        200 µm on a square one), it follows from that distance. The log says which was used.
+        Micrometres per pixel of the image, or a dictionary library -> micrometres per pixel. By default the scale follows,
+        for each library, from the first of these that there is: `microns_per_pixel` of the scale factors; the resolution
+        that the image file states; diameter and distance of the spots, if the assay is known. Where two of them differ by
+        more than a tenth, a warning names both. Otherwise the scale is unknown: it is never concluded from a square array.
+    assay
+        Assay of the spots, or a dictionary library -> assay: `"visium"` (hexagonal, 100 µm apart), `"visium_hd"` (square
+        bins of `bin_size_um` of the scale factors), `"st"` (square, 200 µm apart, spots of 100 µm), `"dbit"` (square, of no
+        fixed width) or `"other"`. By default it is `assay` of `uns["spatial"][library]["metadata"]`, else what the
+        chemistry or `bin_size_um` says, else `"visium"` where the spots lie on Visium's hexagonal array.
     stain
         `"macenko"` brings the colours of every image to those of one reference (Macenko et al., 2009): glass becomes white,
         and haematoxylin and eosin get the reference's colours and strengths. They are measured on the tissue of the whole
@@ -81,7 +89,8 @@ def extract_patches(
     `None`, or the changed copy with `copy=True`. Slots written:
 
     `uns["spared_sc"]["patches"]`
-        Parameters; for each library under `sources` the image, the side of a patch in its pixels and the scale;
+        Parameters; for each library under `sources` the image, the side of a patch in its pixels, the scale
+        (`um_per_px`, NaN where unknown), where it is from (`scale_from`) and the assay;
         `fingerprint`, equal for equal patches, by which a changed store is noticed.
 
     Raises
@@ -90,7 +99,7 @@ def extract_patches(
         If the image file is gone.
     ValueError
         If the image is damaged or not 8-bit RGB, spots lie outside of it, a patch is larger than it, its scale is
-        needed and unknown, or there is no such `stain`.
+        needed and unknown, the assay does not have such an array, or there is no such `stain` or `assay`.
     FileExistsError
         If the store holds other patches and `overwrite` was not asked for, or is something else.
     KeyError
@@ -126,6 +135,7 @@ def extract_patches(
         unit=unit,
         output_size=output_size,
         mpp=mpp,
+        assay=assay,
         stain=stain,
         spatial_key=spatial_key,
         n_jobs=n_jobs,
@@ -144,7 +154,8 @@ def extract_patches(
             "size": patches.recipe["size"],
             "unit": patches.recipe["unit"],
             "output_size": patches.recipe["output_size"],
-            "mpp": mpp,
+            "mpp": recordable(mpp),
+            "assay": recordable(assay),
             "stain": patches.recipe["stain"],
             "store": store,
             "library_key": libraries.key,

@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 
 from spared_sc._core.keys import Key
+from spared_sc._core.names import check_library_name
 from spared_sc._core.record import record
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import only_scales
 from spared_sc._core.validate import check_number, listing
+from spared_sc._images.measures import AGREE
 from spared_sc._images.source import open_image
 from spared_sc._images.tissue import share_within, tissue_mask
+from spared_sc.datasets._join import check_library_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -95,13 +98,22 @@ def tile_slide(
     for name, value in (("spot_diameter", spot_diameter), ("pitch", pitch)):
         check_number(name, value, 1e-3)
     check_number("min_tissue", min_tissue, 0, 1)
+    check_library_name(library_id)
+    check_library_key(library_key)
     if kind not in _KINDS:
         raise ValueError(f"kind={kind!r} cannot be used: choose one of {listing(_KINDS)}.")
     source = open_image(image)
     mpp = _scale(source, mpp)
     hires, zoom = source.thumbnail(_LONGEST)
     places, xy = _spots(source, kind, pitch, mpp, zoom)
-    share = share_within(tissue_mask(hires), xy * zoom, spot_diameter / mpp * zoom)
+    width = spot_diameter / mpp
+    if width > max(source.shape):
+        height, across = source.shape
+        raise ValueError(
+            f"spots of {spot_diameter:g} um are {width:.3g} pixels wide (mpp={mpp:g}), and {source.where} has only {across} "
+            f"x {height}: check `mpp` and `spot_diameter`, both in micrometres."
+        )
+    share = share_within(tissue_mask(hires), xy * zoom, width * zoom)
     keep = share >= min_tissue
     if not keep.any():
         raise ValueError(
@@ -122,11 +134,15 @@ def tile_slide(
 
 def _scale(source: Source, mpp: float | None) -> float:
     """Micrometres per pixel, as given or as the file says."""
+    stated = source.um_per_px
     if mpp is not None:
         check_number("mpp", mpp, 1e-6)
+        if stated is not None and not 1 / (1 + AGREE) <= mpp / stated <= 1 + AGREE:
+            warn(f"mpp={mpp:g} was given, but {source.where} says {stated:.4g} um per pixel; {mpp:g} is used.")
         return float(mpp)
     if source.um_per_px is None:
-        raise ValueError(f"{source.where} does not say how large its pixels are: give micrometres per pixel, `mpp`.")
+        reason = source.scale_fault or f"{source.where} does not say how large its pixels are"
+        raise ValueError(f"{reason}: give micrometres per pixel, `mpp`.")
     logger.info("%s: %.4g um per pixel, as the file says", source.where, source.um_per_px)
     return source.um_per_px
 
@@ -175,5 +191,5 @@ def _slide(source: Source, hires: np.ndarray, zoom: float, mpp: float, spot_diam
     images = {}
     if only_scales(to_positions):
         images["hires"], scalefactors["tissue_hires_scalef"] = hires, zoom / unit
-    metadata = {"source_image_path": source.where} if source.kind == "file" else {}
+    metadata = {"assay": "virtual"} | ({"source_image_path": source.where} if source.kind == "file" else {})
     return {"images": images, "scalefactors": scalefactors, "metadata": metadata}
