@@ -68,6 +68,46 @@ def test_tile_slide_scale_and_errors(tmp_path, image):
 
 
 @pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"library_id": ""}, "'' cannot be a library name"),
+        ({"library_id": "a/b"}, "'a/b' cannot be a library name"),
+        ({"library_id": 5}, "5 cannot be a library name"),
+        ({"library_id": None}, "None cannot be a library name"),
+        ({"library_id": ".."}, "cannot be a library name"),
+        ({"library_id": "x" * 300}, "cannot be a library name"),
+        ({"library_key": "in_tissue"}, "library_key='in_tissue' is the name of another column"),
+        ({"library_key": "array_row"}, "library_key='array_row' is the name of another column"),
+        ({"library_key": "a/b"}, "library_key='a/b'"),
+        ({"library_key": ""}, "library_key=''"),
+        ({"library_key": None}, "library_key=None"),
+        ({"library_key": 3}, "library_key=3"),
+        ({"spot_diameter": np.inf}, "spots of inf um are inf pixels wide"),
+        ({"spot_diameter": 1e30}, "check `mpp` and `spot_diameter`"),
+        ({"pitch": 0.01, "mpp": 1e-3}, "spots of 65 um are 6.5e.04 pixels wide"),
+        ({"pitch": 0.01}, "closer than the pixels"),
+        ({"pitch": np.inf}, "too few for one"),
+        ({"mpp": np.inf}, "mpp=inf"),
+        ({"mpp": np.nan}, "mpp=nan"),
+    ],
+)
+def test_names_and_measures_that_files_or_memory_cannot_hold(image, options, text):
+    with pytest.raises(ValueError, match=text):
+        sp.pp.tile_slide(image, **{"mpp": 4.1, **options})
+
+
+@pytest.mark.parametrize("diameter", [1, 5, 8, 20, 64, 65, 131, 200])
+def test_the_share_of_tissue_of_a_circle_of_any_size(diameter):
+    """Against all pixels of the circle, of which large ones are sampled."""
+    _, tissue = slide()
+    y, x = np.mgrid[: tissue.shape[0], : tissue.shape[1]]
+    for centre in ([200.0, 180.0], [131.5, 301.25], [330.0, 350.0]):
+        column, row = np.floor(centre)
+        circle = np.hypot(x - column, y - row) <= diameter / 2
+        assert share_within(tissue, np.array([centre]), diameter)[0] == pytest.approx(tissue[circle].mean(), abs=0.03)
+
+
+@pytest.mark.parametrize(
     ("matrix", "plain"),
     [
         ([[2.5, 0, 0.5], [0, 2.5, 0]], True),

@@ -325,14 +325,15 @@ def _open_whole(path: Path, cache: Cache | None) -> Source:
     """JPEG, PNG and similar formats, decoded as a whole, once."""
     with _image_file(path), _open_pillow(path) as image:
         mode, (width, height) = image.mode, image.size
-        deep = any(";16" in str(tile[3]) for tile in image.tile)  # Pillow would keep the high bytes only
-        n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # previews follow in an MPO
-        um_per_px, fault = of_file(image)
-        turned = image.getexif().get(_ORIENTATION, 1)
-        see_through = mode != "RGB" or "transparency" in image.info
         ratio = {"JPEG": _MOST_OF_JPEG, "MPO": _MOST_OF_JPEG, "PNG": 8 * _MOST_OF_DEFLATE}.get(str(image.format))
         if ratio is not None and width * height > ratio * path.stat().st_size:
             raise ValueError(f"{path.stat().st_size} bytes cannot hold {width} x {height} pixels")
+        deep = any(";16" in str(tile[3]) for tile in image.tile)  # Pillow would keep the high bytes only
+        n_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # previews follow in an MPO
+        um_per_px, fault = of_file(image)
+        # A PNG without EXIF would be decoded in search of one.
+        turned = image.getexif().get(_ORIENTATION, 1) if image.format != "PNG" or "exif" in image.info else 1
+        see_through = mode != "RGB" or "transparency" in image.info
     if mode in ("1", "L", "LA", "La"):
         _check_kind(np.uint8, 1, str(path))
     if deep or mode.startswith("I"):

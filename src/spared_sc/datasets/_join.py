@@ -43,6 +43,10 @@ class Section:
 
 def check_library_key(library_key: str, *more: str) -> None:
     """Refuse the name of a column that is written anyway."""
+    if not isinstance(library_key, str) or not library_key or "/" in library_key:
+        raise ValueError(
+            f"library_key={library_key!r} cannot be the name of a column: give a non-empty text without '/'."
+        )
     if library_key in (*PLACES, *PIXELS, *more):
         raise ValueError(f"library_key={library_key!r} is the name of another column that is read: pass another name.")
 

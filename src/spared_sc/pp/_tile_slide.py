@@ -98,11 +98,11 @@ def tile_slide(
     for name, value in (("spot_diameter", spot_diameter), ("pitch", pitch)):
         check_number(name, value, 1e-3)
     check_number("min_tissue", min_tissue, 0, 1)
-    check_library_name(library_id)
-    check_library_key(library_key)
     if kind not in _KINDS:
         raise ValueError(f"kind={kind!r} cannot be used: choose one of {listing(_KINDS)}.")
     source = open_image(image)
+    check_library_name(library_id)
+    check_library_key(library_key)
     mpp = _scale(source, mpp)
     hires, zoom = source.thumbnail(_LONGEST)
     places, xy = _spots(source, kind, pitch, mpp, zoom)
