@@ -77,6 +77,16 @@ def test_saved_combat_gives_the_same(collection, tmp_path):
     assert card["genes"] == selected.tolist()
 
 
+def test_genes_of_a_saved_combat_are_found_by_their_ids(collection, tmp_path):
+    collection.var["gene_ids"] = [f"ENSG{number:011d}.2" for number in range(collection.n_vars)]
+    new = collection.copy()
+    sp.pp.combat(collection, **KEY, save_model=tmp_path / "model")
+    new.var_names = np.roll(new.var_names.to_numpy(), 1)
+    new.var["gene_ids"] = [f"ENSG{number:011d}.7" for number in range(new.n_vars)]
+    sp.pp.combat(new, **KEY, model=tmp_path / "model")
+    assert (new.layers["log2tpm_combat"] != collection.layers["log2tpm_combat"]).nnz == 0
+
+
 def test_combat_refuses(collection, tmp_path):
     one = collection[collection.obs["library_id"] == "library_1"].copy()
     before = set(one.layers)

@@ -313,6 +313,14 @@ def _foreign(names: Any, ids: Any, own_ids: pd.Series, table_ids: pd.Series) -> 
     return (species.notna() & ~species.isin(known)).to_numpy() if known else np.zeros(len(species), dtype=bool)
 
 
+def saved_ids(adata: AnnData, genes: np.ndarray) -> list[str] | None:
+    """Ensembl ids of these columns for a model's card, empty where a gene has none; `None` where no gene has one."""
+    ids = canonical_ids(adata.var_names, adata.var.get(Key.var.gene_ids))
+    if ids.isna().all():
+        return None
+    return ids.where(ids.notna(), "").iloc[genes].astype(str).tolist()
+
+
 def match_genes(names: Any, ids: Any, other_names: Any, other_ids: Any) -> np.ndarray:
     """Where the genes of one object are among those of another, -1 for none: by Ensembl id, else by name.
 

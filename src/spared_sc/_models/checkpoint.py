@@ -134,6 +134,15 @@ def names_of(names: Any, what: str = "gene") -> list[str]:
     return names
 
 
+def ids_of(ids: Any, genes: list[str]) -> list[str] | None:
+    """Ids of the genes in a card, which may be missing as a whole; a ValueError unless there is one text per gene."""
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or len(ids) != len(genes) or not all(isinstance(name, str) for name in ids):
+        raise ValueError(f"{ids!r:.60} is no list of {len(genes)} gene ids")
+    return ids
+
+
 def data_hash(*arrays: np.ndarray) -> str:
     """Short hash of the data behind a model."""
     digest = hashlib.sha256()

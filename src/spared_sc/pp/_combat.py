@@ -8,6 +8,7 @@ import numpy as np
 
 from spared_sc._core import docs, validate
 from spared_sc._core.columns import names_of
+from spared_sc._core.genes import match_genes, saved_ids
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, record, write_columns
 from spared_sc._core.report import logger, warn
@@ -118,7 +119,7 @@ def combat(
         fit = _fit(validate.dense(values[:, genes])[train], batch[train], batch_key or libraries.key)
         _warn_of_constant_genes(adata.var_names[genes[fit.variance == 0]])
         if save_model is not None:
-            _save(save_model, fit, adata.var_names[genes].tolist(), layer)
+            _save(save_model, fit, adata.var_names[genes].tolist(), saved_ids(adata, genes), layer)
     else:
         split = None
         fit, genes = _load(model, adata, layer)
@@ -182,7 +183,7 @@ def _warn_of_constant_genes(names: pd.Index) -> None:
         )
 
 
-def _save(folder: str | Path, fit: CombatFit, genes: list[str], layer: str) -> None:
+def _save(folder: str | Path, fit: CombatFit, genes: list[str], ids: list[str] | None, layer: str) -> None:
     from spared_sc._models import checkpoint
 
     checkpoint.save(
@@ -191,6 +192,7 @@ def _save(folder: str | Path, fit: CombatFit, genes: list[str], layer: str) -> N
         {"mean": fit.mean, "variance": fit.variance, "location": fit.location, "scale": fit.scale},
         {
             "genes": genes,
+            **({} if ids is None else {"gene_ids": ids}),
             "layer": layer,
             "batches": fit.batches,
             "location_prior": fit.location_prior,
@@ -206,9 +208,10 @@ def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[CombatFit, np
     arrays, card = checkpoint.load(folder, "combat")
     with checkpoint.fitting(f"the model in {folder}", "Fit and save it again."):
         fit, names = _fit_of(arrays, card)
+        ids = checkpoint.ids_of(card.get("gene_ids"), names)
     if card.get("layer") != layer:
         raise ValueError(f"the model corrects layer {card['layer']!r}, not {layer!r}: pass layer={card['layer']!r}.")
-    at = adata.var_names.get_indexer(names)
+    at = match_genes(names, ids, adata.var_names, adata.var.get(Key.var.gene_ids))
     known = at >= 0
     if not known.any():
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import OF_RATES, make_compute
 from spared_sc._core.files import as_path
+from spared_sc._core.genes import match_genes, saved_ids
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import check_rep
 from spared_sc._core.record import check_key
@@ -298,7 +299,8 @@ def _estimate(
             _log_score(completer.name, details["score"])
             if save_model is not None:
                 genes = adata.var_names[resolved.genes].tolist()
-                save_completer(save_model, completer, genes=genes, layer=layer, data=details["data"])
+                ids = saved_ids(adata, resolved.genes)
+                save_completer(save_model, completer, genes=genes, gene_ids=ids, layer=layer, data=details["data"])
     estimate = completer.complete_by_split(resolved.sections, resolved.split, compute)
     if estimate.interrupted:
         details["interrupted"] = True
@@ -353,7 +355,7 @@ def _genes_of(saved: SavedCompleter, adata: AnnData, layer: str) -> np.ndarray:
     """Columns of the data that hold the genes of a saved model, -1 where one is missing."""
     if saved.layer != layer:
         raise ValueError(f"the model completes layer {saved.layer!r}, not {layer!r}: pass layer={saved.layer!r}.")
-    genes = adata.var_names.get_indexer(saved.genes)
+    genes = match_genes(saved.genes, saved.gene_ids, adata.var_names, adata.var.get(Key.var.gene_ids))
     missing = [gene for gene, at in zip(saved.genes, genes, strict=True) if at < 0]
     if len(missing) > _MISSING_GENES * len(genes):
         raise ValueError(

@@ -65,6 +65,26 @@ def test_a_saved_model_gives_the_same_layers(saved):
     assert "score" not in record
 
 
+def with_ids(adata, numbers, names) -> AnnData:
+    """The object with Ensembl ids of these numbers, and other names."""
+    adata = adata.copy()
+    adata.var["gene_ids"] = [f"ENSG{number:011d}" for number in numbers]
+    adata.var_names = names
+    return adata
+
+
+def test_genes_are_found_by_their_ids(tmp_path):
+    adata = synthetic(n_libraries=2)
+    names, numbers = adata.var_names.to_numpy(), np.arange(adata.n_vars)
+    folder = tmp_path / "model"
+    first = complete(with_ids(adata, numbers, names), "counts", save_model=folder)
+    # Symbols that moved to other genes, as between two annotations or where repeated names were made unique.
+    again = load(with_ids(adata, numbers, np.roll(names, 1)), folder)
+    np.testing.assert_array_equal(dense(again.layers["spackle"]), dense(first.layers["spackle"]))
+    with pytest.raises(ValueError, match=r"of the model's \d+ genes are missing from the data"):
+        load(with_ids(adata, numbers + adata.n_vars, names), folder)
+
+
 def test_what_is_saved_is_what_was_learned(saved, tmp_path):
     found = load_completer(saved.folder)
     record = saved.two.uns["spared_sc"]["spackle"]
@@ -73,7 +93,14 @@ def test_what_is_saved_is_what_was_learned(saved, tmp_path):
     assert found.completer.params() == record["params"]["method_params"]
     assert found.completer.learned.score == record["score"]
     assert (found.genes, found.layer, found.data) == (record["genes"].tolist(), "log2tpm", record["data"])
-    save_completer(tmp_path / "again", found.completer, genes=found.genes, layer=found.layer, data=found.data)
+    save_completer(
+        tmp_path / "again",
+        found.completer,
+        genes=found.genes,
+        gene_ids=found.gene_ids,
+        layer=found.layer,
+        data=found.data,
+    )
     arrays, others = (weights_of(folder).read_bytes() for folder in (saved.folder, tmp_path / "again"))
     assert arrays == others
     assert card_of(saved.folder) == card_of(tmp_path / "again")

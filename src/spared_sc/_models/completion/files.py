@@ -23,15 +23,26 @@ class SavedCompleter:
 
     completer: FittedCompleter
     genes: list[str]
+    gene_ids: list[str] | None  # Ensembl ids, empty where a gene has none
     layer: str
     data: str  # short name of the data that it was fitted to
     version: str  # of the package that wrote it
 
 
-def save_completer(folder: str | Path, completer: FittedCompleter, *, genes: list[str], layer: str, data: str) -> None:
+def save_completer(
+    folder: str | Path,
+    completer: FittedCompleter,
+    *,
+    genes: list[str],
+    gene_ids: list[str] | None = None,
+    layer: str,
+    data: str,
+) -> None:
     """Write learned state, genes and layer to a folder; errors as of `checkpoint.save`."""
     arrays, values = completer.state()
     card: dict[str, Any] = {"method": completer.name, "genes": genes, "layer": layer, "data": data, "values": values}
+    if gene_ids is not None:
+        card["gene_ids"] = gene_ids
     checkpoint.save(folder, KIND, arrays, card, gaps=_GAPS)
 
 
@@ -46,4 +57,5 @@ def load_completer(folder: str | Path) -> SavedCompleter:
         completer = cls.from_state(arrays, card["values"])
         if completer.n_genes not in (None, len(genes)):
             raise ValueError(f"weights of {completer.n_genes} genes and names of {len(genes)}")
-        return SavedCompleter(completer, genes, str(card["layer"]), str(card["data"]), str(card["version"]))
+        ids = checkpoint.ids_of(card.get("gene_ids"), genes)
+        return SavedCompleter(completer, genes, ids, str(card["layer"]), str(card["data"]), str(card["version"]))
