@@ -358,3 +358,55 @@ def test_real_counts_cut_short(data_dir: Path, tmp_path: Path):
     (tmp_path / "C2.tsv").write_bytes(b"".join(lines[:5]) + lines[5][:2000])
     with pytest.raises(ValueError, match=r"C2.tsv cannot be read"):
         sp.datasets.read_st(tmp_path / "C2.tsv", data_dir / "her2st" / "ST-spotfiles" / "C2_selection.tsv")
+
+
+def test_assay_is_that_of_the_array(files: Files):
+    paths = files.write()
+    assert sp.datasets.read_st(*paths).uns["spatial"]["S1"]["metadata"]["assay"] == "st"
+    denser = files.counts[[sum(map(int, name.split("x"))) % 2 == 0 for name in files.names]]
+    denser.to_csv(paths[0], sep="\t")
+    slot = sp.datasets.read_st(*paths, spot_diameter=20, in_tissue_only=False).uns["spatial"]["S1"]
+    assert "assay" not in slot["metadata"]  # every other place: an array with another pitch
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("pixel_x", 1e300, "pixel_x goes from .* to 1e\\+300, and no array or image reaches so far"),
+        ("pixel_y", -1e300, "pixel_y goes from -1e\\+300"),
+        ("x", 1e18, "x goes from .* to 1e\\+18"),
+        ("selected", 5, "'selected' holds '5'"),
+        ("pixel_x", "left", "selection.tsv cannot be read"),
+    ],
+)
+def test_spots_that_no_array_has(files: Files, column: str, value, message: str):
+    paths = files.write()
+    table = files.spots.astype({column: object})
+    table.loc[3, column] = value
+    table.to_csv(paths[1], sep="\t", index=False)
+    with pytest.raises(ValueError, match=message):
+        sp.datasets.read_st(*paths)
+
+
+def test_place_with_hundreds_of_digits(files: Files):
+    paths = files.write()
+    files.counts.rename(index={files.names[0]: "9" * 400 + "x1"}).to_csv(paths[0], sep="\t")
+    with pytest.raises(ValueError, match=r"x goes from 3 to inf, and no array"):
+        sp.datasets.read_st(*paths)
+
+
+def test_counts_unpacked_by_a_browser(files: Files):
+    paths = files.write()
+    paths[0].write_bytes(gzip.decompress(paths[0].read_bytes()))
+    files.check(sp.datasets.read_st(*paths), files.names[2:])
+
+
+def test_small_table_that_expands_to_much(files: Files, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("spared_sc.datasets._files._FREE", 2**22)
+    paths = files.write()
+    with gzip.open(paths[0], "wb") as file:
+        file.write(b"\t" + b"\t".join(b"G%d" % i for i in range(2**14)) + b"\n")
+        for row in range(300):
+            file.write(b"%dx%d" % (row, row) + b"\t0" * 2**14 + b"\n")
+    with pytest.raises(ValueError, match=r"S1.tsv.gz cannot be read \(\d+ bytes expand to more than"):
+        sp.datasets.read_st(*paths)

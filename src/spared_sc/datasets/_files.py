@@ -49,8 +49,8 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     try:
         yield
     except ContentError as error:
-        remedy = f" {error.remedy}" if error.remedy else ""
-        raise ValueError(f"{path} cannot be read ({error}): expected {expected}.{remedy}") from error
+        remedy = error.remedy or _remedy(path, "")
+        raise ValueError(f"{path} cannot be read ({error}): expected {expected}. {remedy}".rstrip()) from error
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise type(error)(
             error.errno, f"{path} cannot be opened ({error.strerror}): check that it is there and may be read"
@@ -68,10 +68,10 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         raise ValueError(f"{path} cannot be read ({error}): expected {expected}. {_remedy(path)}") from error
 
 
-def _remedy(path: Path) -> str:
+def _remedy(path: Path, otherwise: str = _DAMAGE) -> str:
     """What to do about a file that its reader refuses, from its first bytes."""
     if not path.is_file():
-        return _DAMAGE
+        return otherwise
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
@@ -79,7 +79,7 @@ def _remedy(path: Path) -> str:
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
         return "The file is a web page, such as a login or error page: download or copy it again from its source."
     kinds = [kind for first, kind in _STARTS.items() if start.startswith(first) and _unexpected(first, path)]
-    return f"The file is {kinds[0]}." if kinds else _DAMAGE
+    return f"The file is {kinds[0]}." if kinds else otherwise
 
 
 def _unexpected(first: bytes, path: Path) -> bool:
@@ -136,13 +136,21 @@ def open_text(path: Path) -> io.TextIOWrapper:
     return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline=None)
 
 
+def _bounded(path: Path, most: int) -> str:
+    """The text of a file of at most so many bytes."""
+    blocks, n = [], 0
+    with open_bytes(path) as file:
+        while block := file.read(2**20):
+            blocks.append(block)
+            n += len(block)
+            if n > most:
+                raise ContentError(f"it holds more than {most} bytes of text")
+    return b"".join(blocks).decode("utf-8-sig")
+
+
 def read_lines(path: Path, most: int = 2**31) -> list[str]:
     """Lines of a text of at most so many bytes, without the empty ones at its end."""
-    with open_bytes(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ContentError(f"it holds more than {most} bytes of text")
-    lines = content.decode("utf-8-sig").splitlines()
+    lines = _bounded(path, most).splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
@@ -150,11 +158,7 @@ def read_lines(path: Path, most: int = 2**31) -> list[str]:
 
 def read_json(path: Path) -> Any:
     """The content of a small JSON file."""
-    with open_bytes(path) as file:
-        content = file.read(_SMALL + 1)
-    if len(content) > _SMALL:
-        raise ContentError(f"it holds more than {_SMALL} bytes")
-    return json.loads(content.decode("utf-8-sig"))
+    return json.loads(_bounded(path, _SMALL))
 
 
 @contextmanager

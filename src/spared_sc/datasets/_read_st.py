@@ -59,8 +59,8 @@ def read_st(
     - `var`: genes have the names of the counts file, made unique
     - `obsm["spatial"]`: x and y of the spots in pixels of `image`, float64
     - `uns["spatial"][library]`: `images` (`hires`: uint8 RGB, at most 2,000 px wide and high), `scalefactors`
-      (`tissue_hires_scalef`, `spot_diameter_fullres`), `metadata` (names of the files, and the path of the image as
-      `source_image_path`)
+      (`tissue_hires_scalef`, `spot_diameter_fullres`), `metadata` (names of the files, the path of the image as
+      `source_image_path`, and `assay`, `"st"`, where the places are those of the first arrays)
     - `uns["spared_sc"]["read_st"]`: how it was read
 
     Raises

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.names import check_library_name
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
-from spared_sc._images.source import readable
+from spared_sc.datasets._files import ContentError, open_text, reading
 from spared_sc.datasets._join import PIXELS, Section, in_tissue, read_image
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ _PLACE = re.compile(r"^X?(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
 _SPOT_COLUMNS = ("x", "y", "pixel_x", "pixel_y")
 _ENDINGS = (".gz", ".tsv", ".csv", ".txt")
 _LONGEST = 2000  # pixels of the longer side of the hires image, as Space Ranger makes it
+_MOST_PLACES, _MOST_PIXELS = 1e6, 1e8
+_ST_ARRAY = 40  # places of the first arrays (33 x 35) in a row, and some for their rim
 _FEW = 0.05  # share of the spots that may be in one of two files only
 
 
@@ -62,13 +63,20 @@ def read_section(
     section.slot = {
         **_image_slot(section, image, spot_diameter or _half_pitch(table, name)),
         "metadata": {
-            "assay": "st",
+            **_assay(places),
             "counts_file": counts.name,
             **({} if spots is None else {"spots_file": spots.name}),
             **({} if image is None else {"source_image_path": str(image.absolute())}),
         },
     }
     return section
+
+
+def _assay(places: pd.DataFrame) -> dict[str, str]:
+    """The entry `assay`: the first arrays use all of 33 x 35 places, the denser ones every other place of more."""
+    x, y = (places.index.get_level_values(axis).to_numpy() for axis in "xy")
+    square = len(np.unique((x + y) % 2)) == 2
+    return {"assay": "st"} if square and max(x.max(), y.max()) <= _ST_ARRAY else {}
 
 
 def _positions(table: pd.DataFrame, barcodes: pd.Index) -> pd.DataFrame:
@@ -96,10 +104,10 @@ def _separator(path: Path) -> str:
 
 def _read_counts(path: Path, name: str) -> tuple[sps.csr_matrix, pd.Index, pd.Index]:
     """Counts (spots x genes), and the names of the spots and of the genes."""
-    with readable(path, "a table of counts, with names in its first row and column"):
+    with reading(path, "a table of counts, with names in its first row and column"):
         values, rows, columns = _read_table(path)
         if not np.isfinite(values).all() or (values < 0).any():
-            raise ValueError("it holds negative or missing values")
+            raise ContentError("it holds negative or missing values", "Pass raw counts.")
     if all(map(_PLACE.match, rows)):
         logger.info("library %r: the rows of %s are spots", name, path.name)
     elif all(map(_PLACE.match, columns)):
@@ -133,18 +141,18 @@ def _read_table(path: Path) -> tuple[np.ndarray, list[str], list[str]]:
                 names.append(row.strip('"'))
                 yield rest
 
-    with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as f:
+    with open_text(path) as f:
         header = next(csv.reader([next(f, "")], delimiter=separator), [])
         # Not pandas, which renames repeated genes, and needs six times as long for many columns.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="loadtxt: input contained no data", category=UserWarning)
             block = np.loadtxt(values(f), delimiter=separator, dtype=np.float32, ndmin=2, comments=None)
     if not names or not header:
-        raise ValueError("it has no rows")
+        raise ContentError("it has no rows")
     if len(header) == block.shape[1] + 1:
         header = header[1:]  # R leaves out the name of the first column, others leave it empty
     if len(header) != block.shape[1]:
-        raise ValueError(f"it has {len(header)} names for {block.shape[1]} columns")
+        raise ContentError(f"it has {len(header)} names for {block.shape[1]} columns")
     return block, names, header
 
 
@@ -156,6 +164,13 @@ def _places(names: pd.Index, where: str) -> pd.DataFrame:
 
 def _by_place(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """The table with the rounded `x` and `y` as its index."""
+    for axis, most in (("x", _MOST_PLACES), ("y", _MOST_PLACES), ("pixel_x", _MOST_PIXELS), ("pixel_y", _MOST_PIXELS)):
+        far = table[axis].abs() > most if axis in table else np.zeros(0, dtype=bool)
+        if far.any():
+            raise ValueError(
+                f"{where}: {axis} goes from {table[axis].min():g} to {table[axis].max():g}, and no array or image reaches so "
+                "far: copy the file again."
+            )
     place = pd.MultiIndex.from_arrays([np.rint(table[axis]).astype(np.int64) for axis in "xy"], names=["x", "y"])
     if not place.is_unique:
         raise ValueError(
@@ -167,11 +182,12 @@ def _by_place(table: pd.DataFrame, where: str) -> pd.DataFrame:
 
 def read_places(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A table with one row per spot, indexed by the rounded `x` and `y`; `pixel_*`, `x` and `y` are numbers."""
-    with readable(path, f"the columns {listing(columns)}"):
-        table = pd.read_csv(path, sep=_separator(path), encoding="utf-8-sig", float_precision="round_trip")
+    with reading(path, f"the columns {listing(columns)}"):
+        with open_text(path) as file:
+            table = pd.read_csv(file, sep=_separator(path), float_precision="round_trip")
         missing = [column for column in columns if column not in table]
         if missing:
-            raise ValueError(f"it lacks {listing(missing)} and has {listing(table.columns)}")
+            raise ContentError(f"it lacks {listing(missing)} and has {listing(table.columns)}")
         table = table.assign(**{c: pd.to_numeric(table[c]).astype(float) for c in _SPOT_COLUMNS if c in columns})
     complete = np.isfinite(table[[c for c in _SPOT_COLUMNS if c in columns]]).all(axis=1)
     if not complete.all():
