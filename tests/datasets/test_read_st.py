@@ -406,7 +406,7 @@ def test_small_table_that_expands_to_much(files: Files, monkeypatch: pytest.Monk
     paths = files.write()
     with gzip.open(paths[0], "wb") as file:
         file.write(b"\t" + b"\t".join(b"G%d" % i for i in range(2**14)) + b"\n")
-        for row in range(300):
+        for row in range(1200):
             file.write(b"%dx%d" % (row, row) + b"\t0" * 2**14 + b"\n")
     with pytest.raises(ValueError, match=r"S1.tsv.gz cannot be read \(\d+ bytes expand to more than"):
         sp.datasets.read_st(*paths)
