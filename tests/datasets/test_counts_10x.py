@@ -278,9 +278,7 @@ def test_small_files_that_expand_to_much(tmp_path: Path, name: str, little_memor
         for _ in range(350):
             file.write(b"1 1 1\n" * 2**17)
     assert (tmp_path / name).stat().st_size < 4e6
-    with pytest.raises(
-        ValueError, match=rf"{name} cannot be read"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} cannot be read"):
         read_counts(mtx(tmp_path))
 
 

@@ -162,14 +162,14 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
-    """A path with the plain content, for readers that open files by themselves."""
+def unpacked(path: Path, expected: str) -> Iterator[Path]:
+    """A path with the plain content of `expected`, for readers that open files by themselves."""
     if not is_gzip(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / path.name.removesuffix(".gz")
-        with open_bytes(path) as file, plain.open("wb") as copy:
+        with reading(path, expected), open_bytes(path) as file, plain.open("wb") as copy:
             while block := file.read(2**20):
                 copy.write(block)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,16 @@ import pandas as pd
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
-from spared_sc.datasets._files import ContentError, content, names_in, open_text, read_json, reading, unpacked
+from spared_sc.datasets._files import (
+    ContentError,
+    content,
+    names_in,
+    open_bytes,
+    open_text,
+    read_json,
+    reading,
+    unpacked,
+)
 from spared_sc.datasets._join import PIXELS, PLACES, read_image
 
 if TYPE_CHECKING:
@@ -63,8 +73,7 @@ def _no_positions(layout: Layout) -> str:
 def _position_parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet
 
-    with unpacked(path) as plain:
-        file = pyarrow.parquet.ParquetFile(plain)
+    with open_bytes(path) as content_of, pyarrow.parquet.ParquetFile(io.BytesIO(content_of.read())) as file:
         if file.metadata.num_rows > _MOST_SPOTS:
             raise ContentError(f"it declares {file.metadata.num_rows} rows")
         missing = [column for column in POSITION_COLUMNS if column not in file.schema_arrow.names]
@@ -179,7 +188,7 @@ def read_spatial(name: str, layout: Layout, load_images: bool) -> dict[str, Any]
                 "library %r: there is no tissue_%s_image in %s", name, resolution, listing(map(str, layout.spatial))
             )
         else:
-            with unpacked(path) as plain:
+            with unpacked(path, "an image") as plain:
                 images[resolution], _ = read_image(plain)
     if load_images and not images:
         _refuse_other_names(layout)
