@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spared_sc._core.keys import Key
+from spared_sc._core.record import records_of
 from spared_sc._core.validate import choose_key, listing
 from spared_sc._kernels.audit import NOT_AUDITED
 from spared_sc._kernels.verdicts import COMPLETE, DENOISE, UNDECIDED
@@ -24,7 +24,7 @@ COLUMNS = (
 
 def audit_key(adata: AnnData, key: str | None) -> str:
     """The audit that is asked for, or the only one."""
-    records = adata.uns.get(Key.uns.records, {})
+    records = records_of(adata)
     audits = [name for name, record in records.items() if record.get("function") == "tl.audit_completion"]
     return choose_key(key, audits, "audit", "call `sp.tl.audit_completion(adata)`, which writes one")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from spared_sc._core.keys import Key
-from spared_sc._core.record import slots_of
+from spared_sc._core.record import records_of, slots_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,7 +25,7 @@ def completed_layers(adata: AnnData) -> list[str]:
 
 def denoised_layers(adata: AnnData) -> list[str]:
     """Denoised layers that a completion wrote, in their order in `adata.layers`; default names as above."""
-    completions = [name for name in adata.uns.get(Key.uns.records, {}) if _record(adata, name)]
+    completions = [name for name in records_of(adata) if _record(adata, name)]
     made = {Key.denoised(name) for name in (Key.layers.spackle, *completions)}
     return [name for name in adata.layers if name in made]
 
@@ -40,14 +40,14 @@ def layers_for_maps(adata: AnnData) -> list[str]:
 def measured_layers(adata: AnnData) -> list[str]:
     """The normalised layer, and any other that was completed."""
     completed = completed_layers(adata)
-    records = adata.uns.get(Key.uns.records, {})
+    records = records_of(adata)
     used = {_record(adata, name).get("params", {}).get("layer") for name in records} | {Key.layers.log2tpm}
     return [name for name in adata.layers if name in used and name not in completed]
 
 
 def describe_layer(adata: AnnData, layer: str) -> str:
     """The layer's name and the method that made it, such as `"spackle: counts model"`."""
-    for name, record in adata.uns.get(Key.uns.records, {}).items():
+    for name, record in records_of(adata).items():
         if f'layers["{layer}"]' in slots_of(record):
             method = _record(adata, name).get("params", {}).get("method", layer)
             return describe_method(method) if method == layer else f"{layer}: {describe_method(method)}"
@@ -61,5 +61,5 @@ def describe_method(method: str) -> str:
 
 def _record(adata: AnnData, layer: str) -> Mapping[str, Any]:
     """The record of the completion that wrote a layer as its main result; empty where there is none."""
-    record = adata.uns.get(Key.uns.records, {}).get(layer, {})
+    record = records_of(adata).get(layer, {})
     return record if record.get("function") == "tl.complete" else {}

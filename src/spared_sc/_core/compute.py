@@ -10,7 +10,7 @@ from spared_sc._core.files import as_path
 from spared_sc._core.names import file_name
 from spared_sc._core.report import progress_bar
 from spared_sc._core.settings import settings
-from spared_sc._core.validate import check_number, n_threads
+from spared_sc._core.validate import check_number, check_seed, n_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,6 @@ def make_compute(
     A network on the CPU has one thread, unless a number was asked for: its threads wait for one another thousands of times
     a second, which takes longer than the work of one wherever another process uses a core.
     """
-    check_number("random_state", random_state, 0, whole=True)
     batch_size = settings.batch_size if batch_size is None else batch_size
     if batch_size is not None:
         check_number("batch_size", batch_size, 1, whole=True)
@@ -74,7 +73,7 @@ def make_compute(
         raise ValueError(f"write={write!r} cannot be used: give some of {', '.join(map(repr, BLOCKS))}.")
     return Compute(
         device=settings.device if device is None else str(device),
-        seed=int(random_state),
+        seed=check_seed(random_state),
         batch_size=batch_size,
         n_threads=n_threads(n_jobs),
         network_threads=1 if n_jobs is None and settings.n_jobs is None else n_threads(n_jobs),

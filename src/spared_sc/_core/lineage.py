@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.record import from_record, slots_of
+from spared_sc._core.record import from_record, records_of, slots_of
 from spared_sc._kernels.fingerprint import hashed, same_section, sketch
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def unit_of(adata: AnnData, layer: str) -> str:
 
     Centering does not.
     """
-    records, visited = adata.uns.get(Key.uns.records, {}), set()
+    records, visited = records_of(adata), set()
     of_denoised = {Key.denoised(name): made for name, made in records.items()}
     while layer not in visited:
         visited.add(layer)
@@ -45,7 +45,7 @@ def leak(adata: AnnData, layer: str, libraries: Libraries, split_key: str | None
 
     A layer without a record is trusted.
     """
-    records, visited = adata.uns.get(Key.uns.records, {}), set()
+    records, visited = records_of(adata), set()
     while layer not in visited:
         visited.add(layer)
         made = record_of(records, layer)
@@ -84,7 +84,7 @@ def check_rep(adata: AnnData, use_rep: str | None, *, allow_unrecorded: bool) ->
     """
     if use_rep is None or use_rep not in adata.obsm or allow_unrecorded:
         return
-    made = adata.uns.get(Key.uns.records, {}).get(use_rep, {})
+    made = records_of(adata).get(use_rep, {})
     if made.get("function") != "tl.embed_patches" or f'obsm["{use_rep}"]' not in slots_of(made):
         raise ValueError(
             f"obsm[{use_rep!r}] is not recorded as an image embedding. An embedding made from expression, such as by "

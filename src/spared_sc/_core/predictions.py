@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spared_sc._core.keys import Key
+from spared_sc._core.record import records_of
 from spared_sc._core.validate import Libraries, choose_key, get_libraries, listing
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def get_predictions(adata: AnnData, keys: str | Sequence[str] | None, libraries:
     """
     chosen = prediction_keys(adata) if keys is None else [keys] if isinstance(keys, str) else list(keys)
     names = [prediction_key(adata, name) for name in chosen] or [prediction_key(adata, None)]
-    records = {name: adata.uns[Key.uns.records][name] for name in names}
+    records = {name: records_of(adata)[name] for name in names}
     tables = {name: adata.obsm[name] for name in names}
     roles, groups = ({name: by_library(records[name][what]) for name in names} for what in ("roles", "groups"))
     means = {name: records[name].get("gene_mean") for name in names}
@@ -77,7 +77,7 @@ def _same_means(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 def prediction_keys(adata: AnnData) -> list[str]:
     """Names of all predictions in `obsm`."""
-    records = adata.uns.get(Key.uns.records, {})
+    records = records_of(adata)
     return [key for key in adata.obsm if records.get(key, {}).get("function") == "tl.predict_expression"]
 
 
@@ -90,13 +90,13 @@ def prediction_key(adata: AnnData, key: str | None) -> str:
 
 def predicts_zeros(adata: AnnData, key: str) -> bool:
     """Whether undetected entries count as zeros: of expression, and of a layer that was fitted on all entries."""
-    card = adata.uns[Key.uns.records][key].get("card", {})
+    card = records_of(adata)[key].get("card", {})
     return card.get("target") == "expression" or card.get("loss") == "all"
 
 
 def fitted_libraries(adata: AnnData, key: str) -> tuple[Libraries, dict[str, str]]:
     """The libraries of the call that predicted, and the part in fitting that each had."""
-    record = adata.uns[Key.uns.records][key]
+    record = records_of(adata)[key]
     column = record["params"]["library_key"]
     return get_libraries(adata, None if column == "None" else column), by_library(record["roles"])
 

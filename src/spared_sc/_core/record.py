@@ -70,11 +70,28 @@ def check_key(adata: AnnData, key: str, *, attr: str = "layers", source: str | N
             f'{attr}["{key}"] exists and was not written by spared_sc: pass another key_added, '
             f'or remove it first with `del adata.{attr}["{key}"]`.'
         )
-    past = adata.uns.get(Key.uns.records, {}).get(key) if attr in _GUARDED else None
+    past = records_of(adata).get(key) if attr in _GUARDED else None
     if past is not None and not {f'{attr}["{name}"]' for name in Key.completed(key)} & slots_of(past):
         raise ValueError(
             f"key_added={key!r} is the name of a record of {past.get('function')}, which would be lost: pass another."
         )
+
+
+def records_of(adata: AnnData) -> dict[str, Mapping[str, Any]]:
+    """The records of this package by name; what somebody else put beside them is left out."""
+    found = adata.uns.get(Key.uns.records, {})
+    if not isinstance(found, Mapping):
+        raise TypeError(
+            f'adata.uns["{Key.uns.records}"] is a {type(found).__name__}, and records are kept under that name: rename it, '
+            f'such as with `adata.uns["mine"] = adata.uns.pop("{Key.uns.records}")`.'
+        )
+    return {str(name): made for name, made in found.items() if _is_record(made)}
+
+
+def _is_record(made: Any) -> bool:
+    return (
+        isinstance(made, Mapping) and isinstance(made.get("function"), str) and isinstance(made.get("params"), Mapping)
+    )
 
 
 def slots_of(past: Mapping[str, Any]) -> set[str]:
@@ -83,7 +100,7 @@ def slots_of(past: Mapping[str, Any]) -> set[str]:
 
 
 def _written_slots(adata: AnnData) -> set[str]:
-    return {slot for past in adata.uns.get(Key.uns.records, {}).values() for slot in slots_of(past)}
+    return {slot for past in records_of(adata).values() for slot in slots_of(past)}
 
 
 def record(
@@ -105,8 +122,7 @@ def record(
     for attr, values in slots.items():
         for name in values:
             check_key(adata, name, attr=attr)
-    records = adata.uns.get(Key.uns.records, {})
-    before = slots_of(records.get(key, {}))
+    before = slots_of(records_of(adata).get(key, {}))
     written = [f'{attr}["{name}"]' for attr, values in slots.items() for name in values]
     entry = _plain({"function": function, "params": dict(params), "slots": written, "version": __version__, **details})
     with one_step(adata) as work:
@@ -118,7 +134,7 @@ def record(
             for name, value in values.items():
                 getattr(work, attr)[name] = value
         # A new dictionary: a shallow copy of the AnnData must not share its records with the original.
-        work.uns[Key.uns.records] = {**records, key: entry}
+        work.uns[Key.uns.records] = {**adata.uns.get(Key.uns.records, {}), key: entry}
     if written:
         logger.info("added %s", ", ".join(written))
 

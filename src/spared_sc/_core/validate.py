@@ -12,6 +12,7 @@ import scipy.sparse as sps
 
 from spared_sc._core.columns import flags_of, name_of, names_of, numbers_of
 from spared_sc._core.keys import Key
+from spared_sc._core.record import records_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.settings import settings
 
@@ -37,6 +38,7 @@ def check_adata(adata: Any, *, genes: bool = True) -> AnnData:
             f"expected an AnnData or a SpatialData object, found {type(adata).__name__}: read the section with "
             "`sp.datasets.read_visium(path)`."
         )
+    records_of(adata)  # refuses an entry of that name which is something else
     if adata.isbacked:
         raise ValueError("the AnnData is backed by a file: load it with `adata = adata.to_memory()` first.")
     if 0 in (adata.shape if genes else adata.shape[:1]):
@@ -133,7 +135,7 @@ def find_counts(adata: AnnData, *, without: str) -> np.ndarray | sps.csr_matrix 
 
 def _named_count_layers(adata: AnnData) -> list[str]:
     """Layers of raw counts that earlier calls were told or found, that of the filter first."""
-    records = adata.uns.get(Key.uns.records, {})
+    records = records_of(adata)
     slots = [
         str(records[key].get("params", {}).get("counts"))
         for key in sorted(records, key=lambda key: (key != "spared_filter", key))
@@ -501,6 +503,12 @@ def check_number(name: str, value: Any, least: float, most: float | None = None,
         number = "a whole number" if whole else "a number"
         bounds = f"from {least:g}" + (" upwards" if most is None else f" to {most:g}")
         raise ValueError(f"{name}={value!r} cannot be used: give {number} {bounds}.")
+
+
+def check_seed(random_state: Any) -> int:
+    """The seed, refused unless every generator takes it."""
+    check_number("random_state", random_state, 0, 2**32 - 1, whole=True)
+    return int(random_state)
 
 
 def check_table(table: Any, columns: Iterable[str], source: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -30,6 +32,7 @@ SCHEDULES = ("none", "cosine")
 _MOMENTUM = 0.9  # of "sgd"
 _GAPS = ("optimizer.",)  # of a network that is finite itself
 _ELSEWHERE = "remove that folder, or choose another one with `checkpoint=`."
+_one_thread = threading.RLock()
 _SAVE_EVERY = 10.0  # seconds between checkpoints; times the seconds that one takes, where those are more than one
 
 
@@ -39,8 +42,22 @@ def devices() -> list[str]:
     return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or else the setting, or else cuda, mps or cpu, in that order."""
+def _say_forked() -> None:
+    global _forked
+    _forked = True
+
+
+_forked = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_say_forked)
+
+
+def resolve_device(device: str | torch.device | None, *, alone: bool = False) -> torch.device:
+    """The device asked for, or else the setting, or else cuda, mps or cpu, in that order.
+
+    A process that was forked from one that has torch is refused: it would wait for ever for the threads of its parent. Work
+    that the calling thread does `alone` on the CPU needs none of them.
+    """
     device = settings.device if device is None else device
     if device is None:
         if torch.cuda.is_available():
@@ -50,6 +67,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         logger.info("running on %s", device)
     try:
         device = torch.device(device)
+        if _forked and not (alone and device.type == "cpu"):
+            raise ChildProcessError(
+                "networks cannot run in a forked process, where torch would wait for the threads of its parent: start "
+                'processes with `multiprocessing.get_context("spawn")`, or use a method without a network.'
+            )
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
@@ -60,7 +82,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 def on_device(compute: Compute) -> Compute:
     """The same with the name of the device that the networks take."""
-    return replace(compute, device=str(resolve_device(compute.device)))
+    return replace(compute, device=str(resolve_device(compute.device, alone=True)))
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
@@ -73,8 +95,12 @@ def mixed_precision(device: torch.device) -> torch.autocast:
 
 @contextmanager
 def local_seed(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Seed torch inside a block, for weights and dropout; the global random state is as before after it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Seed torch inside a block, for weights and dropout; the global random state is as before after it.
+
+    Torch's dropout takes no generator but the one of the process, so one thread at a time is in such a block: the others
+    wait, and get the results that they would get alone.
+    """
+    with _one_thread, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield torch.Generator(device).manual_seed(seed)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.audits import VERDICTS, audit_key, audit_table
-from spared_sc._core.keys import Key
+from spared_sc._core.record import records_of
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number
 from spared_sc._kernels.verdicts import COMPLETE, DENOISE, UNDECIDED
@@ -92,7 +92,7 @@ def audit(
     import matplotlib.pyplot as plt
 
     key = audit_key(check_adata(adata), key)
-    record, table = adata.uns[Key.uns.records][key], audit_table(adata, key)
+    record, table = records_of(adata)[key], audit_table(adata, key)
     shown = _shown(adata, table, genes, n_genes)
     scores = [name for name in _SCORES if table[name].notna().any()]
     widths = [_WIDTHS[name] for name in ("verdicts", *scores, "missing")]

@@ -9,8 +9,18 @@ import scipy.sparse as sps
 from spared_sc._core import docs
 from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
+from spared_sc._core.record import records_of
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import check_adata, check_number, dense, gene_mask, get_layer, get_libraries, listing
+from spared_sc._core.validate import (
+    check_adata,
+    check_number,
+    check_seed,
+    dense,
+    gene_mask,
+    get_layer,
+    get_libraries,
+    listing,
+)
 from spared_sc.pl._marks import PANEL_WIDTH, check_layers, finish, make_panels, series_style, spot_mark
 
 if TYPE_CHECKING:
@@ -114,7 +124,7 @@ def batch_effect(
 
 def _before_and_after(adata: AnnData) -> list[str]:
     """The layers that `pp.combat` corrected, each followed by the results; the normalised one where it was not run."""
-    records = adata.uns.get(Key.uns.records, {})
+    records = records_of(adata)
     corrected = [name for name in adata.layers if records.get(name, {}).get("function") == "pp.combat"]
     both = [layer for name in corrected for layer in (str(records[name]["params"]["layer"]), name)]
     return [layer for layer in dict.fromkeys([*both] or [Key.layers.log2tpm]) if layer in adata.layers]
@@ -123,7 +133,7 @@ def _before_and_after(adata: AnnData) -> list[str]:
 def _choose(adata: AnnData, n_spots: int, random_state: int) -> np.ndarray:
     """Rows of the spots to draw, in random order, so that no batch is drawn over all others."""
     by_name = np.argsort(adata.obs_names.to_numpy(dtype=str))
-    return by_name[np.random.default_rng(random_state).permutation(adata.n_obs)[:n_spots]]
+    return by_name[np.random.default_rng(check_seed(random_state)).permutation(adata.n_obs)[:n_spots]]
 
 
 def _explained(values: np.ndarray | sps.csr_matrix, batch: np.ndarray, layer: str) -> np.ndarray:

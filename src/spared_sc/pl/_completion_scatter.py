@@ -8,6 +8,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.completions import completed_layers, describe_layer
 from spared_sc._core.keys import Key
+from spared_sc._core.record import records_of
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, dense, gene_mask, get_detected, get_layer
 from spared_sc.pl._marks import PANEL_WIDTH, check_names, check_panels, finish, make_panels, unit
@@ -109,7 +110,7 @@ def _hidden_values(
         kind = adata.layers[hidden].dtype
         raise TypeError(f"layers[{hidden!r}] has the type {kind}: a boolean layer is needed, true where it was hidden.")
     entries = dense(get_layer(adata, hidden)[:, genes])
-    if adata.uns.get(Key.uns.records, {}).get(hidden, {}).get("function") == "tl.hide_entries":
+    if records_of(adata).get(hidden, {}).get("function") == "tl.hide_entries":
         layer = Key.hidden(layer)  # in the layer itself, hidden entries are zero and count as undetected
     else:
         entries &= dense(get_detected(adata)[:, genes])

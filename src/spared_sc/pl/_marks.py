@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from spared_sc._core.keys import Key
+from spared_sc._core.record import records_of
 from spared_sc._core.validate import listing
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def unit(adata: AnnData, layer: str = Key.layers.log2tpm) -> str:
     """Unit of the normalised layer (CPM where `pp.normalize_tpm` had no gene lengths), the name of any other."""
     if layer != Key.layers.log2tpm:
         return layer
-    made = adata.uns.get(Key.uns.records, {}).get(layer, {})
+    made = records_of(adata).get(layer, {})
     return "log2(CPM + 1)" if str(made.get("match", "")).startswith("CPM") else "log2(TPM + 1)"
 
 

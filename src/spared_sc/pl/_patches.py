@@ -8,7 +8,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.keys import Key
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._core.validate import Libraries, check_adata, check_number, get_libraries, listing
+from spared_sc._core.validate import Libraries, check_adata, check_number, check_seed, get_libraries, listing
 from spared_sc._images.resolve import resolve_patches
 from spared_sc.pl._marks import as_list, finish, make_grid
 
@@ -105,7 +105,7 @@ def _chosen(
 ) -> np.ndarray:
     """Rows of the spots to draw."""
     if spots is None:
-        return _draw(libraries.rows(), n_spots, np.random.default_rng(random_state))
+        return _draw(libraries.rows(), n_spots, np.random.default_rng(check_seed(random_state)))
     names = as_list(spots)
     rows = adata.obs_names.get_indexer(names)
     if not names or (rows < 0).any():

@@ -10,6 +10,7 @@ from spared_sc._core import docs
 from spared_sc._core.completions import describe_layer
 from spared_sc._core.keys import Key
 from spared_sc._core.predictions import fitted_libraries, prediction_key, predicts_zeros
+from spared_sc._core.record import records_of
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata
 from spared_sc._kernels.prediction_scores import Measured
@@ -222,5 +223,5 @@ def _label_section(ax: Axes, section: Section, spots: _Spots) -> None:
 
 def _target_scale(adata: AnnData, key: str) -> str:
     """The scale of a prediction without a measurement to compare it with."""
-    layer = adata.uns[Key.uns.records][key].get("card", {}).get("unit", "the target")
+    layer = records_of(adata)[key].get("card", {}).get("unit", "the target")
     return f"predicted, scale of layer {describe_layer(adata, layer)!r} in training"

@@ -6,7 +6,7 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.completions import describe_layer
-from spared_sc._core.keys import Key
+from spared_sc._core.record import records_of
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, choose_key
 from spared_sc.pl._marks import BLUE, GREEN, PURPLE, VERMILION, finish, make_axes
@@ -68,7 +68,7 @@ def training_curve(
     >>> adata.uns["spared_sc"] = {"spackle": {"training": training}}
     >>> ax = sp.pl.training_curve(adata)
     """
-    records = check_adata(adata).uns.get(Key.uns.records, {})
+    records = records_of(check_adata(adata))
     trained = [name for name, record in records.items() if "training" in record]
     key = choose_key(
         key, trained, "training curve", "call `sp.tl.spackle_complete(adata, model='paper')`, which writes one"

@@ -93,7 +93,7 @@ def split_libraries(
     ['train']
     """
     validate.check_adata(adata)
-    validate.check_number("random_state", random_state, 0, whole=True)
+    validate.check_seed(random_state)
     libraries = validate.get_libraries(adata, library_key)
     published = isinstance(assignment, str)
     subjects = _subjects(adata, libraries, subject_key, intra_subject=intra_subject or published)

@@ -9,7 +9,7 @@ import numpy as np
 from spared_sc._core import docs, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import ONE_LIBRARY
-from spared_sc._core.record import check_key, record, write_columns
+from spared_sc._core.record import check_key, record, records_of, write_columns
 from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def uncenter(
     check_key(adata, key_added, source=layer)
     values = validate.get_layer(adata, layer)
     if mean is None:
-        made = adata.uns.get(Key.uns.records, {}).get(layer, {})
+        made = records_of(adata).get(layer, {})
         if made.get("function") != "pp.center":
             raise KeyError(
                 f"there is no record that `sp.pp.center` made layers[{layer!r}]: name its means, a column of adata.var "

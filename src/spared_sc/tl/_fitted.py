@@ -12,7 +12,7 @@ from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import fingerprints
-from spared_sc._core.record import from_record
+from spared_sc._core.record import from_record, records_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import resolve_patches
@@ -251,7 +251,7 @@ class FittedPredictor:
         """The embedding in the AnnData, if it is by the same encoder from patches of the same scale."""
         data = self.card.data
         use_rep = str(data.use_rep)
-        made = adata.uns.get(Key.uns.records, {}).get(use_rep, {})
+        made = records_of(adata).get(use_rep, {})
         if data.encoder is not None:
             _check_encoder(
                 data.encoder,

@@ -104,7 +104,7 @@ def hide_entries(
         raise KeyError(f"there is no regime {regime!r}: choose among {validate.listing(masking.SHARES)}.")
     share = masking.SHARES[regime] if share is None else share
     validate.check_number("share", share, 0, 1)
-    validate.check_number("random_state", random_state, 0, whole=True)
+    validate.check_seed(random_state)
     check_rep(adata, use_rep, allow_unrecorded=allow_unrecorded_rep)
     resolved = resolve(
         adata, layer=layer, mask_var=mask_var, library_key=library_key, spatial_key=spatial_key, use_rep=use_rep

@@ -11,7 +11,7 @@ import scipy.sparse as sps
 
 from spared_sc._core import validate
 from spared_sc._core.keys import Key
-from spared_sc._core.record import record, write_columns
+from spared_sc._core.record import record, records_of, write_columns
 from spared_sc._core.report import warn
 from spared_sc._kernels.sections import Counts, Sections, rescaled
 
@@ -102,7 +102,7 @@ def resolve(
 
 def _normalised_by(adata: AnnData, layer: str, genes: np.ndarray) -> np.ndarray:
     """Mask of the genes whose counts make the total of a spot, as the layer's record says; all of them without one."""
-    params = adata.uns.get(Key.uns.records, {}).get(layer, {}).get("params", {})
+    params = records_of(adata).get(layer, {}).get("params", {})
     mask_var = params.get("mask_var")
     if mask_var not in adata.var:
         return np.ones(adata.n_vars, dtype=bool)

@@ -155,7 +155,7 @@ def score_prediction(
         raise ValueError(f"protocol={protocol!r} is unknown: choose {validate.listing(PROTOCOLS)}.")
     libraries = validate.get_libraries(adata, library_key)
     subjects = validate.get_subjects(adata, subject_key, libraries)
-    validate.check_number("random_state", random_state, 0, whole=True)
+    validate.check_seed(random_state)
     predictions = get_predictions(adata, keys, libraries.names)
     validate.get_layer(adata, layer)
     scoring = Scoring(

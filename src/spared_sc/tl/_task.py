@@ -12,7 +12,7 @@ from spared_sc._core import validate
 from spared_sc._core.copies import copies_of
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import fingerprint_source, fingerprints, leak, unit_of
-from spared_sc._core.record import from_record
+from spared_sc._core.record import from_record, records_of
 from spared_sc._core.report import warn
 from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.scale import scale_of
@@ -129,7 +129,7 @@ def make_task(
 
 def _inputs(adata: AnnData, needs: tuple[str, ...], use_rep: str, patches: AnyPatches | None) -> dict[str, Any]:
     """What the card says of embedding, encoder and patches."""
-    embedded = adata.uns.get(Key.uns.records, {}).get(use_rep, {}) if "embedding" in needs else {}
+    embedded = records_of(adata).get(use_rep, {}) if "embedding" in needs else {}
     recipe = embedded.get("patches") if patches is None else patches.recipe
     return {
         "use_rep": use_rep if "embedding" in needs else None,

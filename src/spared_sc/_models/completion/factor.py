@@ -122,7 +122,7 @@ def fit_factor(
     on_step: Callable[[], object] = lambda: None,
 ) -> FactorFit:
     """Fit the count model to sections with counts; the arguments are those of `fit_rates`."""
-    device = resolve_device(compute.device)
+    device = resolve_device(compute.device, alone=True)
     rates = fit_rates(
         sections,
         params,
