@@ -115,3 +115,20 @@ def test_a_library_key_of_the_settings_is_used_and_recorded(adata):
         sp.pp.lattice_neighbors(adata)
     with pytest.raises(ValueError, match="library_key"):
         sp.pp.lattice_neighbors(adata)
+
+
+@pytest.mark.parametrize("where", ["X", "layers"])
+def test_a_dask_matrix_is_refused_with_the_call_that_loads_it(where, collection):
+    da = pytest.importorskip("dask.array")
+    adata = collection(n_libraries=2, shape=(6, 6), n_genes=20)
+    expected = dense(adata.X)
+    lazy = da.from_array(expected, chunks=(20, 20))
+    if where == "X":
+        adata.X = lazy
+    else:
+        adata.layers["counts"] = lazy
+    with pytest.raises((TypeError, ValueError), match=r"is a dask Array: .*adata = adata\.to_memory\(\)"):
+        sp.pp.normalize_tpm(adata, gene_lengths=None)
+    loaded = adata.to_memory()
+    sp.pp.normalize_tpm(loaded, gene_lengths=None)
+    assert np.array_equal(dense(validate.get_counts(loaded)[0]), expected)

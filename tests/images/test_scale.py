@@ -13,7 +13,7 @@ from helpers.image_prediction import SECTIONS, embed, of_libraries
 from helpers.images import smooth, tiff
 from spared_sc._core.validate import get_libraries
 from spared_sc._images.resolve import resolve_patches
-from spared_sc._images.scale import scale_of
+from spared_sc._images.scale import check_scale, scale_of
 from spared_sc.tl import _embed_patches
 
 
@@ -119,6 +119,16 @@ def test_a_saved_predictor_cuts_the_patches_that_it_was_trained_on_or_refuses(tm
         sp.tl.predict_expression(unknown, model=model)
     sp.pp.extract_patches(unknown, output_size=32, mpp=0.5)
     sp.tl.predict_expression(unknown, model=model)
+
+
+def test_a_model_that_does_not_know_its_scale_says_so():
+    recipe = {"size": 1, "unit": "spot", "output_size": 32, "stain": None}
+    unknown, known = ({**recipe, "sources": {"A": {"patch_px": 110.0, "um_per_px": um}}} for um in (np.nan, 0.5))
+    check_scale(scale_of(unknown), unknown, force=False)
+    with pytest.warns(UserWarning, match=r"training \(1 spot of 110 pixels\) is unknown: .* 55.0 um"):
+        check_scale(scale_of(unknown), known, force=False)
+    with pytest.raises(ValueError, match="of unknown scale, those of training 55.0 um"):
+        check_scale(scale_of(known), unknown, force=False)
 
 
 def test_libraries_of_several_resolutions_have_one_size():

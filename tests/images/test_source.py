@@ -17,7 +17,8 @@ from PIL import Image
 import spared_sc as sp
 from helpers.images import RECIPE, WRITERS, cut_short, pillow, pyramid, smooth, tiff
 from spared_sc._images.patches import Patches
-from spared_sc._images.source import Cache, Source, open_image
+from spared_sc._images.raster import Cache, Source
+from spared_sc._images.source import open_image
 from spared_sc.datasets._join import read_image
 
 if TYPE_CHECKING:
@@ -287,6 +288,14 @@ def giant_png(path: Path, side: int) -> Path:
     return path
 
 
+def giant_bmp(path: Path, width: int, height: int) -> Path:
+    pillow(path, np.zeros((64, 64, 3), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[18:26] = struct.pack("<ii", width, height)
+    path.write_bytes(content)
+    return path
+
+
 def jpeg_in_a_tile(path: Path, side: int) -> Path:
     """A tile of 64 x 64 pixels that holds a JPEG of another size."""
     tiff(path, smooth(64, 64), tile=(64, 64), compression="jpeg")
@@ -300,6 +309,7 @@ def jpeg_in_a_tile(path: Path, side: int) -> Path:
 BOMBS = {
     "jpeg": (lambda f: giant_jpeg(f / "a.jpg", 65000), "bytes cannot hold 65000 x 65000 pixels"),
     "png": (lambda f: giant_png(f / "a.png", 60000), "bytes cannot hold 60000 x 60000 pixels"),
+    "bmp": (lambda f: giant_bmp(f / "a.bmp", 68, 16777153), "bytes cannot hold 68 x 16777153 pixels"),
     "tile": (
         lambda f: sparse_tiff(f / "a.tif", TileWidth=65520, TileLength=65520),
         "65520 x 65520 pixels are out of prop",

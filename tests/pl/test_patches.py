@@ -10,7 +10,7 @@ import pytest
 import spared_sc as sp
 from helpers import KEY, shuffled
 from helpers.images import SECTIONS, resolve
-from spared_sc._images.source import ArraySource
+from spared_sc._images.raster import ArraySource
 
 if TYPE_CHECKING:
     import anndata as ad

@@ -72,7 +72,10 @@ def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
         return rows
     if isinstance(matrix, np.ndarray):
         return matrix
-    raise TypeError(f"{where} is a {type(matrix).__name__}: only numpy arrays and scipy sparse matrices are read.")
+    raise TypeError(
+        f"{where} is a {type(matrix).__module__.partition('.')[0]} {type(matrix).__name__}: only numpy arrays and scipy sparse "
+        "matrices are read. Load it with `adata = adata.to_memory()`, which computes dask arrays."
+    )
 
 
 def _stored(matrix: np.ndarray | sps.csr_matrix) -> np.ndarray:

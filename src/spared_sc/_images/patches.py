@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from spared_sc._images.source import Source
+    from spared_sc._images.raster import Source
     from spared_sc._kernels.stain import Recolouring
 
 _SAMPLE = 32  # patches whose pixels enter a fingerprint; at least one of every library

@@ -16,8 +16,9 @@ from spared_sc._core.validate import array_places, check_number, get_positions, 
 from spared_sc._images.assay import ASSAYS, check_assay
 from spared_sc._images.measures import AGREE, entry_of, factor, measure
 from spared_sc._images.patches import Patches
+from spared_sc._images.raster import CACHE_BYTES, ArraySource, Cache, Source
 from spared_sc._images.scale import sources_by_library
-from spared_sc._images.source import CACHE_BYTES, ArraySource, Cache, Source, open_image
+from spared_sc._images.source import open_image
 from spared_sc._images.store import StoredPatches, is_store, spot_names
 from spared_sc._images.tissue import tissue_mask
 from spared_sc._kernels.stain import to_reference

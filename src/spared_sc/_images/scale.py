@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spared_sc._core.record import from_record
-from spared_sc._core.report import logger
+from spared_sc._core.report import logger, warn
 
 _SAME_SIZE = 0.1  # largest relative difference in side length
 _SAME_RESOLUTION = 2.0  # largest ratio of resolutions
@@ -72,6 +72,11 @@ def check_scale(trained: PatchScale, recipe: Mapping[str, Any], *, force: bool) 
     if stain != trained.stain:
         message = f"the patches have stain={stain!r}, those of training stain={trained.stain!r}"
         _refuse(message, f"stain={trained.stain!r}", force)
+    if trained.side_um is None and scale_of(recipe).side_um is not None:
+        warn(
+            f"the scale of the patches of training ({trained}) is unknown: whether patches of {scale_of(recipe).side_um:.1f} um "
+            "show as much tissue cannot be checked. Train with `mpp=` or `assay=` of `sp.pp.extract_patches`."
+        )
     for name, source in sources_by_library(recipe["sources"]).items():
         scale = scale_of({**recipe, "sources": {name: source}})
         if _matches(trained, scale):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from spared_sc._images.source import Source
+    from spared_sc._images.raster import Source
 
 PIXELS = ("pxl_row_in_fullres", "pxl_col_in_fullres")
 PLACES = (Key.obs.in_tissue, Key.obs.array_row, Key.obs.array_col)

@@ -21,7 +21,7 @@ from spared_sc.datasets._join import check_library_key
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from spared_sc._images.source import Source
+    from spared_sc._images.raster import Source
 
 _LONGEST = 2000  # pixels of the longer side of the hires image, as Space Ranger makes it
 _KINDS = ("hex", "grid")
@@ -50,7 +50,8 @@ def tile_slide(
         remembers the path of a file, so that patches are cut from it later. Of other images it keeps the hires version
         only.
     mpp
-        Micrometres per pixel of the image. `None` reads it from the file (OME-TIFF, Aperio, resolution tags).
+        Micrometres per pixel of the image. `None` reads it from the file (OME, ImageJ or Aperio metadata, resolution tags). A
+        warning is given if the file says something else.
     spot_diameter
         In µm. The default is the diameter that Space Ranger writes for Visium, so that patches measured in spots are as
         large as those of a Visium section. Use 100 for the arrays before Visium.
@@ -74,7 +75,8 @@ def tile_slide(
     - `obsm["spatial"]`: x and y in pixels of the image; of an image of a SpatialData object, in its coordinate system
       `"global"`, or its only one
     - `uns["spatial"][library_id]`: `images` (`hires`, at most about 2,000 px wide and high), `scalefactors`
-      (`tissue_hires_scalef`, `spot_diameter_fullres`, `microns_per_pixel`) and `metadata` (`source_image_path`). An
+      (`tissue_hires_scalef`, `spot_diameter_fullres`, `microns_per_pixel`) and `metadata` (`assay`, which is
+      `"virtual"`, and `source_image_path`). An
       image that is turned, moved or stretched in its coordinate system has no `hires`: pass the image itself to the
       functions that read patches
     - `uns["spared_sc"]["tile_slide"]`: the parameters
@@ -82,8 +84,8 @@ def tile_slide(
     Raises
     ------
     ValueError
-        If the scale is unknown, no tissue is found, spots are less than a pixel of the hires image apart or farther than the
-        image is wide or high, or the image cannot be read.
+        If the scale is unknown, no tissue is found, spots are less than a pixel of the hires image apart, or wider or farther
+        apart than the image, the image cannot be read, or `library_id` or `library_key` cannot be a name.
     FileNotFoundError
         If there is no such file.
 
