@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +27,6 @@ from spared_sc._images.raster import (
 from spared_sc._images.resolution import of_file, square
 from spared_sc._images.tiff import open_tiff
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 # Formats that only OpenSlide reads, or that it reads better than as a TIFF.
 _SLIDE_FORMATS = (".svs", ".ndpi", ".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide", ".czi", ".dcm")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -41,21 +36,6 @@ _PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _PER_PIXEL = 7
 _DEFLATE = 1032  # bytes that one byte of a PNG can stand for
 _BAND = 512  # rows that are converted at once
-
-
-@contextmanager
-def readable(path: Path, expected: str) -> Iterator[None]:
-    """Name a file that cannot be read, and the remedy.
-
-    The errors of imagecodecs are RuntimeErrors.
-    """
-    try:
-        yield
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, zlib.error) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): expected {expected}. "
-            "The file looks cut short or damaged: download or copy it again."
-        ) from error
 
 
 def open_image(where: Any, *, coordinate_system: str | None = None, cache: Cache | None = None) -> Source:
