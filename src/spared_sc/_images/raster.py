@@ -170,8 +170,8 @@ class Source:
         source = self.at_scale(max(self.shape) / longest)
         height, width = source.shape
         factor = max(1, round(max(source.shape) / longest))
-        # Bands of whole blocks, so that nothing is decoded twice and little is held at once.
-        band = factor * max(1, source.block[0] // factor)
+        # Bands of whole blocks, so that little is held at once; of a large one, which the cache keeps, parts.
+        band = factor * max(1, min(source.block[0], BLOCK) // factor)
         parts = []
         for top in range(0, height, band):
             part = Image.fromarray(np.ascontiguousarray(source.read(top, min(top + band, height), 0, width)))
