@@ -2,11 +2,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help env demo test lowest lint docs numbers clean
+.PHONY: help env demo test crash lowest lint docs numbers clean
 
 help:
 	@echo "make demo     install into $(VENV), run the main job, write demo_output/"
 	@echo "make test     install into $(VENV), run the tests"
+	@echo "make crash    kill, fill the disk and write twice at random moments (about twenty minutes)"
 	@echo "make lowest   install the lowest versions that pyproject.toml allows, run the main job"
 	@echo "make lint     check style, format and types"
 	@echo "make docs     build the documentation into docs/_build/html"
@@ -31,6 +32,11 @@ test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
 test: env
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+crash: export OMP_NUM_THREADS = 1
+crash: export OPENBLAS_NUM_THREADS = 1
+crash: env
+	$(BIN)/python measurements/crashes.py
 
 # The lowest versions of the dependencies, in an environment of their own
 lowest: env

@@ -139,6 +139,7 @@ def _complete_or_absent(output: Path, *, replaceable: Callable[[Path], bool] = l
         with writing(output):
             _check_free(output, replaceable)
             stack.enter_context(only_writer(output))
+            _check_free(output, replaceable)  # another process may have written it
             part, old = (output.with_name(f".{output.name}.spared-sc-{name}") for name in ("part", "old"))
             if old.exists() and not output.exists():  # by a process that was killed
                 old.rename(output)

@@ -376,7 +376,7 @@ class _State:
     def restore(self, folder: Path, identity: Mapping[str, Any] | None) -> None:
         arrays, card = files.load(folder, "training", gaps=_GAPS)
         if card.get("identity") != identity:
-            old, new = card.get("identity") or {}, identity or {}
+            old, new = (it if isinstance(it, dict) else {} for it in (card.get("identity"), identity))
             differs = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
             raise ValueError(
                 f"the checkpoint in {folder} belongs to another fit, which differs in {', '.join(differs)}: {_ELSEWHERE}"
@@ -390,6 +390,14 @@ class _State:
         for name, array in arrays.items():
             group, _, rest = name.partition(".")
             groups[group][rest] = torch.from_numpy(array.copy())
+        here = self.network.state_dict()
+        for group in ("network", "best") if groups["best"] else ("network",):
+            _check_tensors(groups[group], here)
+        for name, value in groups["optimizer"].items():
+            weights = list(self.network.parameters())[int(name.partition(".")[0])]
+            if value.shape not in (weights.shape, ()):
+                raise ValueError(f"optimizer.{name} has the shape {tuple(value.shape)}")
+        fit = _progress(progress)
         self.network.load_state_dict(groups["network"])
         device = self.generator.device
         self.best = {name: value.to(device) for name, value in groups["best"].items()}
@@ -402,10 +410,36 @@ class _State:
         torch.set_rng_state(groups["random"]["cpu"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(groups["random"]["cuda"], device)
-        self.progress = Fit(**progress)
+        self.progress = fit
 
     def _random_states(self) -> dict[str, torch.Tensor]:
         states = {"random.batches": self.generator.get_state(), "random.cpu": torch.get_rng_state()}
         if self.generator.device.type == "cuda":
             states["random.cuda"] = torch.cuda.get_rng_state(self.generator.device)
         return states
+
+
+def _check_tensors(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """A ValueError if tensors are not those of a network by name, shape and type."""
+    kinds = [{name: (tuple(value.shape), value.dtype) for name, value in group.items()} for group in (found, expected)]
+    if kinds[0] != kinds[1]:
+        differs = sorted(name for name in {*found, *expected} if kinds[0].get(name) != kinds[1].get(name))
+        raise ValueError(f"{len(differs)} arrays are not those of the network, such as {differs[0]!r}")
+
+
+def _progress(values: Mapping[str, Any]) -> Fit:
+    """The progress in a card; a ValueError or TypeError if it is none."""
+    fit = Fit(**values)
+    lists = (fit.step, fit.train_mse, fit.validation_mse)
+    plain = all(isinstance(value, list) and {*map(type, value)} <= {int, float} for value in lists)
+    if not plain or len(fit.train_mse) != len(fit.step) or len(fit.validation_mse) not in (0, len(fit.step)):
+        raise ValueError("there is not one loss for each step")
+    if any(type(step) is not int or step < 1 for step in fit.step) or sorted(fit.step) != fit.step:
+        raise ValueError("the steps are no ascending numbers")
+    if (
+        type(fit.best_step) is not int
+        or not isinstance(fit.best_error, int | float)
+        or not isinstance(fit.stopped, str)
+    ):
+        raise ValueError("the best step or its error is no number")
+    return fit

@@ -186,6 +186,12 @@ class FittedPredictor:
     def values_of(self, spots: Spots, compute: Compute, own_library: np.ndarray) -> np.ndarray:
         """Predictions; of expression none is below zero, and patterns count as far as held-out counts support them."""
         values = self.predictor.predict(spots, compute, own_library=own_library)
+        n_bad = int((~np.isfinite(values)).sum())
+        if n_bad:
+            raise ValueError(
+                f"{self.name!r} predicts NaN or infinite values for {n_bad} of {values.size} entries: its weights, or what it "
+                "predicts from, are too large. Fit it again, with other parameters or inputs."
+            )
         if self.card.data.target != EXPRESSION:
             return values
         if self.support is not None:
@@ -234,6 +240,8 @@ class FittedPredictor:
         of_genes = {"gene_mean": self.gene_mean}
         if self.support is not None:
             of_genes |= {"support": self.support.weight}
+        if self.support is not None and not ((self.support.weight >= 0) & (self.support.weight <= 1)).all():
+            raise ValueError("a weight of a pattern is not between 0 and 1")
         for name, array in of_genes.items():
             if array.shape != (n_genes,):
                 raise ValueError(f"{name} has the shape {array.shape}, expected ({n_genes},)")

@@ -40,6 +40,14 @@ if TYPE_CHECKING:
     from spared_sc._models.completion.trial import Tuned
 
 _VALUES = ("tuned", "names", "data", "score")  # of what was learned, beside the arrays
+_TUNED = {  # estimate -> its parameters
+    "additive": {"spot_shrinkage", "library_shrinkage"},
+    "soft_impute": {"shrinkage", "rank"},
+    "kernel": {"bandwidth", "shrinkage"},
+    "diffusion": {"strength"},
+    "soft_impute_kernel": {"bandwidth", "kernel_shrinkage"},
+    "depth_only": {"shrinkage"},
+}
 _SCORE_SHARE = 0.25  # of the hidden entries, that nothing is learned from
 _LEAST_ENTRIES = 50  # detected entries
 _LEAST_HIDDEN = 5  # entries to learn from
@@ -287,8 +295,23 @@ class CountsModel(FittedCompleter[Fitted]):
         if stack.shape != (1 + len(learned["names"]),) or width.shape != (2,):
             raise ValueError("there is not one weight for each estimate.")
         shrinkage = Shrinkage(**arrays) if arrays else None
+        _check_tuned(learned["tuned"], learned["names"])
         completer.learned = Fitted(stack=stack, width=width, shrinkage=shrinkage, **learned)
         return completer
+
+
+def _check_tuned(tuned: Any, names: Any) -> None:
+    """A ValueError or TypeError if there are no parameters of each estimate."""
+    if not isinstance(names, list) or not isinstance(tuned, dict):
+        raise TypeError(f"found {tuned!r:.50} in place of the parameters of the estimates {names!r:.50}")
+    for name, parameters in _TUNED.items():
+        if name == "depth_only" and name not in names:
+            continue  # without counts
+        given = tuned[name]
+        if not isinstance(given, dict) or set(given) != parameters:
+            raise TypeError(f"the parameters of {name!r} are {given!r:.50}, expected {sorted(parameters)}")
+        if not all(type(value) in (int, float) and np.isfinite(value) for value in given.values()):
+            raise TypeError(f"the parameters of {name!r} are no numbers: {given!r:.50}")
 
 
 def _split(sections: Sections, half: Sections, counts: np.ndarray, fitted: FactorFit, n_threads: int) -> Split:

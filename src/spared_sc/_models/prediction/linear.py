@@ -45,6 +45,8 @@ def learned() -> Any:
 class PlainPredictor(Predictor):
     """A predictor whose state is its parameters and its learned fields."""
 
+    shapes: ClassVar[dict[str, str]] = {}  # learned arrays -> a letter for each of their dimensions
+
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Learned state: arrays, and values that JSON can hold."""
         state = {field.name: getattr(self, field.name) for field in fields(self) if not field.init}
@@ -59,7 +61,24 @@ class PlainPredictor(Predictor):
         for field in fields(cls):
             if not field.init:
                 setattr(predictor, field.name, arrays[field.name] if field.name in arrays else values[field.name])
+        predictor._check_state()
         return predictor
+
+    def _check_state(self) -> None:
+        """A ValueError if learned arrays do not fit together, or learned numbers are none."""
+        sizes: dict[str, int] = {}
+        letters = {
+            name: dims for cls in reversed(type(self).__mro__) for name, dims in vars(cls).get("shapes", {}).items()
+        }
+        for name, dims in letters.items():
+            shape = np.shape(getattr(self, name))
+            expected = tuple(sizes.setdefault(letter, size) for letter, size in zip(dims, shape, strict=False))
+            if len(shape) != len(dims) or shape != expected:
+                raise ValueError(f"{name} has the shape {shape}, expected {expected} ({dims})")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not field.init and not isinstance(value, np.ndarray) and type(value) not in (int, float):
+                raise ValueError(f"{field.name} is {value!r:.50}, expected a number")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,6 +88,7 @@ class Linear(PlainPredictor):
     The intercept is free. Where only known entries count, every gene is fitted on its own spots.
     """
 
+    shapes: ClassVar[dict[str, str]] = {"weights": "dg", "offset": "g"}
     weights: np.ndarray = learned()  # (d, g)
     offset: np.ndarray = learned()  # (g,)
     penalty: float = learned()
@@ -171,6 +191,7 @@ class OnEmbedding(PlainPredictor):
 
     standardize: str = parameter("train", choices=("train", "library"))
     n_components: int = parameter(256, least=1, whole=True)
+    shapes: ClassVar[dict[str, str]] = {"mean": "m", "scale": "m", "components": "md"}
     mean: np.ndarray = learned()
     scale: np.ndarray = learned()  # root mean square spread within a section
     components: np.ndarray = learned()
@@ -247,11 +268,17 @@ class Knn(OnEmbedding):
     """Mean of the train spots with the nearest embeddings; their number by cross-validation over the libraries."""
 
     about: ClassVar[About] = PREDICTORS["knn"]
+    shapes: ClassVar[dict[str, str]] = {"reference": "nd", "target": "ng", "known": "ng", "everywhere": "g"}
     reference: np.ndarray = learned()  # (n, d) inputs of the train spots
     target: np.ndarray = learned()
     known: np.ndarray = learned()
     everywhere: np.ndarray = learned()  # (g,) means
     k: int = learned()
+
+    def _check_state(self) -> None:
+        super()._check_state()
+        if type(self.k) is not int or self.k < 1 or self.known.dtype != bool:
+            raise ValueError(f"k={self.k!r:.50} neighbours, and what is known is {self.known.dtype}")
 
     @limited_threads(1)
     def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
