@@ -553,7 +553,10 @@ def main() -> None:
 
 
 def _load_all() -> None:
-    """Import once, before the forks; nothing is computed here, as threads do not outlive a fork."""
+    """Import once, before the forks, what computes nothing: threads do not outlive a fork.
+
+    What trains networks is loaded by each child: it refuses to work in a fork of a process that has it.
+    """
     import PIL.Image
     import requests
     import torch
