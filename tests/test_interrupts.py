@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import spared_sc as sp
+from helpers.sdata import as_spatialdata
 from properties.calls import snapshot
 
 TRACED = (str(Path(sp.__file__).parent), str(Path(sys.modules["anndata"].__file__).parent))
@@ -102,3 +103,32 @@ def test_an_interrupt_leaves_the_object_as_before_or_complete(ready, tmp_path, n
             pass
         assert snapshot(adata) in outcomes, f"interrupted at line {moment} of {n_lines}"
         adata.copy()  # nothing in it is broken
+
+
+SDATA_CALLS = {
+    "spared_filter": lambda sdata, _: sp.pp.spared_filter(sdata, spot_counts=(340, 1e6)),
+    "embed_patches": lambda sdata, _: sp.tl.embed_patches(sdata),
+}
+
+
+@pytest.mark.parametrize("name", SDATA_CALLS)
+@pytest.mark.filterwarnings("ignore")
+def test_an_interrupt_leaves_a_spatialdata_object_as_before_or_complete(name):
+    call, rng = SDATA_CALLS[name], random.Random(name)
+    adata = sp.datasets.synthetic(n_libraries=2, n_genes=30, shape=(6, 6), depth=300)
+
+    def state(sdata):
+        shapes = {name: shapes.index.tolist() for name, shapes in sdata.shapes.items()}
+        return snapshot(sdata.tables["table"]), shapes
+
+    complete = as_spatialdata(adata)
+    run(call, as_spatialdata(adata), None)
+    n_lines = run(call, complete, None)
+    outcomes = [state(as_spatialdata(adata)), state(complete)]
+    for moment in [n_lines - rng.randrange(min(200, n_lines)) for _ in range(MOMENTS)]:
+        sdata = as_spatialdata(adata)
+        try:
+            run(call, sdata, None, stop=moment)
+        except KeyboardInterrupt:
+            pass
+        assert state(sdata) in outcomes, f"interrupted at line {moment} of {n_lines}"

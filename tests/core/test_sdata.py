@@ -180,17 +180,17 @@ def with_full_image(adata):
 
 def test_an_image_that_is_passed_lies_where_the_spots_do(adata):
     sdata, factor = with_full_image(adata)
-    record = sdata.tables["table"].uns
+    table = sdata.tables["table"]
     small = sdata.images["library_1_image"]
     sp.pp.extract_patches(sdata, image=small, output_size=32)
-    expected = record["spared_sc"]["patches"]
+    expected = table.uns["spared_sc"]["patches"]
     # Other coordinate systems, one of them with the name that is taken where nothing says which.
     other = transformations.Scale([factor / 2, factor / 2], axes=("y", "x"))
     for name in ("downscaled", "global"):
         transformations.set_transformation(small, other, name)
         sp.pp.extract_patches(sdata, image=small, output_size=32)
-        assert record["spared_sc"]["patches"]["fingerprint"] == expected["fingerprint"]
-        assert record["spared_sc"]["patches"]["sources"] == expected["sources"]
+        assert table.uns["spared_sc"]["patches"]["fingerprint"] == expected["fingerprint"]
+        assert table.uns["spared_sc"]["patches"]["sources"] == expected["sources"]
 
 
 def test_the_image_that_was_passed_is_the_one_that_is_used(adata, tmp_path):

@@ -149,7 +149,12 @@ def one_step(adata: AnnData) -> Iterator[AnnData]:
         logger.info("the AnnData is a view of another one; it becomes a copy of its own")
     work = shallow_copy(adata)
     yield work
-    state = {**vars(adata), **vars(work), "file": type(work.file)(adata, None)}
+    become(adata, work)
+
+
+def become(adata: AnnData, other: AnnData) -> None:
+    """Give the object the content of another one, which nobody uses any more."""
+    state = {**vars(adata), **vars(other), "file": type(other.file)(adata, None)}
     if state["_raw"] is not None:
         state["_raw"]._adata = adata
     adata.__dict__ = state  # one statement: nothing can come in between

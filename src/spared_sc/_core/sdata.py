@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeGuard, TypeVa
 import numpy as np
 
 from spared_sc._core.keys import Key
+from spared_sc._core.record import become, shallow_copy
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
 
@@ -55,26 +56,35 @@ def _is_spatialdata(thing: Any) -> TypeGuard[SpatialData]:
 
 @contextmanager
 def as_anndata(sdata: SpatialData) -> Iterator[AnnData]:
-    """The table, with positions and images in the usual slots for the duration of the block.
+    """The table for the duration of the block, with positions and images in the usual slots.
 
-    Spots that the block drops are dropped from the shapes of their regions too.
+    What the block writes is in the table afterwards, and spots that it drops are dropped from the shapes of their regions
+    too; an error or an interrupt leaves the object as it was.
     """
     table = _table(sdata)
     attrs = table.uns.get(_ATTRS, {})
     regions = [] if attrs.get("region") is None else [str(region) for region in np.atleast_1d(attrs["region"])]
-    n_obs = table.n_obs
-    before = {attr: getattr(table, attr).get(Key.uns.spatial) for attr in ("obsm", "uns")}
+    work = shallow_copy(table)
+    own = {attr: Key.uns.spatial in getattr(table, attr) for attr in ("obsm", "uns")}
+    _lend(sdata, work, regions, attrs)
+    lent = work.__dict__
+    yield work
+    if work.__dict__ is lent:  # nothing was written
+        return
+    for attr, there in own.items():
+        if not there:
+            getattr(work, attr).pop(Key.uns.spatial, None)
+        elif attr == "uns":
+            work.uns[Key.uns.spatial] = table.uns[Key.uns.spatial]
+    before = {region: sdata.shapes[region] for region in regions if region in sdata.shapes}
     try:
-        _lend(sdata, table, regions, attrs)
-        yield table
-    finally:
-        for attr, value in before.items():
-            if value is None:
-                getattr(table, attr).pop(Key.uns.spatial, None)
-            elif attr == "uns":
-                table.uns[Key.uns.spatial] = value
-        if table.n_obs != n_obs:
-            _drop_shapes(sdata, table, regions, attrs)
+        if work.n_obs != table.n_obs:
+            _drop_shapes(sdata, work, regions, attrs)
+        become(table, work)
+    except BaseException:
+        for region, shapes in before.items():
+            sdata.shapes[region] = shapes
+        raise
 
 
 def without_elements(result: Any) -> Any:
