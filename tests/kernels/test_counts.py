@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import scipy.sparse as sps
 
-from spared_sc._kernels.counts import column_statistics, inspect, log2_scaled, row_sums
+from spared_sc._kernels.counts import column_statistics, doubt, inspect, log2_scaled, row_sums
+from spared_sc._kernels.jit import compiled
 
 
 @pytest.fixture
@@ -38,3 +41,36 @@ def test_inspection():
     assert np.isnan(inspect(np.array([3.0, 0.0]))[2])
     assert inspect(np.array([3.0, -2.0, 0.5])) == (True, -2.0, 0.5)
     assert not inspect(np.array([np.inf, 1.0]))[0]
+
+
+def molecules(seed=0, n_spots=120, n_genes=60):
+    rng = np.random.default_rng(seed)
+    depth, share = rng.lognormal(0, 0.5, (n_spots, 1)), rng.gamma(1.0, 3.0, n_genes)
+    return rng.poisson(depth * share * rng.gamma(3, 1 / 3, (n_spots, n_genes))).astype(np.float32)
+
+
+@pytest.mark.parametrize("container", [np.asarray, sps.csr_matrix, sps.csc_matrix])
+def test_counts_of_molecules_are_not_doubted(container):
+    assert all(doubt(container(molecules(seed))) is None for seed in range(20))
+    assert doubt(container(np.full((5, 5), 7.0))) is None  # too few to tell
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x: np.rint(1e5 * x / x.sum(axis=1, keepdims=True)), "every spot has the same total"),
+        (lambda x: 10 * x, "no value is 1, and the smallest is 10"),
+        (lambda x: np.rint(np.log2(x + 1)), "vary less than counts of molecules do"),
+        (lambda x: np.rint(np.log2(1e4 * x / x.sum(axis=1, keepdims=True) + 1)), "no value is 1|vary less"),
+    ],
+)
+def test_whole_numbers_that_are_no_counts_are_doubted(change, reason):
+    for seed in range(5):
+        assert re.search(reason, doubt(change(molecules(seed))))
+
+
+def test_kernels_are_compiled_without_a_cache_where_none_can_be_written(monkeypatch, caplog):
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    total = compiled(lambda values: values.sum())
+    assert total(np.arange(5.0)) == 10
+    assert "NUMBA_CACHE_DIR" in caplog.text

@@ -70,8 +70,8 @@ def _matrix(matrix: Any, where: str) -> np.ndarray | sps.csr_matrix:
             rows = rows.copy() if rows is matrix else rows
             rows.sum_duplicates()
         return rows
-    if isinstance(matrix, np.ndarray):
-        return matrix
+    if isinstance(matrix, np.ndarray) and not np.ma.isMaskedArray(matrix):  # of which only the data would be read
+        return np.asarray(matrix)
     raise TypeError(
         f"{where} is a {type(matrix).__module__.partition('.')[0]} {type(matrix).__name__}: only numpy arrays and scipy sparse "
         "matrices are read. Load it with `adata = adata.to_memory()`, which computes dask arrays."
@@ -125,6 +125,15 @@ def get_counts(adata: AnnData, *, layer: str | None = None) -> tuple[np.ndarray 
             return matrix, slot
         faults[slot] = f"{slot} {fault}"
     raise ValueError(f'there is no layers["{Key.layers.counts}"], {faults["raw.X"]}, and {faults["X"]}; {remedy}')
+
+
+def warn_of_doubtful_counts(counts: np.ndarray | sps.csr_matrix, slot: str) -> None:
+    """Say that whole numbers are probably no raw counts."""
+    from spared_sc._kernels.counts import doubt
+
+    reason = doubt(counts)
+    if reason:
+        warn(f'{slot} is probably no raw counts: {reason}. Put raw counts into adata.layers["{Key.layers.counts}"].')
 
 
 def find_counts(adata: AnnData, *, without: str) -> np.ndarray | sps.csr_matrix | None:

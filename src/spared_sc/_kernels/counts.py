@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import scipy.sparse as sps
+
+from spared_sc._kernels.jit import compiled
+
+# Below these numbers nothing is said of a matrix: a small one may look like anything.
+_ENOUGH, _ENOUGH_SPOTS, _ENOUGH_GENES = 1000, 50, 10
+_LEAST_VARIANCE = 0.5  # of its mean, for the median gene; counts of molecules have at least 1
 
 
 def row_sums(matrix: np.ndarray | sps.csr_matrix, weights: np.ndarray | None = None) -> np.ndarray:
@@ -16,7 +21,7 @@ def row_sums(matrix: np.ndarray | sps.csr_matrix, weights: np.ndarray | None = N
     return _weighted_row_sums(matrix.indptr, matrix.indices, matrix.data, weights)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _weighted_row_sums(indptr, indices, data, weights):
     """Sum over the genes of count times weight, (n_spots,) float64."""
     n = indptr.size - 1
@@ -27,7 +32,7 @@ def _weighted_row_sums(indptr, indices, data, weights):
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def column_statistics(indptr, indices, data, group, n_groups, n_genes):
     """Total count (n_genes,) and number of spots with a count (n_groups, n_genes), over spots with a group >= 0."""
     total = np.zeros(n_genes)
@@ -55,7 +60,7 @@ def log2_scaled(
     return values
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _log2_scaled(indptr, indices, data, row_scale, column_scale):
     """Of the stored counts."""
     result = np.empty(data.size, dtype=np.float32)
@@ -65,7 +70,30 @@ def _log2_scaled(indptr, indices, data, row_scale, column_scale):
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+def doubt(matrix: np.ndarray | sps.csr_matrix) -> str | None:
+    """Why whole numbers are unlikely to be raw counts, if so: what counting molecules does not give.
+
+    Totals of spots differ, some gene has a single molecule in some spot, and the counts of a gene vary as much as their
+    mean or more.
+    """
+    counts = sps.csr_matrix(matrix)
+    values = counts.data[counts.data > 0]
+    total = row_sums(counts)
+    if values.size < _ENOUGH or total.size < _ENOUGH_SPOTS:
+        return None
+    if np.std(total) < 1e-3 * np.mean(total):
+        return f"every spot has the same total ({np.mean(total):.4g}), as after normalisation"
+    if values.min() > 1:
+        return f"no value is 1, and the smallest is {values.min():.4g}, as after scaling"
+    mean = np.asarray(counts.mean(axis=0, dtype=np.float64)).ravel()
+    square = np.asarray(counts.multiply(counts).mean(axis=0, dtype=np.float64)).ravel()
+    judged = mean > 1
+    if judged.sum() >= _ENOUGH_GENES and np.median((square - mean**2)[judged] / mean[judged]) < _LEAST_VARIANCE:
+        return "the values of a gene vary less than counts of molecules do, as after a logarithm"
+    return None
+
+
+@compiled
 def inspect(values):
     """Whether all values are finite, the smallest of them, and one that is no integer (NaN: there is none)."""
     finite, smallest, broken = True, np.inf, np.nan

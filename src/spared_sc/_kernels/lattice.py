@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from scipy.spatial import cKDTree
+
+from spared_sc._kernels.jit import compiled
 
 # Steps (row, column) to the neighbouring places. On Visium's array, columns of one row are two apart.
 _STEPS = {
@@ -152,7 +153,7 @@ def _from_edges(source: np.ndarray, target: np.ndarray, kinds: np.ndarray) -> La
     return Lattice(indptr=indptr, indices=target[order].astype(np.int64), kinds=kinds)
 
 
-@numba.njit(cache=True)
+@compiled
 def _hops(indptr, indices, n_rings):
     """Breadth-first search from every spot, as far as `n_rings`."""
     n = indptr.size - 1

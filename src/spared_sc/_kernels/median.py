@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import numba
 import numpy as np
 
+from spared_sc._kernels.jit import compiled
 from spared_sc._kernels.lattice import Lattice
 from spared_sc._kernels.threads import run_chunks
 
@@ -40,7 +40,7 @@ def adaptive_median(
     return filled
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _fill(values, detected, indptr, indices, hops, n_rings, most, filled, found, start, stop):
     """Fill from the rings, and mark what was found there besides the detected entries."""
     ordered = np.empty(most, dtype=np.float64)
@@ -74,7 +74,7 @@ def _fill(values, detected, indptr, indices, hops, n_rings, most, filled, found,
                     break
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _fill_from_library(values, filled, found, by_library, starts, start, stop):
     """Fill what the rings left open with the median of the gene's non-zero values in the library."""
     nonzero = np.empty(values.shape[0], dtype=np.float64)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import numba
 import numpy as np
 import scipy.sparse as sps
 
+from spared_sc._kernels.jit import compiled
 from spared_sc._kernels.lattice import Lattice
 from spared_sc._kernels.threads import run_chunks
 
@@ -73,7 +73,7 @@ def morans_i(weights: sps.csr_matrix, values: np.ndarray | sps.spmatrix, *, n_th
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _morans_i(by_gene, by_target, row_weight, col_weight, result, start, stop):
     x_ptr, x_idx, x_val = by_gene
     w_ptr, w_idx, w_val = by_target

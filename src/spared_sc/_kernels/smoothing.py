@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import scipy.sparse as sps
 
+from spared_sc._kernels.jit import compiled
 from spared_sc._kernels.metrics import ratio
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def centre_kernel(lattice: Lattice, bandwidth: float, spacing: int) -> sps.csr_m
     return sps.csr_matrix(sps.diags(1 / np.maximum(norm, 1e-12)) @ weights, dtype=np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _centres(indptr, indices):
     """Every spot that is not near an earlier one."""
     n = indptr.size - 1

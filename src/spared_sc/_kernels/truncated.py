@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import numba
 import numpy as np
 
+from spared_sc._kernels.jit import compiled
 from spared_sc._kernels.threads import run_chunks
 
 _ENTRIES = 4096  # of a chunk
@@ -46,7 +46,7 @@ def detected_moments(
     return mean, sd
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _moments(rate, size, scale, mean, sd, start, stop):
     for s in range(start, stop):
         for g in range(rate.shape[1]):
@@ -55,7 +55,7 @@ def _moments(rate, size, scale, mean, sd, start, stop):
             sd[s, g] = math.sqrt(max(second - first * first, 0.0))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _uncertain_moments(log_rate, log_rate_sd, size, scale, mean, sd, start, stop):
     for s in range(start, stop):
         for g in range(log_rate.shape[1]):
@@ -75,7 +75,7 @@ def _uncertain_moments(log_rate, log_rate_sd, size, scale, mean, sd, start, stop
             sd[s, g] = math.sqrt(max(second - first * first, 0.0))
 
 
-@numba.njit(cache=True)
+@compiled
 def _sum(rate, size, scale):
     """First and second moment of one entry."""
     rate = max(rate, 1e-6)
@@ -84,7 +84,7 @@ def _sum(rate, size, scale):
     return _sum_of_counts(rate, size, scale)
 
 
-@numba.njit(cache=True)
+@compiled
 def _sum_of_counts(lam, theta, k):
     """First and second moment."""
     ratio = lam / (theta + lam)
@@ -102,7 +102,7 @@ def _sum_of_counts(lam, theta, k):
     return first / mass, second / mass
 
 
-@numba.njit(cache=True)
+@compiled
 def _sum_of_blocks(lam, theta, k):
     """The same, where counts that are near each other beside the spread of the distribution are taken together."""
     spread = math.sqrt(1 / lam + 1 / theta)

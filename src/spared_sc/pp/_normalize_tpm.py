@@ -11,7 +11,7 @@ import numpy as np
 from spared_sc._core import docs, genes, validate
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import ONE_LIBRARY
-from spared_sc._core.record import check_key, record
+from spared_sc._core.record import check_key, record, records_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 
@@ -82,7 +82,8 @@ def normalize_tpm(
     Warns
     -----
     UserWarning
-        If genes in `mask_var` have no length, or spots have no count in those genes.
+        If genes in `mask_var` have no length, spots have no count in those genes, or the counts look as if they were
+        normalised or scaled before.
 
     Notes
     -----
@@ -105,6 +106,8 @@ def normalize_tpm(
     if not 0 < target_sum < np.inf:
         raise ValueError(f"target_sum={target_sum} must be positive and finite.")
     counts, counts_slot = validate.get_counts(adata, layer=layer)
+    if "spared_filter" not in records_of(adata):  # which says so itself
+        validate.warn_of_doubtful_counts(counts, counts_slot)
     scaled_genes = validate.gene_mask(adata, mask_var, optional=Key.var.keep)
     match = genes.resolve_lengths(adata, gene_lengths)
     per_length = np.ones(adata.n_vars)

@@ -114,6 +114,7 @@ def spared_filter(
     libraries = validate.get_libraries(adata, library_key)
     train = validate.train_libraries(adata, split_key, libraries)
     counts, slot = validate.get_counts(adata, layer=layer)
+    validate.warn_of_doubtful_counts(counts, slot)
     own_genes = None if genes is None else _own_genes(adata, genes)
 
     matrix = sps.csr_matrix(counts)
