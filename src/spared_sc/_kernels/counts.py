@@ -9,7 +9,7 @@ from spared_sc._kernels.jit import compiled
 
 # Below these numbers nothing is said of a matrix: a small one may look like anything.
 _ENOUGH, _ENOUGH_SPOTS, _ENOUGH_GENES = 1000, 50, 10
-_LEAST_VARIANCE = 0.5  # of its mean, for the median gene; counts of molecules have at least 1
+_LEAST_VARIANCE = 0.7  # of its mean, for the median gene; counts of molecules have at least 1
 
 
 def row_sums(matrix: np.ndarray | sps.csr_matrix, weights: np.ndarray | None = None) -> np.ndarray:
