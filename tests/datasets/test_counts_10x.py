@@ -61,6 +61,20 @@ def test_matrix_market(tmp_path: Path, prefix: str, gz: bool, columns: int):
     check(read_counts(mtx(tmp_path)), truth)
 
 
+def test_matrix_market_with_one_column(tmp_path: Path):
+    truth = Truth()
+    write_mtx(tmp_path, truth, 30)
+    put(tmp_path / "features.tsv", "\n".join(truth.symbols).encode(), gz=True)
+    found = read_counts(mtx(tmp_path))
+    assert found.genes.index.tolist() == found.genes["symbol"].tolist() == truth.symbols
+    np.testing.assert_array_equal(found.values.toarray(), truth.counts)
+
+
+def test_counts_of_no_spots(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"is empty: it holds 0 spots x 12 genes.*counts_file="):
+        read_counts(put(tmp_path / "a.h5", h5_bytes(Truth(), 0)))
+
+
 def mtx(folder: Path) -> MtxFiles:
     return MtxFiles(*(next(folder.glob(f"*{role}*")) for role in ("matrix", "[fg]e*es.tsv", "barcodes")))
 

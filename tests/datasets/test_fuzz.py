@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import traceback
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,11 +133,18 @@ def damage(folder: Path, rng: np.random.Generator) -> str:
         content = other.read_bytes()
         path.write_bytes(content)
         return f"{other.name} in place of {path.name}"
-    content, packed = path.read_bytes(), path.name.endswith(".gz") and rng.random() < 0.8
+    content = path.read_bytes() or b"x"
     harm = DAMAGE[rng.integers(len(DAMAGE))]
-    content = harm(gzip.decompress(content) if packed else content, rng) if content else b"x"
-    path.write_bytes(gzip.compress(content) if packed else content)
+    inside = unpacked(content) if rng.random() < 0.8 else None  # harm the text, or the compressed bytes
+    path.write_bytes(gzip.compress(harm(inside, rng)) if inside else harm(content, rng))
     return f"{harm.__name__} {path.name}"
+
+
+def unpacked(content: bytes) -> bytes | None:
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error):  # not compressed, or harmed before
+        return None
 
 
 def is_ours(error: BaseException) -> bool:

@@ -327,6 +327,13 @@ def test_segmented_outputs_name_the_bins(tmp_path: Path):
             read_visium(path)
 
 
+@pytest.mark.parametrize("bin_size", ["8", [8], True])
+def test_bin_size_that_is_no_number(tmp_path: Path, bin_size):
+    write_hd(tmp_path / "hd" / "outs", (8,))
+    with pytest.raises(TypeError, match=r"bin_size=.* is no number: pass the side of a bin in um"):
+        read_visium(tmp_path / "hd", bin_size=bin_size)
+
+
 # ---- aggregated runs ----
 
 
@@ -425,6 +432,13 @@ def test_library_names(tmp_path: Path, name: str):
 def test_paths_that_are_none(paths):
     with pytest.raises((TypeError, FileNotFoundError), match=r"pass (a|the) path"):
         read_visium(paths)
+
+
+@pytest.mark.parametrize("library_key", [None, 5, "", "a/b", "in_tissue"])
+def test_library_keys(tmp_path: Path, library_key):
+    folder = write_section(tmp_path / "run", Truth())
+    with pytest.raises(ValueError, match=r"library_key=.*pass (a|another)"):
+        read_visium(folder, library_key=library_key)
 
 
 def test_other_files_as_path_and_counts(tmp_path: Path):

@@ -56,6 +56,11 @@ def read_counts(files: Path | MtxFiles) -> Counts:
     path = files.matrix if isinstance(files, MtxFiles) else files
     read = _read_mtx(files) if isinstance(files, MtxFiles) else _read_h5(files)
     values, genes, barcodes = read.values, read.genes, read.barcodes
+    if 0 in values.shape:
+        raise ValueError(
+            f"{path} is empty: it holds {values.shape[0]} spots x {values.shape[1]} genes. Pass other counts as counts_file=, "
+            "such as 'raw_feature_bc_matrix.h5'."
+        )
     with reading(path, "whole numbers of molecules"):
         _check_values(values.data)
     if "feature_types" in genes:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
 from spared_sc.datasets._counts_10x import MtxFiles
@@ -81,6 +83,8 @@ class _Found:
 
 def section_folder(folder: Path, bin_size: int | None) -> tuple[Path, int | None]:
     """The folder with the counts: `outs` inside of it, or that of the bins of Visium HD; and the size of the bins."""
+    if bin_size is not None and (isinstance(bin_size, bool) or not isinstance(bin_size, int | float | np.integer)):
+        raise TypeError(f"bin_size={bin_size!r} is no number: pass the side of a bin in um, such as 8.")
     named = _BIN_FOLDER.match(folder.name)
     if named:
         if bin_size not in (None, int(named[1])):
