@@ -28,7 +28,8 @@ def check_memory(what: str, needed: float, remedy: str) -> None:
     left = available()
     if needed > _SHARE * left:
         raise ValueError(
-            f"{what} needs {needed / 2**30:.1f} GiB of memory, and {left / 2**30:.1f} GiB are available: {remedy}"
+            f"{what} needs {needed / 2**30:.1f} GiB of memory, more than three quarters of the {left / 2**30:.1f} GiB that are "
+            f"available: {remedy}"
         )
 
 
