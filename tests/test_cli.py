@@ -144,6 +144,14 @@ def damaged(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.parametrize("name", [" slide .png", "x" * 240 + ".png", "a\\b.png"])
+def test_the_image_may_have_any_name(options, tmp_path, name):
+    (tmp_path / "slide.png").rename(tmp_path / name)
+    assert cli.main(changed(options, image=tmp_path / name)) == 0
+    libraries = list(ad.read_h5ad(tmp_path / "out.h5ad").uns["spatial"])
+    assert len(libraries) == 1
+
+
 def test_a_damaged_model_is_named_in_one_line_without_a_traceback(options, tmp_path):
     damaged(next((tmp_path / "model").glob("weights-*")))
     ran = subprocess.run([*PROGRAM, *options], capture_output=True, text=True, check=False)

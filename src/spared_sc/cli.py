@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from spared_sc import __version__
 from spared_sc._core.files import as_path, writing
 from spared_sc._core.locks import only_writer
+from spared_sc._core.names import check_library_name, file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -208,6 +209,14 @@ def _messages_in_options() -> Iterator[None]:
         logger.removeFilter(reword)
 
 
+def _library_name(image: Path) -> str:
+    """The name of the file, in a form that a library can have."""
+    try:
+        return check_library_name(image.stem)
+    except ValueError:
+        return file_name(image.stem)
+
+
 def _predicted_slide(options: argparse.Namespace) -> tuple[AnnData, str]:
     """Spots x genes with the predictions in `X`, and in `obsm` under the name that is returned."""
     import spared_sc as sp
@@ -222,7 +231,7 @@ def _predicted_slide(options: argparse.Namespace) -> tuple[AnnData, str]:
         pitch=options.pitch,
         kind=options.kind,
         min_tissue=options.min_tissue,
-        library_id=options.image.stem,
+        library_id=_library_name(options.image),
         library_key=_LIBRARY_KEY,
     )
     print(f"slide      {adata.n_obs:,} spots on the tissue of {options.image}", file=sys.stderr)

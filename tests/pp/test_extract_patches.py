@@ -36,6 +36,17 @@ def test_extract_patches_records_what_is_read_later(adata, tmp_path):
     assert resolve(result, follow=False).recipe["size"] == 1
 
 
+@pytest.mark.parametrize("lost", ["sources", "fingerprint", "mpp", "assay", "size"])
+def test_a_record_with_a_piece_missing_is_not_followed(adata, lost):
+    sp.pp.extract_patches(adata, output_size=16, **KEY)
+    past = adata.uns["spared_sc"]["patches"]
+    del (past if lost in past else past["params"])[lost]
+    with pytest.raises(ValueError, match=r"\['patches'\] cannot be followed .*extract_patches\(adata, \.\.\.\)` again"):
+        resolve(adata)
+    sp.pp.extract_patches(adata, output_size=16, **KEY)
+    assert resolve(adata).recipe["output_size"] == 16
+
+
 def test_recorded_positions_are_the_ones_that_are_used(adata):
     expected = resolve(adata, output_size=32).read(np.arange(adata.n_obs))
     adata.obsm["good"] = adata.obsm["spatial"].copy()

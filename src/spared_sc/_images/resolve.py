@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.record import from_record
+from spared_sc._core.record import from_record, records_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.validate import array_places, check_number, get_positions, listing, n_threads
 from spared_sc._images.assay import ASSAYS, check_assay
@@ -141,9 +141,19 @@ def resolve_patches(
 
 def _recorded(adata: AnnData, libraries: Libraries) -> Recorded | None:
     """The record of `pp.extract_patches`, if there is one."""
-    past = adata.uns.get(Key.uns.records, {}).get(Key.uns.patches, {})
+    past = records_of(adata).get(Key.uns.patches, {})
     if past.get("function") != "pp.extract_patches":
         return None
+    try:
+        return _from_record(past, libraries)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the record adata.uns['{Key.uns.records}']['{Key.uns.patches}'] cannot be followed (it lacks {error}, or was "
+            "changed): call `sp.pp.extract_patches(adata, ...)` again."
+        ) from error
+
+
+def _from_record(past: Mapping[str, Any], libraries: Libraries) -> Recorded:
     params = from_record(past["params"])
     return Recorded(
         cut=Cut(
