@@ -543,9 +543,13 @@ def main() -> None:
             for job, n_kills in zip(jobs, share, strict=True):
                 place = Place(job, Inputs(folder / "inputs", url), folder / "place", folder / "told")
                 place.learn()
-                tables["kills"].append(kills(place, n_kills, rng))
-                tables["writers"].append(writers(place, options.pairs, rng))
-                if not job.name.startswith(("spared-sc", "fit")):  # HDF5 writes by itself; fits write what others write
+                if n_kills:
+                    tables["kills"].append(kills(place, n_kills, rng))
+                if options.pairs:
+                    tables["writers"].append(writers(place, options.pairs, rng))
+                if options.failures and not job.name.startswith(
+                    ("spared-sc", "fit")
+                ):  # HDF5 writes by itself; fits write what others write
                     tables["full_disk"].append(full_disk(place, options.failures))
     for table, rows in tables.items():
         if rows:
@@ -562,12 +566,9 @@ def _load_all() -> None:
     import torch
     import zarr
 
-    from spared_sc._models import training
-    from spared_sc._models.completion import counts, paper
-
     torch.set_num_threads(1)
     sp.settings.show_progress_bar = False
-    del PIL, requests, zarr, training, counts, paper
+    del PIL, requests, zarr
 
 
 if __name__ == "__main__":
