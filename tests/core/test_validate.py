@@ -51,6 +51,7 @@ def test_the_recipe_on_counts_in_raw_is_that_on_counts_in_x(adata):
 @pytest.mark.parametrize("kind", [None, "h5ad", "zarr"])
 @pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
 @pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* is probably no raw counts")  # multiples of counts
 def test_a_layer_that_was_named_once_is_found_again(adata, kind, tmp_path):
     adata.layers["spliced"] = adata.X * 2
     adata.layers["counts"] = adata.X * 3
@@ -132,3 +133,35 @@ def test_a_dask_matrix_is_refused_with_the_call_that_loads_it(where, collection)
     loaded = adata.to_memory()
     sp.pp.normalize_tpm(loaded, gene_lengths=None)
     assert np.array_equal(dense(validate.get_counts(loaded)[0]), expected)
+
+
+def offset_columns(adata):
+    """Columns that count the spots of a row, not the places of the array."""
+    adata.obs["array_col"] = adata.obs["array_col"] // 2
+
+
+def other_rows(adata):
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    for name in ("array_row", "array_col"):
+        adata.obs[name] = adata.obs[name].to_numpy()[order]
+
+
+@pytest.mark.parametrize("spoil", [offset_columns, other_rows])
+def test_places_that_contradict_the_positions_are_doubted(spoil):
+    adata = sp.datasets.synthetic(n_libraries=1, n_genes=4, shape=(10, 10), image=False)
+    sp.pp.lattice_neighbors(adata)  # no warning
+    spoil(adata)
+    with pytest.warns(
+        UserWarning, match=r"library 'library_1': \d+% of the neighbours .* lie far apart in obsm\['spatial'\]"
+    ):
+        sp.pp.lattice_neighbors(adata)
+
+
+@pytest.mark.parametrize("lattice", ["hex", "grid"])
+def test_places_with_positions_that_are_a_little_off_are_not_doubted(lattice):
+    adata = sp.datasets.synthetic(n_libraries=2, n_genes=4, shape=(10, 10), lattice=lattice, image=False)
+    rng = np.random.default_rng(0)
+    adata.obsm["spatial"] = 3.7 * adata.obsm["spatial"] @ [[0.8, 0.6], [-0.6, 0.8]] + rng.normal(
+        0, 15, (adata.n_obs, 2)
+    )
+    sp.pp.lattice_neighbors(adata, library_key="library_id")

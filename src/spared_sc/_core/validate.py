@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from spared_sc._kernels.lattice import Lattice
 
 
+_FAR = 1.6  # times the distance of nearest neighbours; a square's diagonal is 1.41, the second ring of hexagons 1.73
+_MOST_FAR = 0.1  # share of the neighbours, beyond which the places are doubted
+_ENOUGH_EDGES = 40
+
+
 def listing(names: Iterable[Any], most: int = 10) -> str:
     """Names for an error message, cut short when there are many."""
     names = [str(name) for name in names]
@@ -454,6 +459,8 @@ def get_lattice(
     position = array_places(adata, libraries)
     if position is not None:
         graph = lattice.from_array(position, libraries.codes, kind=kinds)
+        if spatial_key in adata.obsm:
+            _warn_of_far_neighbours(graph, libraries, get_positions(adata, spatial_key), spatial_key)
     elif spatial_key in adata.obsm:
         position = get_positions(adata, spatial_key)
         _check_places(position, adata, libraries, f"position in obsm[{spatial_key!r}]")
@@ -465,6 +472,26 @@ def get_lattice(
             f"nor adata.obsm[{spatial_key!r}]. `sp.datasets.read_visium` reads both."
         )
     return graph
+
+
+def _warn_of_far_neighbours(graph: Lattice, libraries: Libraries, positions: np.ndarray, spatial_key: str) -> None:
+    """Say which libraries have neighbours on the array that do not lie beside each other."""
+    of_edge = np.repeat(np.arange(graph.n_spots), np.diff(graph.indptr))
+    length = np.linalg.norm(positions[of_edge] - positions[graph.indices], axis=1)
+    nearest = np.full(graph.n_spots, np.inf)
+    np.minimum.at(nearest, of_edge, length)
+    for name, rows in zip(libraries.names, libraries.rows(), strict=True):
+        touching = nearest[rows][np.isfinite(nearest[rows])]
+        here = np.isin(of_edge, rows)
+        if here.sum() < _ENOUGH_EDGES:
+            continue
+        far = float(np.mean(length[here] > _FAR * np.median(touching)))
+        if far > _MOST_FAR:
+            warn(
+                f"library {name!r}: {far:.0%} of the neighbours by array_row and array_col lie far apart in "
+                f"obsm[{spatial_key!r}]. Either the columns belong to other spots, or they count places in another way than "
+                "Space Ranger, where row + column is always even: correct them, or remove both to use the positions.",
+            )
 
 
 def _by_name(values: Mapping[str, Any], libraries: Libraries, argument: str, default: Any) -> list[Any]:

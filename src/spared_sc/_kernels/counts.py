@@ -73,8 +73,7 @@ def _log2_scaled(indptr, indices, data, row_scale, column_scale):
 def doubt(matrix: np.ndarray | sps.csr_matrix) -> str | None:
     """Why whole numbers are unlikely to be raw counts, if so: what counting molecules does not give.
 
-    Totals of spots differ, some gene has a single molecule in some spot, and the counts of a gene vary as much as their
-    mean or more.
+    Totals of spots differ, counts have no common divisor, and those of a gene vary as much as their mean or more.
     """
     counts = sps.csr_matrix(matrix)
     values = counts.data[counts.data > 0]
@@ -83,8 +82,9 @@ def doubt(matrix: np.ndarray | sps.csr_matrix) -> str | None:
         return None
     if np.std(total) < 1e-3 * np.mean(total):
         return f"every spot has the same total ({np.mean(total):.4g}), as after normalisation"
-    if values.min() > 1:
-        return f"no value is 1, and the smallest is {values.min():.4g}, as after scaling"
+    divisor = np.gcd.reduce(values.astype(np.int64))
+    if divisor > 1:
+        return f"every value is a multiple of {divisor}, as after scaling"
     mean = np.asarray(counts.mean(axis=0, dtype=np.float64)).ravel()
     square = np.asarray(counts.multiply(counts).mean(axis=0, dtype=np.float64)).ravel()
     judged = mean > 1
