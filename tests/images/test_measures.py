@@ -174,9 +174,9 @@ def test_every_library_has_its_own_scale_and_assay(tmp_path):
 
     def found(**options):
         sources = resolve(adata, **options).recipe["sources"]
-        return [(one["um_per_px"], one["scale_from"], one["assay"]) for one in sources.values()]
+        return [(round(one["um_per_px"], 6), one["scale_from"], one["assay"]) for one in sources.values()]
 
-    assert found(assay={"A": "st"}, **um) == [(0.5, "spot diameter", "st"), (0.25, "spot diameter", "visium")]
+    assert found(assay={"A": "st"}, **um) == [(0.5, "spot pitch", "st"), (0.25, "spot diameter", "visium")]
     assert found(mpp={"A": 0.3}, **um)[0] == (0.3, "given", "unknown")
     assert found(mpp={"A": 0.3}, **um)[1] == (0.25, "spot diameter", "visium")
     options = {"mpp": {"A": 0.3}, "assay": {"B": "visium"}, "output_size": 16, **um}

@@ -178,8 +178,8 @@ def _of_spots(array: Array, assay: Assay | None) -> list[Statement]:
     usual = assay.diameters_um[0] if assay.diameters_um else np.nan
     fitting = _fitting(array, assay) if on_array else None
     diameter = Statement("spot diameter", (fitting or usual) / array.diameter)
-    # Programs differ in what they call the diameter; hundreds of spots are one distance apart.
-    return [pitch, diameter] if on_array and fitting is None else [diameter, pitch]
+    # Space Ranger measures its circle; elsewhere programs differ in what they call the diameter, or take it from the pitch.
+    return [diameter, pitch] if not on_array or (fitting and assay.lattice == "hex") else [pitch, diameter]
 
 
 def _choose(name: str, known: list[Statement], assay: Assay | None, *, unsure: bool, quiet: bool) -> Statement | None:

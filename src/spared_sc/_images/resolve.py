@@ -13,7 +13,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import from_record, records_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.validate import array_places, check_number, get_positions, listing, n_threads
-from spared_sc._images.assay import ASSAYS, check_assay
+from spared_sc._images.assay import ASSAYS, Assay, check_assay
 from spared_sc._images.measures import AGREE, entry_of, factor, measure
 from spared_sc._images.patches import Patches
 from spared_sc._images.raster import CACHE_BYTES, ArraySource, Cache, Source
@@ -399,39 +399,45 @@ def locate(
     located = []
     for name, rows in zip(libraries.names, libraries.rows(), strict=True):
         slide = entry_of(adata, name)
-        source, kind, where = _image(adata, name, slide, chosen[name], cache)
-        to_pixels = source.from_spots
-        if kind in IN_SLOT:
-            to_pixels = np.eye(2, 3) * _factor(name, slide["scalefactors"], kind)
-        centres = positions[rows] @ to_pixels[:, :2].T + to_pixels[:, 2]
-        zoom = float(np.sqrt(abs(np.linalg.det(to_pixels[:, :2]))))
-        if source.scale_fault and given[name] is None and not quiet:
-            warn(f"library {name!r}: {source.scale_fault}; the scale is not taken from the file. Pass it as `mpp=`.")
-        measures = measure(
-            name,
-            slide,
-            positions[rows],
-            None if places is None else places[rows],
-            zoom=zoom,
-            of_file=source.um_per_px,
-            mpp=given[name],
-            asked=assays[name],
-            quiet=quiet,
-        )
-        located.append(
-            Located(
-                source,
-                kind,
-                where,
-                centres,
-                zoom,
-                measures.diameter * zoom,
-                measures.um_per_px,
-                measures.scale_from,
-                measures.assay,
-            )
-        )
+        found = _image(adata, name, slide, chosen[name], cache)
+        of_library = (positions[rows], None if places is None else places[rows])
+        located.append(_located(name, slide, found, *of_library, given[name], assays[name], quiet=quiet))
     return located
+
+
+def _located(
+    name: str,
+    slide: Mapping[str, Any],
+    found: tuple[Source, str, str],
+    positions: np.ndarray,
+    places: np.ndarray | None,
+    mpp: float | None,
+    assay: Assay | None,
+    *,
+    quiet: bool,
+) -> Located:
+    """One library: its image as `_image` found it, its spots in pixels of it, and its scale."""
+    source, kind, where = found
+    to_pixels = source.from_spots
+    if kind in IN_SLOT:
+        to_pixels = np.eye(2, 3) * _factor(name, slide["scalefactors"], kind)
+    zoom = float(np.sqrt(abs(np.linalg.det(to_pixels[:, :2]))))
+    if source.scale_fault and mpp is None and not quiet:
+        warn(f"library {name!r}: {source.scale_fault}; the scale is not taken from the file. Pass it as `mpp=`.")
+    measures = measure(
+        name, slide, positions, places, zoom=zoom, of_file=source.um_per_px, mpp=mpp, asked=assay, quiet=quiet
+    )
+    return Located(
+        source=source,
+        kind=kind,
+        where=where,
+        centres=positions @ to_pixels[:, :2].T + to_pixels[:, 2],
+        zoom=zoom,
+        diameter=measures.diameter * zoom,
+        um_per_px=measures.um_per_px,
+        scale_from=measures.scale_from,
+        assay=measures.assay,
+    )
 
 
 def per_library(value: Any, libraries: Libraries, argument: str) -> dict[str, Any]:
