@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import sys
@@ -12,12 +11,12 @@ import numpy as np
 import pytest
 
 import spared_sc as sp
+from helpers.fuzz import FIRST, how_many
 from helpers.sdata import as_spatialdata
 from properties.calls import snapshot
 
 TRACED = (str(Path(sp.__file__).parent), str(Path(sys.modules["anndata"].__file__).parent))
-# Moments for each function, half of them near its end, where it writes; SPARED_SC_FUZZ asks for more.
-MOMENTS = max(4, int(os.environ.get("SPARED_SC_FUZZ", "0")))
+MOMENTS = how_many(4)  # for each function, half of them near its end, where it writes
 LIBRARY = {"library_key": "library_id"}
 QUICK = {"show_progress_bar": False, "device": "cpu"}
 
@@ -87,7 +86,7 @@ def start(ready, *, view: bool):
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.filterwarnings("ignore:training interrupted")
 def test_an_interrupt_leaves_the_object_as_before_or_complete(ready, tmp_path, name, view):
-    call, rng = CALLS[name], random.Random(f"{name} {view}")
+    call, rng = CALLS[name], random.Random(f"{name} {view} {FIRST}")
     run(call, start(ready, view=view), tmp_path / "first")  # compiles, and fills caches
     complete = start(ready, view=view)
     n_lines = run(call, complete, tmp_path / "p.zarr")

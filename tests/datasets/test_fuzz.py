@@ -1,13 +1,11 @@
 """Section folders of random layout and random damage: what is read is the truth, or a refusal of ours.
 
-`SPARED_SC_FUZZ=5000` tries so many folders; `SPARED_SC_FUZZ_SEED=7` starts with another one. The number of a folder is its
-seed, so that a failure is repeated by the pair of both.
+`helpers.fuzz` says how to try more of them, and how to repeat one.
 """
 
 from __future__ import annotations
 
 import gzip
-import os
 import traceback
 import zlib
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 
 import spared_sc
+from helpers.fuzz import numbers
 from helpers.visium import Truth, put, write_section
 from spared_sc.datasets import read_visium
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
 SOURCE = str(Path(spared_sc.__file__).parent)
-N = int(os.environ.get("SPARED_SC_FUZZ", "40"))
-FIRST = int(os.environ.get("SPARED_SC_FUZZ_SEED", "0"))
+FOLDERS = 40
 REFUSALS = (ValueError, TypeError, KeyError, FileNotFoundError, PermissionError, NotADirectoryError)
 # What an error of ours tells the user to do.
 REMEDIES = (
@@ -188,7 +186,7 @@ def outcome(folder: Path, options: dict) -> tuple[ad.AnnData | None, Exception |
 @pytest.mark.parametrize("part", range(4))
 def test_folders_of_any_layout(tmp_path: Path, part: int):
     """Without damage: exactly the truth."""
-    for seed in range(FIRST + part, FIRST + N // 2, 4):
+    for seed in numbers(FOLDERS // 2, part, 4):
         rng = np.random.default_rng([seed, 0])
         folder = tmp_path / f"run {seed}"
         truth, options = written(folder, rng)
@@ -202,7 +200,7 @@ def test_folders_of_any_layout(tmp_path: Path, part: int):
 @pytest.mark.parametrize("part", range(4))
 def test_damaged_folders(tmp_path: Path, part: int):
     """After damage: the truth, something that the files really say, or a refusal with a remedy; files stay as they are."""
-    for seed in range(FIRST + part, FIRST + N, 4):
+    for seed in numbers(FOLDERS, part, 4):
         rng = np.random.default_rng([seed, 1])
         folder = tmp_path / f"run {seed}"
         truth, options = written(folder, rng)

@@ -1,11 +1,10 @@
 """Random image files, whole and damaged: every reader gives the same pixels, or the same refusal.
 
-`SPARED_SC_FUZZ_IMAGES=5000 pytest tests/images/test_source_fuzz.py` tries more of them; `SPARED_SC_FUZZ_SEED` starts elsewhere.
+`helpers.fuzz` says how to try more of them, and how to repeat one.
 """
 
 from __future__ import annotations
 
-import os
 import traceback
 import warnings
 from collections import Counter
@@ -19,6 +18,7 @@ import tifffile
 from PIL import Image
 
 import spared_sc as sp
+from helpers.fuzz import numbers
 from helpers.images import resolve
 from spared_sc._images.source import open_image
 from spared_sc.datasets._join import read_image
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SOURCE = str(Path(sp.__file__).parent)
-NUMBER = int(os.environ.get("SPARED_SC_FUZZ_IMAGES", "60"))
-SEED = int(os.environ.get("SPARED_SC_FUZZ_SEED", "0"))
-PER_TEST = 20
+FILES = 60
+PARTS = 3
 SIDE = 8  # of a patch
 REFUSED = (ValueError, FileNotFoundError, PermissionError)
 
@@ -249,13 +248,9 @@ def agree(results: dict[str, np.ndarray | str]) -> bool:
     return True
 
 
-def seeds(test: int) -> range:
-    return range(SEED + test * PER_TEST, SEED + min((test + 1) * PER_TEST, NUMBER))
-
-
-@pytest.mark.parametrize("test", range(-(-NUMBER // PER_TEST)))
-def test_every_reader_gives_the_pixels_that_were_written(test, tmp_path):
-    for seed in seeds(test):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_reader_gives_the_pixels_that_were_written(part, tmp_path):
+    for seed in numbers(FILES, part, PARTS):
         case = Case(seed, tmp_path)
         results = read(case.path)
         assert agree(results), (seed, case.name, {k: v if isinstance(v, str) else v.shape for k, v in results.items()})
@@ -289,10 +284,10 @@ def damage(case: Case) -> None:
     case.path.write_bytes(content)
 
 
-@pytest.mark.parametrize("test", range(-(-NUMBER // PER_TEST)))
-def test_damaged_files_are_refused_or_read_alike_by_all(test, tmp_path):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_damaged_files_are_refused_or_read_alike_by_all(part, tmp_path):
     outcomes: Counter[str] = Counter()
-    for seed in seeds(test):
+    for seed in numbers(FILES, part, PARTS):
         case = Case(10**6 + seed, tmp_path)
         damage(case)
         results = read(case.path)

@@ -266,7 +266,12 @@ def collections(
             expression[rng.integers(n), rng.integers(n_genes)] = np.nan
         adata.layers["log2tpm"] = contained(draw, expression, draw(st.sampled_from(list(CONTAINERS))))
         if draw(st.booleans()):  # a layer of ours, which may be renewed, but not by a function that reads it
-            adata.uns["spared_sc"] = {"log2tpm": {"slots": np.array(['layers["log2tpm"]'], dtype=object)}}
+            made = {
+                "function": "pp.normalize_tpm",
+                "params": {},
+                "slots": np.array(['layers["log2tpm"]'], dtype=object),
+            }
+            adata.uns["spared_sc"] = {"log2tpm": made}
         if fault == "layer text":
             adata.layers["log2tpm"] = np.full((n, n_genes), "high", dtype=object)
         if fault == "no layer":
