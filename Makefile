@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help env demo test crash lowest lint docs numbers clean
+.PHONY: help env demo test crash fuzz lowest lint docs numbers clean
 
 help:
 	@echo "make demo     install into $(VENV), run the main job, write demo_output/"
 	@echo "make test     install into $(VENV), run the tests"
 	@echo "make crash    kill, fill the disk and write twice at random moments (about twenty minutes)"
+	@echo "make fuzz     try thousands of random inputs, write measurements/results/fuzz.json"
 	@echo "make lowest   install the lowest versions that pyproject.toml allows, run the main job"
 	@echo "make lint     check style, format and types"
 	@echo "make docs     build the documentation into docs/_build/html"
@@ -37,6 +38,13 @@ crash: export OMP_NUM_THREADS = 1
 crash: export OPENBLAS_NUM_THREADS = 1
 crash: env
 	$(BIN)/python measurements/crashes.py
+
+# As many inputs as an hour allows; the same commit goes on where it stopped
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: export OPENBLAS_NUM_THREADS = 1
+fuzz: export NUMBA_NUM_THREADS = 1
+fuzz: env
+	$(BIN)/python measurements/fuzz.py --minutes 60
 
 # The lowest versions of the dependencies, in an environment of their own
 lowest: env

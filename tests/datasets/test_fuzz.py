@@ -182,38 +182,48 @@ def outcome(folder: Path, options: dict) -> tuple[ad.AnnData | None, Exception |
         return None, error
 
 
+def try_whole(seed: int, place: Path) -> str:
+    rng = np.random.default_rng([seed, 0])
+    folder = place / f"run {seed}"
+    truth, options = written(folder, rng)
+    raw = options.pop("raw")
+    adata = read_visium(folder, **options)
+    if not options["load_images"]:
+        assert adata.uns["spatial"][folder.name]["images"] == {}
+    truth.check(adata, folder.name, raw=raw and not options["in_tissue_only"], images=options["load_images"])
+    return "right"
+
+
+def try_damaged(seed: int, place: Path) -> str:
+    rng = np.random.default_rng([seed, 1])
+    folder = place / f"damaged {seed}"
+    truth, options = written(folder, rng)
+    options.pop("raw")
+    done = [damage(folder, rng) for _ in range(int(rng.integers(1, 3)))]
+    if rng.random() < 0.1:
+        put(folder / f"S{rng.integers(9)}_filtered_feature_bc_matrix.h5", b"x")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    adata, error = outcome(folder, options)
+    if error is None:
+        plausible(adata, len(truth.names))
+        if all(what.startswith(("removed", "renamed")) for what in done):
+            same_counts_and_positions(adata, truth)
+    else:
+        assert is_ours(error), (seed, done, repr(error)[:500])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before, (seed, done)
+    return "right" if error is None else "refused"
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("part", range(4))
 def test_folders_of_any_layout(tmp_path: Path, part: int):
     """Without damage: exactly the truth."""
     for seed in numbers(FOLDERS // 2, part, 4):
-        rng = np.random.default_rng([seed, 0])
-        folder = tmp_path / f"run {seed}"
-        truth, options = written(folder, rng)
-        raw = options.pop("raw")
-        adata = read_visium(folder, **options)
-        if not options["load_images"]:
-            assert adata.uns["spatial"][folder.name]["images"] == {}
-        truth.check(adata, folder.name, raw=raw and not options["in_tissue_only"], images=options["load_images"])
+        try_whole(seed, tmp_path)
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_damaged_folders(tmp_path: Path, part: int):
     """After damage: the truth, something that the files really say, or a refusal with a remedy; files stay as they are."""
     for seed in numbers(FOLDERS, part, 4):
-        rng = np.random.default_rng([seed, 1])
-        folder = tmp_path / f"run {seed}"
-        truth, options = written(folder, rng)
-        options.pop("raw")
-        done = [damage(folder, rng) for _ in range(int(rng.integers(1, 3)))]
-        if rng.random() < 0.1:
-            put(folder / f"S{rng.integers(9)}_filtered_feature_bc_matrix.h5", b"x")
-        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        adata, error = outcome(folder, options)
-        if error is None:
-            plausible(adata, len(truth.names))
-            if all(what.startswith(("removed", "renamed")) for what in done):
-                same_counts_and_positions(adata, truth)
-        else:
-            assert is_ours(error), (seed, done, repr(error)[:500])
-        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before, (seed, done)
+        try_damaged(seed, tmp_path)

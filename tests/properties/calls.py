@@ -29,7 +29,7 @@ REFUSALS = (ValueError, KeyError, TypeError, FileNotFoundError, FloatingPointErr
 # Every refusal says what to do.
 REMEDY = re.compile(
     r"\b(pass|give|drop|call|run|put|use|choose|lower|widen|name|change|check|repair|rename|remove|leave|convert|load|"
-    r"set|keep|needed|must|expected)\b|columns: |`sp\.",
+    r"set|keep|needed|must|expected|score|save|read|train|embed|install|copy|ask)\b|columns: |`sp\.",
     re.IGNORECASE,
 )
 

@@ -85,7 +85,9 @@ def check_names(cls: type, name: str, params: Any) -> None:
     known = [one.name for one in fields(cls) if one.init]
     foreign = sorted(set(params) - set(known))
     if foreign:
-        raise TypeError(f"{name!r} has no parameter {listing(foreign)}; its parameters: {listing(known, 30)}.")
+        raise TypeError(
+            f"{name!r} has no parameter {listing(foreign)}; its parameters: {listing(known, 30)}. Leave it out."
+        )
 
 
 def params_table(cls: type) -> pd.DataFrame:

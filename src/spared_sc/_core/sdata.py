@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeGuard, TypeVa
 
 import numpy as np
 
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.keys import Key
 from spared_sc._core.record import become, shallow_copy
 from spared_sc._core.report import logger
@@ -36,6 +37,7 @@ def accepts_spatialdata(
     function: Callable[Concatenate[AnnData, P], R],
 ) -> Callable[Concatenate[AnnData | SpatialData, P], R]:
     """Let a public function take a SpatialData object as `adata`, and work on its table."""
+    function = checks_arguments(function)
 
     @wraps(function)
     def accepting(adata: AnnData | SpatialData, *args: P.args, **kwargs: P.kwargs) -> R:

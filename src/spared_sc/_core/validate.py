@@ -550,6 +550,11 @@ def check_seed(random_state: Any) -> int:
     return int(random_state)
 
 
+_OF_NUMBERS = ("value", "lower", "upper", "share", "mask")  # columns of tables of scores
+_NUMBERS = ("floating", "integer", "mixed-integer-float", "empty")  # kinds of values, in pandas' words
+_NAMES = (*_NUMBERS, "string", "categorical", "boolean", "mixed-integer")
+
+
 def check_table(table: Any, columns: Iterable[str], source: str) -> None:
     """Refuse what is no table with these columns, as `source` returns one."""
     if not isinstance(table, pd.DataFrame):
@@ -560,6 +565,16 @@ def check_table(table: Any, columns: Iterable[str], source: str) -> None:
             f"the table has no column {missing[0]!r} (columns: {listing(table.columns)}): pass the table that `{source}` "
             "returns."
         )
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise ValueError(f"the table has {repeated[0]!r} as several columns: pass the table that `{source}` returns.")
+    for column in columns:
+        kind = pd.api.types.infer_dtype(table[column], skipna=True)
+        if len(table) and kind not in (_NUMBERS if column in _OF_NUMBERS else _NAMES):
+            raise TypeError(
+                f"the column {column!r} of the table holds {kind} values ({table[column].dtype}): pass the table that "
+                f"`{source}` returns."
+            )
 
 
 def choose_key(key: str | None, keys: Sequence[str], kind: str, remedy: str) -> str:

@@ -192,7 +192,7 @@ class ArraySource(Source):
         super().__init__(array.shape[:2], blocks, lambda row, _: array[row * BLOCK :][:BLOCK], where, kind=kind)
         self._array = array
         if array.size == 0:
-            raise ValueError(f"{where} is empty: it has the shape {array.shape}.")
+            raise ValueError(f"{where} is empty, it has the shape {array.shape}: pass an image with pixels.")
         if array.dtype.kind == "f":
             low, high = float(array.min()), float(array.max())
             if not (low >= 0 and high <= 1):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from spared_sc._core import docs
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.keys import Key
 from spared_sc._core.validate import check_table, listing
 from spared_sc._kernels import comparison
@@ -22,6 +23,7 @@ _CELL = ["set", "regime", "share"]  # what a row of the result is about
 _EVERY_SET = "all"
 
 
+@checks_arguments
 @docs.fill()
 def compare_completions(
     scores: pd.DataFrame,
@@ -151,7 +153,9 @@ def _averaged(
     baselines = [baselines] if isinstance(baselines, str) else list(baselines)
     unknown = [name for name in (method, *baselines) if name not in present]
     if unknown:
-        raise KeyError(f"there are no scores of {listing(unknown)} (methods: {listing(present, 30)}).")
+        raise KeyError(
+            f"there are no scores of {listing(unknown)} (methods: {listing(present, 30)}): pass some of those."
+        )
     if not baselines or method in baselines:
         raise ValueError(f"there is no baseline to compare {method!r} with: evaluate others too, or name them.")
     table = table[

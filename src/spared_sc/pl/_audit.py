@@ -12,7 +12,7 @@ from spared_sc._core.record import records_of
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_adata, check_number
 from spared_sc._kernels.verdicts import COMPLETE, DENOISE, UNDECIDED
-from spared_sc.pl._marks import BLUE, ORANGE, VERMILION, check_genes, finish, height_in_points
+from spared_sc.pl._marks import BLUE, ORANGE, VERMILION, check_genes, check_size, finish, height_in_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +97,7 @@ def audit(
     scores = [name for name in _SCORES if table[name].notna().any()]
     widths = [_WIDTHS[name] for name in ("verdicts", *scores, "missing")]
     size = figsize or (sum(widths) + 0.6, float(np.clip(2.5 + _ROW * len(shown), 5, 10)))
+    check_size(size)
     lines = textwrap.wrap(str(record["summary"]), int(_CHARACTERS * size[0])) or [""]
     fig = plt.figure(figsize=size, layout="constrained")
     height = 0.1 + _LINE * len(lines)

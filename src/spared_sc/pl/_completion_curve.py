@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core import docs
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.completions import describe_method
 from spared_sc._kernels.metrics import FLOORS
 from spared_sc.pl import _completion_tables as tables
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _LINES = ("-", "--", ":")  # with each, every colour
 
 
+@checks_arguments
 @docs.fill()
 def completion_curve(
     scores: pd.DataFrame,

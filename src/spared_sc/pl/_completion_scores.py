@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core import docs
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.completions import describe_method
 from spared_sc._core.validate import listing
 from spared_sc._kernels.metrics import FLOORS
@@ -21,6 +22,7 @@ _SHARE = 0.3  # the hidden share of the paper
 _ROW = 0.27  # inches for a method
 
 
+@checks_arguments
 @docs.fill()
 def completion_scores(
     scores: pd.DataFrame,

@@ -62,7 +62,9 @@ def section_scores(
     table = pick(table, "genes", genes)
     is_floor = table["method"].isin(FLOORS)
     if is_floor.all():
-        raise ValueError(f"the table has no method with metric={metric!r} and genes={genes!r}, only the noise floor.")
+        raise ValueError(
+            f"the table has no method with metric={metric!r} and genes={genes!r}, only the noise floor: pass a table with methods."
+        )
     chosen = table[~is_floor] if methods is None else pick(table[~is_floor], "method", methods, "methods")
     chosen = chosen if regime is None else pick(chosen, "regime", regime)
     table = pd.concat([chosen, table[is_floor & table["regime"].isin(chosen["regime"])]])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spared_sc._core import docs
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.validate import check_number
 from spared_sc.pl._marks import finish
 from spared_sc.pl._score_scatter import draw_scatter
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checks_arguments
 @docs.fill()
 def gene_scores(
     scores: pd.DataFrame,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 BLUE, ORANGE, GREEN, PURPLE, _, VERMILION, BLACK = OKABE_ITO
 PANEL_WIDTH = 3.6  # inches
+_LARGEST = 1000  # inches of a figure; files hold fewer than 2 ** 16 pixels
 LEGEND_WIDTH = 7  # inches, for a legend below the panels in one line
 _MARKERS = "o^sDvPX*"  # each in every colour: 56 series can be told apart
 
@@ -63,6 +64,12 @@ class Panels:
             self.figure.legend(handles, names, ncols=ncols, frameon=False, loc=loc)
 
 
+def check_size(size: tuple[float, float]) -> None:
+    """Refuse a size in inches that no figure has."""
+    if not all(0 < length <= _LARGEST for length in size):
+        raise ValueError(f"figsize={tuple(size)!r} cannot be used: give width and height in inches, up to {_LARGEST}.")
+
+
 def make_panels(
     ax: Axes | None,
     n_rows: int,
@@ -80,6 +87,7 @@ def make_panels(
 
     if ax is not None:
         return Panels(np.array([[ax]]), cast("Figure", ax.figure), ax)
+    check_size(size)
     figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=size, layout=layout, **options)
     return Panels(axes, figure, figure)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spared_sc._core.keys import Key
 from spared_sc._core.validate import Libraries, dense, get_detected, get_layer, get_libraries, get_positions, listing
+from spared_sc._images.measures import entry_of, factor
 from spared_sc.pl._marks import PANEL_WIDTH, Panels, check_names, make_panels, spot_mark, width_in_points
 
 if TYPE_CHECKING:
@@ -82,13 +82,13 @@ def get_sections(
     names = choose_libraries(known, libraries)
     position = get_positions(adata, spatial_key)
     rows = dict(zip(known.names, known.rows(), strict=True))
-    slides = adata.uns.get(Key.uns.spatial, {})
     sections = []
     for name in names:
-        slide, xy = slides.get(name, {}), position[rows[name]]
-        factors = slide.get("scalefactors", {})
-        image, scale = _image(name, slide.get("images", {}), factors, img_key) if img else (None, 1.0)
-        diameter = scale * float(factors.get("spot_diameter_fullres", _DIAMETER_OF_PITCH * nearest_distance(xy)))
+        slide, xy = entry_of(adata, name), position[rows[name]]
+        factors = slide["scalefactors"]
+        image, scale = _image(name, slide["images"], factors, img_key) if img else (None, 1.0)
+        diameter = factor(name, factors, "spot_diameter_fullres")
+        diameter = scale * (_DIAMETER_OF_PITCH * nearest_distance(xy) if np.isnan(diameter) else diameter)
         window = _window(name, scale * xy, 1.5 * diameter, image, crop=crop)
         sections.append(Section(name, rows[name], scale * xy, diameter, window, image))
     return sections
@@ -115,7 +115,7 @@ def whole_image(image: np.ndarray) -> Window:
 
 
 def _image(
-    name: str, images: dict[str, Any], factors: dict[str, Any], img_key: str | None
+    name: str, images: Mapping[str, Any], factors: Mapping[str, Any], img_key: str | None
 ) -> tuple[np.ndarray | None, float]:
     """The image to draw and its pixels per pixel of the full-resolution image."""
     key = img_key or next((key for key in ("hires", "lowres") if key in images), None)
@@ -131,7 +131,24 @@ def _image(
             f'uns["spatial"][{name!r}]["scalefactors"] has no "tissue_{key}_scalef" (it has {listing(factors)}): '
             "add the scale of that image, name another one with `img_key=`, or pass img=False."
         )
-    return np.asarray(images[key]), float(factors[f"tissue_{key}_scalef"])
+    return _pixels(name, key, images[key]), factor(name, factors, f"tissue_{key}_scalef")
+
+
+def _pixels(name: str, key: str, image: Any) -> np.ndarray:
+    """The image as an array, (y, x, channels), refused where it cannot be drawn."""
+    pixels = np.asarray(image)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not pixels.size or pixels.dtype.kind not in "buif":
+        raise ValueError(
+            f'uns["spatial"][{name!r}]["images"][{key!r}] is {type(image).__name__} {pixels.shape} of {pixels.dtype}: expected '
+            "numbers, (y, x) or (y, x, channels) with 1, 3 or 4 of them. Replace it, or pass img=False."
+        )
+    if pixels.dtype.kind in "if" and not (np.isfinite(pixels).all() and pixels.min() >= 0):
+        raise ValueError(
+            f'uns["spatial"][{name!r}]["images"][{key!r}] holds negative, NaN or infinite values: expected 0 to 255, or 0 to '
+            "1. Replace it, or pass img=False."
+        )
+    return pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
 
 
 def section_panels(

@@ -175,7 +175,7 @@ def _assigned(names: list[str], assignment: str | Mapping[str, str]) -> list[str
         known = spared_splits()
         if assignment not in known:
             raise KeyError(
-                f"there is no published split {assignment!r}; SpaRED's sets are {validate.listing(known, 30)}."
+                f"there is no published split {assignment!r}; SpaRED's sets are {validate.listing(known, 30)}: pass one of those, or a table of libraries and parts."
             )
         source, assignment = f"SpaRED's {assignment}", known[assignment]
     else:

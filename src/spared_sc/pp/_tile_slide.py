@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.keys import Key
 from spared_sc._core.names import check_library_name
 from spared_sc._core.record import record
@@ -27,6 +28,7 @@ _LONGEST = 2000  # pixels of the longer side of the hires image, as Space Ranger
 _KINDS = ("hex", "grid")
 
 
+@checks_arguments
 def tile_slide(
     image: Any,
     *,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spared_sc._core.arguments import checks_arguments
+
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@checks_arguments
 def completers(method: str | None = None) -> pd.DataFrame:
     """Completion methods that :func:`spared_sc.tl.complete` knows, or the parameters of one of them.
 

@@ -314,7 +314,9 @@ def _regimes(regimes: str | Sequence[str], shares: Sequence[float] | None) -> tu
     if unknown or not regimes:
         raise KeyError(f"there is no regime {validate.listing(unknown)}: choose among {validate.listing(REGIMES)}.")
     if shares is not None and "detected" not in regimes:
-        raise ValueError("`shares` are those of the regime 'detected', which is not among the regimes.")
+        raise ValueError(
+            "`shares` are those of the regime 'detected', which is not among the regimes: leave `shares` out, or add the regime."
+        )
     shares = [REGIMES["detected"]] if shares is None else list(dict.fromkeys(float(share) for share in shares))
     if not shares or not all(0 < share < 1 for share in shares):
         raise ValueError(f"shares={shares} cannot be used: give numbers between 0 and 1.")

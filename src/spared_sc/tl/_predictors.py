@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spared_sc._core.arguments import checks_arguments
+
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@checks_arguments
 def predictors(name: str | None = None) -> pd.DataFrame:
     """List the predictors of :func:`spared_sc.tl.predict_expression`, or the parameters of one.
 

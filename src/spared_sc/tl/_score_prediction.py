@@ -179,7 +179,7 @@ def _columns_of(adata: AnnData, names: pd.Index) -> np.ndarray:
     genes = adata.var_names.get_indexer(names)
     if (genes < 0).any():
         raise ValueError(
-            f"adata has no genes {validate.listing(names[genes < 0], 5)}, which were predicted: they cannot be scored."
+            f"adata has no genes {validate.listing(names[genes < 0], 5)}, which were predicted: keep them in adata to score them."
         )
     return genes
 

@@ -92,7 +92,7 @@ class Completer(Method):
                 if block is not None and values is not None:
                     block[here] = values[here[spots]]
         if whole is None:
-            raise ValueError("no spot is in the train, val or test split.")
+            raise ValueError("no spot is in the train, val or test split: give every library one of them.")
         return whole
 
 

@@ -58,7 +58,7 @@ def _torchvision(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise
 
     if name not in models.list_models(module=models):
         raise ValueError(
-            f"torchvision has no image classifier {name!r}; `torchvision.models.list_models()` lists them."
+            f"torchvision has no image classifier {name!r}; choose one that `torchvision.models.list_models()` lists."
         )
     chosen = models.get_model_weights(name)["IMAGENET1K_V1"] if pretrained else None
     try:
@@ -85,7 +85,7 @@ def _timm(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise]:
     import timm
 
     if not timm.is_model(name):
-        raise ValueError(f"timm has no model {name!r}; `timm.list_models()` lists them.")
+        raise ValueError(f"timm has no model {name!r}; choose one that `timm.list_models()` lists.")
     try:
         network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except (OSError, RuntimeError) as error:
