@@ -38,6 +38,7 @@ class Key:
         records = "spared_sc"
         patches = "patches"  # record of the patches that encoders and predictors read
         spatial = "spatial"
+        regions = "spatialdata_attrs"  # spatialdata's own key for the link between a table and its regions
 
     # Columns that usually tell sections apart, most telling first: named in errors, never used silently.
     library_columns = (

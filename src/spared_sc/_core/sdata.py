@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeGuard, TypeVar
@@ -14,7 +14,8 @@ from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.keys import Key
 from spared_sc._core.record import become, shallow_copy
 from spared_sc._core.report import logger
-from spared_sc._core.validate import listing
+from spared_sc._core.slides import entry_of, slides_of
+from spared_sc._core.validate import listing, region_attrs
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
-_ATTRS = "spatialdata_attrs"  # spatialdata's own key for the link between a table and its regions
 _TABLE = "table"
 # Images of the object, the name of the one to use, and their coordinate system; references that no file can hold.
 _ELEMENTS = ("source_images", "source_image", "coordinate_system")
@@ -64,8 +64,8 @@ def as_anndata(sdata: SpatialData) -> Iterator[AnnData]:
     too; an error or an interrupt leaves the object as it was.
     """
     table = _table(sdata)
-    attrs = table.uns.get(_ATTRS, {})
-    regions = [] if attrs.get("region") is None else [str(region) for region in np.atleast_1d(attrs["region"])]
+    attrs = region_attrs(table)
+    regions = _regions(table, attrs)
     work = shallow_copy(table)
     own = {attr: Key.uns.spatial in getattr(table, attr) for attr in ("obsm", "uns")}
     _lend(sdata, work, regions, attrs)
@@ -91,10 +91,12 @@ def as_anndata(sdata: SpatialData) -> Iterator[AnnData]:
 
 def without_elements(result: Any) -> Any:
     """The result of a function, without references to the images of the object where it is an AnnData."""
-    slides = result.uns.get(Key.uns.spatial, {}) if hasattr(result, "uns") else {}
-    for slide in slides.values():
-        for name in _ELEMENTS:
-            slide.get("metadata", {}).pop(name, None)
+    slides = result.uns.get(Key.uns.spatial) if hasattr(result, "uns") else None
+    for slide in slides.values() if isinstance(slides, Mapping) else ():
+        metadata = slide.get("metadata") if isinstance(slide, Mapping) else None
+        if isinstance(metadata, dict):
+            for name in _ELEMENTS:
+                metadata.pop(name, None)
     return result
 
 
@@ -109,7 +111,20 @@ def _table(sdata: SpatialData) -> AnnData:
     return sdata.tables[_TABLE if _TABLE in names else names[0]]
 
 
-def _lend(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]) -> None:
+def _regions(table: AnnData, attrs: Mapping[str, Any]) -> list[str]:
+    """Names of the regions, refused unless the columns that link the table to them are there."""
+    if attrs.get("region") is None:
+        return []
+    for key in ("region_key", "instance_key"):
+        if attrs.get(key) not in table.obs:
+            raise KeyError(
+                f'the table names no column of its {key!r} (uns["{Key.uns.regions}"] has {attrs.get(key)!r}; columns: '
+                f"{listing(table.obs)}): link it to its regions again, with `spatialdata.models.TableModel.parse`."
+            )
+    return [str(region) for region in np.atleast_1d(attrs["region"])]
+
+
+def _lend(sdata: SpatialData, table: AnnData, regions: list[str], attrs: Mapping[str, Any]) -> None:
     """Put positions and images into the table, where it has none."""
     located = _places(sdata, table, regions, attrs)
     if located is None:
@@ -117,15 +132,15 @@ def _lend(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[st
     systems, places = located
     if Key.obsm.spatial not in table.obsm and np.isfinite(places).all():
         table.obsm[Key.obsm.spatial] = places
-    slides = dict(table.uns.get(Key.uns.spatial, {}))
+    slides = dict(slides_of(table))
     for region in systems:
-        slide, given = _slide(sdata, region, systems), slides.get(region, {})
+        slide, given = _slide(sdata, region, systems), entry_of(table, region)
         slides[region] = {name: {**slide.get(name, {}), **given.get(name, {})} for name in {*slide, *given}}
     table.uns[Key.uns.spatial] = slides
 
 
 def _places(
-    sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]
+    sdata: SpatialData, table: AnnData, regions: list[str], attrs: Mapping[str, Any]
 ) -> tuple[dict[str, str], np.ndarray] | None:
     """Coordinate system of every region, and positions (n_spots, 2) of the spots in it; `None` without shapes."""
     from spatialdata.transformations import get_transformation
@@ -138,8 +153,8 @@ def _places(
         shapes = sdata.shapes[region]
         rows = np.flatnonzero(region_of == region)
         instances = table.obs[attrs["instance_key"]].iloc[rows]
-        if not instances.isin(shapes.index).all():
-            logger.info("region %r: some spots have no shape; images are not used", region)
+        if not shapes.index.is_unique or not instances.isin(shapes.index).all():
+            logger.info("region %r: some spots have no shape of their own; images are not used", region)
             continue
         centre = shapes.geometry.centroid.loc[instances]
         here = np.column_stack([centre.x, centre.y])
@@ -225,7 +240,7 @@ def _pixel_size(image: Any, system: str) -> float:
     return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
 
 
-def _drop_shapes(sdata: SpatialData, table: AnnData, regions: list[str], attrs: dict[str, Any]) -> None:
+def _drop_shapes(sdata: SpatialData, table: AnnData, regions: list[str], attrs: Mapping[str, Any]) -> None:
     """Drop the shapes of the spots that were dropped, and regions without any spot."""
     if not regions:
         return
@@ -242,5 +257,5 @@ def _drop_shapes(sdata: SpatialData, table: AnnData, regions: list[str], attrs: 
         else:
             del sdata.shapes[region]
     if len(left) < len(regions):
-        table.uns[_ATTRS] = {**attrs, "region": left}
+        table.uns[Key.uns.regions] = {**attrs, "region": left}
         table.obs[attrs["region_key"]] = table.obs[attrs["region_key"]].cat.remove_unused_categories()

@@ -300,6 +300,17 @@ class Libraries:
         return [np.flatnonzero(self.codes == code) for code in range(len(self.names))]
 
 
+def region_attrs(adata: AnnData) -> Mapping[str, Any]:
+    """How a table of a SpatialData object names its regions; empty where it is none."""
+    attrs = adata.uns.get(Key.uns.regions)
+    if attrs is not None and not isinstance(attrs, Mapping):
+        raise TypeError(
+            f'adata.uns["{Key.uns.regions}"] is a {type(attrs).__name__}: expected the dictionary that '
+            "`spatialdata.models.TableModel.parse` writes. Call it again, or remove the entry."
+        )
+    return attrs or {}
+
+
 def get_libraries(adata: AnnData, library_key: str | None) -> Libraries:
     """Libraries from `adata.obs[library_key]`; without a key there must be one library only.
 
@@ -309,7 +320,7 @@ def get_libraries(adata: AnnData, library_key: str | None) -> Libraries:
     if key is None:
         key, source = settings.library_key, "`sp.settings.library_key`"
     if key is None:
-        key = adata.uns.get("spatialdata_attrs", {}).get("region_key")
+        key, source = region_attrs(adata).get("region_key"), "`library_key=`"
     if key is not None:
         if key not in adata.obs:
             raise KeyError(

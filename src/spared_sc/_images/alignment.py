@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from spared_sc._core.keys import Key
+from spared_sc._core.slides import entry_of
 from spared_sc._core.validate import listing
-from spared_sc._images.measures import entry_of, factor
+from spared_sc._images.measures import factor
 from spared_sc._images.resolve import IN_SLOT, locate
 from spared_sc._images.tissue import share_within, tissue_mask
 

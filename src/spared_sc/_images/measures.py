@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from spared_sc._core.keys import Key
 from spared_sc._core.report import warn
 from spared_sc._core.validate import listing
 from spared_sc._images.assay import ASSAYS, OTHER, Assay, stated_assay
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 AGREE = 0.1  # relative difference up to which two lengths are taken to be equal
 
@@ -51,23 +47,6 @@ class Array:
     pitch: float
     diameter: float  # as the scale factors say; NaN where they do not
     bin_um: float  # side of a bin in micrometres; NaN where there are none
-
-
-def entry_of(adata: AnnData, name: str) -> dict[str, Any]:
-    """The entry of `uns["spatial"]` of a library, with its parts as dictionaries; empty ones where there are none."""
-    slides = _mapping(adata.uns.get(Key.uns.spatial), "adata.uns['spatial']")
-    where = f"adata.uns['spatial'][{name!r}]"
-    slide = _mapping(slides.get(name), where)
-    parts = ("images", "scalefactors", "metadata")
-    return {part: _mapping(slide.get(part), f"{where}[{part!r}]") for part in parts}
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{where} is a {type(value).__name__}: expected a dictionary, as scanpy and squidpy write it.")
-    return value
 
 
 def factor(name: str, factors: Mapping[str, Any], key: str) -> float:

@@ -12,9 +12,10 @@ import numpy as np
 from spared_sc._core.keys import Key
 from spared_sc._core.record import from_record, records_of
 from spared_sc._core.report import logger, warn
+from spared_sc._core.slides import entry_of, slides_of
 from spared_sc._core.validate import array_places, check_number, get_positions, listing, n_threads
 from spared_sc._images.assay import ASSAYS, Assay, check_assay
-from spared_sc._images.measures import AGREE, entry_of, factor, measure
+from spared_sc._images.measures import AGREE, factor, measure
 from spared_sc._images.patches import Patches
 from spared_sc._images.raster import CACHE_BYTES, ArraySource, Cache, Source
 from spared_sc._images.scale import sources_by_library
@@ -505,7 +506,7 @@ def _image(adata: AnnData, name: str, slide: Mapping[str, Any], image: Any, cach
 
 def _where_images_are(adata: AnnData, name: str, images: Mapping[str, Any]) -> str:
     """What there is instead, for the message that a library has no image."""
-    slides = adata.uns.get(Key.uns.spatial) or {}
+    slides = slides_of(adata)
     if name in slides or not slides:
         return f"images: {listing(images)}"
     fitting = [column for column in adata.obs if set(adata.obs[column].astype(str)) <= set(map(str, slides))]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spared_sc._core.slides import entry_of
 from spared_sc._core.validate import Libraries, dense, get_detected, get_layer, get_libraries, get_positions, listing
-from spared_sc._images.measures import entry_of, factor
+from spared_sc._images.measures import factor
 from spared_sc.pl._marks import PANEL_WIDTH, Panels, check_names, make_panels, spot_mark, width_in_points
 
 if TYPE_CHECKING:
