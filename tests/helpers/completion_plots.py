@@ -109,5 +109,7 @@ def audited(n=30, *, others=5, harm=False, key="audit", rates=True) -> AnnData:
     )
     summary = "The expected counts of some of these genes beat averages, and the filled values of others. " * 3
     adata = AnnData(np.ones((2, n + others)), var=frame)
-    adata.uns["spared_sc"] = {key: {"function": "tl.audit_completion", "summary": summary.strip(), "harm": harm}}
+    adata.uns["spared_sc"] = {
+        key: {"function": "tl.audit_completion", "params": {}, "summary": summary.strip(), "harm": harm}
+    }
     return adata[:, rng.permutation(n + others)].copy()
