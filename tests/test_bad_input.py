@@ -419,7 +419,7 @@ def test_gene_masks_that_are_none(ready, call):
     ready.var["numbers"], ready.var["nobody"] = np.arange(ready.n_vars), False
     with refused(ready, KeyError, r"no column 'hvg' in adata.var \(columns: .*'spared_selected'"):
         call(ready, mask_var="hvg", **options)
-    with refused(ready, TypeError, r"must hold booleans, found 2 \(int64\).*astype\(bool\)"):
+    with refused(ready, TypeError, r"must hold booleans, found '2' \(int64\).*astype\(bool\)"):
         call(ready, mask_var="numbers", **options)
     with refused(ready, ValueError, r"adata.var\['nobody'\] selects no gene: pass another `mask_var`, or None"):
         call(ready, mask_var="nobody", **options)
@@ -622,6 +622,30 @@ def test_no_gene_has_a_length(adata):
         sp.pp.normalize_tpm(adata, gene_lengths={"Gene002": 2000})
 
 
+def test_counts_that_nobody_can_have_counted(adata):
+    counts = adata.X.astype(np.float64).toarray()
+    counts[0, 0] = 1e300
+    adata.X = counts
+    with refused(adata, ValueError, r"X holds values that no count reaches \(such as 1e\+300\)"):
+        sp.pp.normalize_tpm(adata)
+
+
+@pytest.mark.parametrize("other", ["v1", [1], 3])
+def test_somebody_else_s_entry_under_the_name_of_the_records(adata, other):
+    adata.uns["spared_sc"] = other
+    with refused(adata, TypeError, r'adata.uns\["spared_sc"\] is a (str|list|int), and records are kept .* rename it'):
+        sp.pp.normalize_tpm(adata)
+
+
+@pytest.mark.parametrize("other", ["hello", {}, {"params": {}}, {"function": 3, "params": {}}])
+def test_records_of_somebody_else_stay_as_they_are(adata, other):
+    adata.uns["spared_sc"] = {"mine": other}
+    sp.pp.spared_filter(adata, library_key="library_id")
+    sp.pp.normalize_tpm(adata)
+    assert adata.uns["spared_sc"]["mine"] == other
+    assert "spared_filter" in adata.uns["spared_sc"]
+
+
 def test_filters_that_leave_nothing(adata):
     with refused(adata, ValueError, r"no spot has between 1e\+06 and 1e\+07 counts .*change `spot_counts`"):
         sp.pp.spared_filter(adata, library_key="library_id", spot_counts=(1e6, 1e7))
@@ -629,7 +653,7 @@ def test_filters_that_leave_nothing(adata):
         sp.pp.spared_filter(adata, library_key="library_id", gene_counts=(1e6, 1e7))
     with refused(adata, ValueError, r"spot_counts=\(10, 5\) leaves nothing"):
         sp.pp.spared_filter(adata, library_key="library_id", spot_counts=(10, 5))
-    with refused(adata, ValueError, "real_data_share=70 must lie between 0 and 1"):
+    with refused(adata, ValueError, "real_data_share=70 cannot be used: give a number from 0 to 1"):
         sp.pp.spared_filter(adata, library_key="library_id", real_data_share=70)
     with refused(adata, KeyError, r"1 of the 2 `genes` are not in adata.var_names: 'TP53'"):
         sp.pp.spared_filter(adata, library_key="library_id", genes=["Gene001", "TP53"])
@@ -671,6 +695,19 @@ def test_too_few_train_spots(adata):
         (lambda a: sp.pp.select_genes(a, n_genes=0), "n_genes=0 cannot be used: give a whole number from 1"),
         (lambda a: sp.pp.recipe_spared(a, moran_layer="spackle"), "moran_layer='spackle' is unknown: choose 'median'"),
         (lambda a: sp.pp.normalize_tpm(a, target_sum=0), "target_sum=0 must be positive"),
+        (lambda a: sp.pp.normalize_tpm(a, target_sum="a"), "target_sum='a' cannot be used: give a number"),
+        (
+            lambda a: sp.pp.spared_filter(a, library_key="library_id", spot_counts=3),
+            "spot_counts=3 cannot be used: give a lower and a higher bound",
+        ),
+        (
+            lambda a: sp.pp.spared_filter(a, library_key="library_id", gene_counts=("a", 3)),
+            "gene_counts='a' cannot be used: give a number",
+        ),
+        (
+            lambda a: sp.tl.complete(a, method="paper", library_key="library_id", random_state=2**64),
+            "random_state=18446744073709551616 cannot be used: give a whole number from 0 to",
+        ),
         (
             lambda a: ALL["spackle_complete, paper"](a, library_key="library_id", model_params={"n_rings": 9}),
             "n_rings=9 cannot be used",

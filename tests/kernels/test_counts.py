@@ -37,9 +37,9 @@ def test_statistics_of_groups(counts):
 
 
 def test_inspection():
-    assert inspect(np.array([3.0, 0.0]))[:2] == (True, 0.0)
-    assert np.isnan(inspect(np.array([3.0, 0.0]))[2])
-    assert inspect(np.array([3.0, -2.0, 0.5])) == (True, -2.0, 0.5)
+    assert inspect(np.array([3.0, 0.0]))[:3] == (True, 0.0, 3.0)
+    assert np.isnan(inspect(np.array([3.0, 0.0]))[3])
+    assert inspect(np.array([3.0, -2.0, 0.5])) == (True, -2.0, 3.0, 0.5)
     assert not inspect(np.array([np.inf, 1.0]))[0]
 
 

@@ -27,7 +27,7 @@ def flags_of(column: pd.Series, where: str) -> np.ndarray:
     unknown = column[values == "unknown"]
     if len(unknown):
         raise TypeError(
-            f"{where} must hold booleans, found {unknown.iloc[0]!r} ({column.dtype}): convert it with "
+            f"{where} must hold booleans, found {name_of(unknown.iloc[0])!r} ({column.dtype}): convert it with "
             f"`{where} = {where}.astype(bool)`."
         )
     return values.astype(bool)

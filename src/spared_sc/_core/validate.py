@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spared_sc._kernels.lattice import Lattice
 
 
+_LARGEST_COUNT = 1e15  # beyond which floats no longer hold every whole number
 _FAR = 1.6  # times the distance of nearest neighbours; a square's diagonal is 1.41, the second ring of hexagons 1.73
 _MOST_FAR = 0.1  # share of the neighbours, beyond which the places are doubted
 _ENOUGH_EDGES = 40
@@ -187,11 +188,13 @@ def _count_fault(matrix: np.ndarray | sps.csr_matrix) -> str | None:
         return f"has the type {values.dtype}"
     if values.dtype.kind in "bu" or not values.size:
         return None
-    finite, smallest, broken = inspect(values.ravel())
+    finite, smallest, largest, broken = inspect(values.ravel())
     if not finite:
         return "holds NaN or infinite values"
     if smallest < 0:
         return "holds negative values"
+    if largest > _LARGEST_COUNT:
+        return f"holds values that no count reaches (such as {largest:.4g})"
     return None if np.isnan(broken) else f"holds values that are no integers (such as {broken:.4g})"
 
 

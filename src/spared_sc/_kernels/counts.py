@@ -95,11 +95,11 @@ def doubt(matrix: np.ndarray | sps.csr_matrix) -> str | None:
 
 @compiled
 def inspect(values):
-    """Whether all values are finite, the smallest of them, and one that is no integer (NaN: there is none)."""
-    finite, smallest, broken = True, np.inf, np.nan
+    """Whether all values are finite, the smallest and the largest, and one that is no integer (NaN: there is none)."""
+    finite, smallest, largest, broken = True, np.inf, -np.inf, np.nan
     for value in values:
         finite = finite and np.isfinite(value)
-        smallest = min(smallest, value)
+        smallest, largest = min(smallest, value), max(largest, value)
         if value != np.rint(value):
             broken = value
-    return finite, smallest, broken
+    return finite, smallest, largest, broken

@@ -103,6 +103,7 @@ def normalize_tpm(
 
     validate.check_adata(adata)
     check_key(adata, key_added, source=layer or Key.layers.counts)
+    validate.check_number("target_sum", target_sum, 0)
     if not 0 < target_sum < np.inf:
         raise ValueError(f"target_sum={target_sum} must be positive and finite.")
     counts, counts_slot = validate.get_counts(adata, layer=layer)

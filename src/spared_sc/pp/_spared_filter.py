@@ -178,10 +178,13 @@ def spared_filter(
 
 def _check_bounds(spot_counts: tuple[float, float], gene_counts: tuple[float, float], real_data_share: float) -> None:
     for name, bounds in (("spot_counts", spot_counts), ("gene_counts", gene_counts)):
-        if len(bounds) != 2 or not bounds[0] < bounds[1]:
+        if isinstance(bounds, str) or not isinstance(bounds, Sequence | np.ndarray) or len(bounds) != 2:
+            raise ValueError(f"{name}={bounds!r} cannot be used: give a lower and a higher bound.")
+        for bound in bounds:
+            validate.check_number(name, bound, -np.inf)
+        if not bounds[0] < bounds[1]:
             raise ValueError(f"{name}={bounds!r} leaves nothing: give a lower and a higher bound.")
-    if not 0 <= real_data_share <= 1:
-        raise ValueError(f"real_data_share={real_data_share} must lie between 0 and 1.")
+    validate.check_number("real_data_share", real_data_share, 0, 1)
 
 
 def _own_genes(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
