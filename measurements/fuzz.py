@@ -3,7 +3,7 @@
     python measurements/fuzz.py --minutes 60        5,000 inputs of each area, as far as the time goes
 
 Sections, images, prediction, saved models and SpatialData objects (`tests/fuzz`), section folders
-(`tests/datasets/test_fuzz.py`) and image files (`tests/images/test_source_fuzz.py`), fifty of each in turn. Results are
+(`tests/datasets/test_read_visium_fuzz.py`) and image files (`tests/images/test_source_fuzz.py`), fifty of each in turn. Results are
 written after every turn; the same commit goes on where it stopped. The number of an input repeats it:
 `SPARED_SC_FUZZ=1 SPARED_SC_FUZZ_SEED=<number> pytest tests/test_fuzz.py`.
 """
