@@ -2,14 +2,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help env demo test crash fuzz lowest lint docs numbers clean
+# Tests that run with other versions than the main ones; `make lowest PARTS=tests` runs all
+PARTS ?= tests/core tests/kernels tests/pp
+NEWEST ?= 3.13
+
+.PHONY: help env demo test crash fuzz lowest newest lint docs numbers clean
 
 help:
 	@echo "make demo     install into $(VENV), run the main job, write demo_output/"
 	@echo "make test     install into $(VENV), run the tests"
 	@echo "make crash    kill, fill the disk and write twice at random moments (about twenty minutes)"
 	@echo "make fuzz     try thousands of random inputs, write measurements/results/fuzz.json"
-	@echo "make lowest   install the lowest versions that pyproject.toml allows, run the main job"
+	@echo "make lowest   install the lowest versions that pyproject.toml allows, run the main job and tests"
+	@echo "make newest   install the newest versions on Python $(NEWEST), run the main job and tests"
 	@echo "make lint     check style, format and types"
 	@echo "make docs     build the documentation into docs/_build/html"
 	@echo "make numbers  fill in the README's numbers from measurements/results"
@@ -29,8 +34,8 @@ demo: env
 	$(BIN)/spared-sc demo --output demo_output
 
 # One process per core, with one thread each
-test: export OMP_NUM_THREADS = 1
-test: export OPENBLAS_NUM_THREADS = 1
+test lowest newest: export OMP_NUM_THREADS = 1
+test lowest newest: export OPENBLAS_NUM_THREADS = 1
 test: env
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
@@ -49,9 +54,17 @@ fuzz: env
 # The lowest versions of the dependencies, in an environment of their own
 lowest: env
 	$(BIN)/uv venv --quiet --clear --python 3.11 $(VENV)-lowest
-	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct .
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct . --group test
 	$(VENV)-lowest/bin/python .ci/smoke.py
 	$(VENV)-lowest/bin/spared-sc demo --output $(VENV)-lowest/demo
+	$(VENV)-lowest/bin/python -m pytest -n auto --dist worksteal $(PARTS)
+
+# The newest Python and dependencies
+newest: env
+	$(BIN)/uv venv --quiet --clear --python $(NEWEST) $(VENV)-newest
+	$(BIN)/uv pip install --quiet --python $(VENV)-newest/bin/python . --group test
+	$(VENV)-newest/bin/python .ci/smoke.py
+	$(VENV)-newest/bin/python -m pytest -n auto --dist worksteal $(PARTS)
 
 lint: env
 	$(BIN)/ruff check
@@ -65,4 +78,4 @@ numbers: env
 	$(BIN)/python measurements/update_docs.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest docs/_build docs/generated docs/tutorials demo_output .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest docs/_build docs/generated docs/tutorials demo_output .pytest_cache .ruff_cache

@@ -551,9 +551,9 @@ def main() -> None:
                     ("spared-sc", "fit")
                 ):  # HDF5 writes by itself; fits write what others write
                     tables["full_disk"].append(full_disk(place, options.failures))
-    for table, rows in tables.items():
-        if rows:
-            _results.write(f"crashes.{table}", rows, folder=options.folder)
+                for table, rows in tables.items():  # an interrupted run keeps what it has
+                    if rows:
+                        _results.write(f"crashes.{table}", rows, folder=options.folder)
 
 
 def _load_all() -> None:
