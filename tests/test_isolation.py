@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -45,7 +46,13 @@ def random_encoder(adata):
 def network(adata):
     params = {"backbone": "torchvision:shufflenet_v2_x0_5", "weights": "random", "n_steps": 2, "train_batch_size": 4}
     result = sp.tl.predict_expression(adata, model="bleep", model_params=params, target="log2tpm", **QUICK, **LIBRARY)
-    return result.obsm["predicted_bleep"].to_numpy()
+    return result.obsm["predicted_bleep"]
+
+
+def ridge(adata):
+    adata = sp.tl.embed_patches(adata, **LIBRARY)
+    result = sp.tl.predict_expression(adata, model="ridge", **QUICK, **LIBRARY)
+    return result.obsm["predicted_ridge"]
 
 
 CALLS = {"default": default, "paper": paper, "random_encoder": random_encoder, "network": network}
@@ -62,6 +69,30 @@ def test_threads_get_what_each_would_get_alone(name):
     for got, wanted in zip(together, alone * 2, strict=True):
         np.testing.assert_array_equal(got, wanted)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def layers(adata):
+    result = sp.tl.spackle_complete(adata, **QUICK, **LIBRARY)
+    names = ("spackle", "spackle_denoised", "spackle_denoised_sd", "spackle_rate", "spackle_sd")
+    return {name: result.to_df(name) for name in names} | {"verdict": result.var[["spackle_verdict"]].T}
+
+
+def paper_layer(adata):
+    return {"paper": pd.DataFrame(paper(adata), adata.obs_names, adata.var_names)}
+
+
+@pytest.mark.parametrize(
+    "call", [layers, paper_layer, lambda a: {"ridge": ridge(a)}, lambda a: {"network": network(a)}]
+)
+def test_no_order_matters(call):
+    adata = data(4)
+    adata.var_names = np.random.default_rng(1).permutation(adata.var_names)  # not in the order of their names
+    rng = np.random.default_rng(0)
+    shuffled = adata[rng.permutation(adata.n_obs), rng.permutation(adata.n_vars)].copy()
+    shuffled.obs["library_id"] = shuffled.obs["library_id"].cat.reorder_categories(["library_2", "library_1"])
+    found = call(shuffled)
+    for name, wanted in call(adata).items():
+        pd.testing.assert_frame_equal(found[name].loc[wanted.index, wanted.columns], wanted, check_exact=True)
 
 
 def in_fork(name):

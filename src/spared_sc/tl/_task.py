@@ -84,6 +84,7 @@ def make_task(
     loss = _checked_loss(loss, target, predictor, model)
     layer = _checked_layer(adata, target, layer)
     genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
+    genes = genes[np.argsort(adata.var_names[genes], kind="stable")]  # no result depends on their order
     groups, sections = _groups(adata, libraries, validate.get_subjects(adata, subject_key, libraries), split)
     patches = resolve_patches(adata, libraries, spatial_key=spatial_key) if "patches" in needs else None
     spots = get_spots(adata, libraries, needs, spatial_key=spatial_key, use_rep=use_rep, patches=patches)
