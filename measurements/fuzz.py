@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--restart", action="store_true", help="forget the results so far")
     arguments = parser.parse_args()
     mpl.use("Agg")
-    logging.getLogger("spared_sc").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     rows, failures = ({}, []) if arguments.restart else former(_results._commit())
     known, end = areas(), time.monotonic() + 60 * arguments.minutes

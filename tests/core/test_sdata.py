@@ -284,3 +284,30 @@ def test_a_spot_is_a_whole_bin_of_known_or_unknown_width(region, um):
             sp.pp.extract_patches(sdata, size=56, unit="um")
         sp.pp.extract_patches(sdata, size=56, unit="um", mpp=0.5)
         assert sdata.tables["t"].uns["spared_sc"]["patches"]["sources"][region]["patch_px"] == 112
+
+
+BROKEN_LINKS = {
+    "text": "text",
+    "a list": [1],
+    "no columns": {"region": "library_1"},
+    "unknown column": {"region": ["library_1"], "region_key": "nothing", "instance_key": "spot"},
+    "unknown instances": {"region": ["library_1"], "region_key": "region", "instance_key": "nothing"},
+    "columns that are no names": {"region": ["library_1"], "region_key": 3, "instance_key": None},
+}
+
+
+@pytest.mark.parametrize("link", BROKEN_LINKS.values(), ids=BROKEN_LINKS)
+def test_a_table_whose_link_is_broken_is_refused(adata, link):
+    sdata = as_spatialdata(adata)
+    sdata.tables["table"].uns["spatialdata_attrs"] = link
+    with pytest.raises((KeyError, TypeError), match=r"`spatialdata.models.TableModel.parse`"):
+        sp.pp.normalize_tpm(sdata, gene_lengths=None)
+
+
+@pytest.mark.parametrize("slides", ["text", [1], {"library_1": 3}])
+def test_slides_of_a_table_that_are_something_else_are_refused(adata, slides):
+    sdata = as_spatialdata(adata)
+    sdata.tables["table"].uns["spatial"] = slides
+    with pytest.raises(TypeError, match="expected a dictionary"):
+        sp.pp.normalize_tpm(sdata, gene_lengths=None)
+    assert sdata.tables["table"].uns["spatial"] == slides

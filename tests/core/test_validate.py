@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sps
 
@@ -165,3 +166,29 @@ def test_places_with_positions_that_are_a_little_off_are_not_doubted(lattice):
         0, 15, (adata.n_obs, 2)
     )
     sp.pp.lattice_neighbors(adata, library_key="library_id")
+
+
+TABLE = pd.DataFrame({"method": ["a", "b"], "share": [0.1, np.nan], "value": [1.0, 2.0]})
+WRONG_TABLES = {
+    "numbers as text": TABLE.astype(str),
+    "lists": TABLE.assign(method=[["a"], ["b"]]),
+    "several kinds": TABLE.assign(method=["a", ("b",)]),
+    "text among numbers": TABLE.assign(value=[1, "b"]),
+    "dates": TABLE.assign(value=pd.Timestamp("2020-01-01")),
+    "a column twice": pd.concat([TABLE, TABLE[["value"]]], axis=1),
+}
+
+
+@pytest.mark.parametrize("table", WRONG_TABLES.values(), ids=WRONG_TABLES)
+def test_tables_of_scores_hold_what_they_were_made_with(table):
+    with pytest.raises((TypeError, ValueError), match="pass the table that `here` returns"):
+        validate.check_table(table, TABLE.columns, "here")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [TABLE, TABLE.iloc[:0], TABLE.astype({"method": "category"}), TABLE.assign(method=[1, 2]), TABLE.convert_dtypes()],
+    ids=["whole", "empty", "categories", "names that are numbers", "nullable"],
+)
+def test_tables_of_scores_that_went_through_files_are_taken(table):
+    validate.check_table(table, TABLE.columns, "here")

@@ -31,7 +31,7 @@ SHARED: dict[str, list[Any]] = {
     "n_jobs": [1, 2, None],
     "random_state": [0, 3, np.int64(4), 2**32 - 1],
     "batch_size": [None, 1, 7],
-    "figsize": [(3, 2), (4.0, 3.0)],
+    "figsize": [(9, 7), (12.5, 10.0)],
     "libraries": [None],
     "img": [True, False],
     "img_key": ["hires", None],

@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-KINDS = ("predictor", "network", "kernel", "counts", "paper", "combat")
+KINDS = ("predictor", "network", "counts", "paper", "combat")
 SHORT = {"n_steps": 2, "train_batch_size": 4}
-PARAMS = {"counts": {"n_iterations": 1}, "paper": {**SHORT, "n_layers": 1, "feedforward": 8}, "kernel": {}}
+PARAMS = {
+    "counts": {"n_iterations": 1},
+    "paper": {**SHORT, "n_layers": 1, "feedforward": 8},
+    "factor": {"n_iterations": 1},
+}
 NETWORK = {"backbone": "torchvision:shufflenet_v2_x0_5", "weights": "random", **SHORT}
 
 
@@ -58,7 +62,7 @@ class ModelInput:
     def __init__(self, number: int, folder: Path) -> None:
         self.number, self.folder = number, folder
         self.rng = rng = np.random.default_rng([number, 47])
-        weights = np.array([4, 0.5, 2, 1, 1, 3])
+        weights = np.array([4, 0.5, 2, 1, 3])
         self.model = str(rng.choice(KINDS, p=weights / weights.sum()))
         self.whole = saved(self.model, folder)
         self.adata, self.changes = sections.ready(int(rng.integers(sections.N_KINDS))).copy(), []

@@ -64,9 +64,16 @@ def compare(one: AnnData, other: AnnData, written: set[str]) -> list[str]:
     for slot in sorted(written):
         attr, _, name = slot.partition(":")
         mine, theirs = getattr(one, attr), getattr(other, attr)
-        if name not in theirs or not alike(mine[name], theirs[name]):
+        if name not in theirs or not alike(mine[name], in_columns_of(mine[name], theirs[name])):
             different.append(slot)
     return different
+
+
+def in_columns_of(mine: Any, theirs: Any) -> Any:
+    """A table with its columns in the order of the other one, as predictions have genes in the order of the data."""
+    if isinstance(mine, pd.DataFrame) and set(mine.columns) == set(theirs.columns):
+        return theirs[mine.columns]
+    return theirs
 
 
 def written_slots(before: AnnData, after: AnnData) -> set[str]:

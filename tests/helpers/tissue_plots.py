@@ -72,6 +72,8 @@ def trained(adata: AnnData, **training) -> AnnData:
     adata.uns["spared_sc"] = {
         "median": {"function": "tl.complete", "params": {"method": "median"}},
         "spackle": {
+            "function": "tl.spackle_complete",
+            "params": {},
             "training": {
                 "step": step,
                 "train_mse": 5 * np.exp(-step / 80),

@@ -67,7 +67,7 @@ def test_scatter_of_all_genes_other_layers_and_undetected_entries():
     assert ax.get_title().endswith(f"{n} entries")
     assert ax.get_xlabel() == "measured, raw"
     plt.close("all")
-    adata.uns["spared_sc"] = {"log2tpm": {"match": "CPM: no lengths"}}
+    adata.uns["spared_sc"] = {"log2tpm": {"function": "pp.normalize_tpm", "params": {}, "match": "CPM: no lengths"}}
     ax = sp.pl.completion_scatter(adata, key="median", hidden="mine").axes[0]
     assert ax.get_xlabel() == "measured, log2(CPM + 1)"
 

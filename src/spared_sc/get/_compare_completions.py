@@ -29,7 +29,7 @@ def compare_completions(
     scores: pd.DataFrame,
     *,
     method: str = "counts",
-    baselines: Sequence[str] | None = None,
+    baselines: str | Sequence[str] | None = None,
     metric: str = "mse",
 ) -> pd.DataFrame:
     """Compare a completion method with the best baseline, with intervals over subjects or data sets.

@@ -106,6 +106,7 @@ def predicted(
     asked = f"{len(sections)} libraries x {len(names)} panels"
     check_panels(ax, len(sections) * len(names), asked, "one with `libraries=` and one with `panels=`")
     shown = np.concatenate([section.rows for section in sections])
+    _tissue.check_style(size, alpha)
     colours = _tissue.colour_scale(spots.columns[shown], spots.detected[shown], cmap, vmin, vmax)
     around_zero = _difference_colours(spots.difference[shown])
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from spared_sc._kernels.metrics import CEILING
 from spared_sc.pl._marks import BLUE, VERMILION, check_panels, make_grid
-from spared_sc.pl._score_tables import choose_models, overall_and_genes, rows_of, title_of
+from spared_sc.pl._score_tables import choose_models, need_whole, overall_and_genes, rows_of, title_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +62,8 @@ def draw_scatter(
     names, n_left_out = choose_models(overall[_ACROSS], _ACROSS, predictions, 1 if ax is not None else _MOST)
     genes = {metric: part[1] for metric, part in parts.items()}
     shown = [*names, *(name for name in (_DEPTH,) if name in genes[_UPWARD])]
+    for metric in tables:
+        need_whole(shown, overall[metric], genes[metric])
     ceiling = [table["value"].get(CEILING, np.nan) for table in overall.values()]
     both = _Both(overall, genes, _ends([*(values[shown].to_numpy() for values in genes.values()), np.array(ceiling)]))
     check_panels(ax, len(names), f"{len(names)} predictions", "one with `predictions=`")

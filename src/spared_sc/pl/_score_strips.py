@@ -15,6 +15,7 @@ from spared_sc.pl._score_tables import (
     METRICS,
     best_first,
     choose_models,
+    need_whole,
     overall_and_genes,
     rows_of,
     title_of,
@@ -90,6 +91,7 @@ def _choose(table: pd.DataFrame, metric: str, predictions: str | Sequence[str] |
     models, n_left_out = choose_models(overall, metric, predictions, _MOST)
     anchors = best_first(overall[overall.index.isin(ANCHORS)], metric)
     rows = [*models, *anchors]
+    need_whole(rows, overall, genes)
     limits = next((list(names) for names in (FLOORS, (CEILING,)) if set(names) <= set(overall.index)), [])
     if limits and set(limits) <= set(genes):
         genes[_NO_ERROR] = genes[limits].mean(axis=1)

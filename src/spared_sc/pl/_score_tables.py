@@ -67,6 +67,16 @@ def choose_models(
     return models, len(ranked) - len(models)
 
 
+def need_whole(names: Sequence[str], overall: pd.DataFrame, genes: pd.DataFrame) -> None:
+    """Refuse a part of a table, in which a prediction has no score over all genes or none of single ones."""
+    lacking = [name for name in names if name not in overall.index or name not in genes]
+    if lacking or not names:
+        what = f"scores of {listing(lacking)} over all genes and of every gene" if lacking else "prediction"
+        raise ValueError(
+            f"the table has no {what}: pass the whole table of `{_CALL}`, or name others with `predictions=`."
+        )
+
+
 def best_first(overall: pd.DataFrame, metric: str) -> list[str]:
     """Names by their score over all genes; those without one last."""
     return overall["value"].sort_values(ascending=metric in ERRORS, kind="stable", na_position="last").index.tolist()

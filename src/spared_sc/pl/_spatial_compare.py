@@ -97,6 +97,7 @@ def spatial_compare(
     shown = np.concatenate([section.rows for section in sections])
     is_denoised = np.isin(layers, denoised_layers(adata))
     counted = detected[shown, None] | is_denoised
+    _tissue.check_style(size, alpha)
     colours = _tissue.colour_scale(values[shown], counted, cmap, vmin, vmax)
 
     titles = [describe_layer(adata, layer).replace(": ", "\n") for layer in layers]

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spared_sc._core.slides import entry_of
-from spared_sc._core.validate import Libraries, dense, get_detected, get_layer, get_libraries, get_positions, listing
+from spared_sc._core.validate import (
+    Libraries,
+    check_number,
+    dense,
+    get_detected,
+    get_layer,
+    get_libraries,
+    get_positions,
+    listing,
+)
 from spared_sc._images.measures import factor
 from spared_sc.pl._marks import PANEL_WIDTH, Panels, check_names, make_panels, spot_mark, width_in_points
 
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
     Window = tuple[float, float, float, float]  # left, right, top, bottom: y grows downward
 
 _DIAMETER_OF_PITCH = 0.55  # Visium: spots of 55 um, 100 um from centre to centre
+_MOST = 1e30  # ends of a colour scale, far beyond all values and within the numbers that can be drawn
 _PALE, _PALE_EDGE = "0.88", "0.55"  # light grey with an edge, visible on pale and on dark tissue
 _OUTLINE, _OUTLINE_DIAMETER = "black", 1.3  # the second as a multiple of the spot's
 
@@ -223,9 +233,11 @@ def colour_scale(
 
     `detected` is a mask of the spots, or of the entries.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.colors import Normalize
 
+    for name, end in (("vmin", vmin), ("vmax", vmax)):
+        if end is not None:
+            check_number(name, end, -_MOST, _MOST)
     measured = values[detected] if detected.any() else values
     low, high = np.percentile(measured, [1, 99])
     if low == high:
@@ -236,7 +248,26 @@ def colour_scale(
     coloured = values[detected.reshape(len(values), -1) | (values != 0)]
     beyond = bool((coloured < low).any()), bool((coloured > high).any())
     extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
-    return Colours(Normalize(low, high), plt.get_cmap(cmap), extend)
+    return Colours(Normalize(low, high), _colour_map(cmap), extend)
+
+
+def _colour_map(cmap: str | Colormap) -> Colormap:
+    import matplotlib as mpl
+    from matplotlib.colors import Colormap
+
+    if isinstance(cmap, Colormap):
+        return cmap
+    if not isinstance(cmap, str) or cmap not in mpl.colormaps:
+        raise ValueError(
+            f"there is no colour map {cmap!r}: pass a name of `matplotlib.colormaps`, such as 'viridis', or a `Colormap`."
+        )
+    return mpl.colormaps[cmap]
+
+
+def check_style(size: float, alpha: float) -> None:
+    """Refuse circles that cannot be drawn."""
+    check_number("size", size, 0, 1e6)
+    check_number("alpha", alpha, 0, 1)
 
 
 def draw_spots(

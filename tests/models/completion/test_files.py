@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import scipy.sparse as sps
+import torch
 
 import spared_sc as sp
 from helpers import KEY, dense
@@ -319,3 +320,9 @@ def test_spackle_is_for_as_many_genes_as_it_was_fitted_to(saved):
     new.var["few"] = np.arange(new.n_vars) < 7
     with pytest.raises(ValueError, match="20 genes.*7"):
         sp.tl.complete(new, method=completer, mask_var="few", **KEY)
+
+
+def test_a_saved_model_leaves_the_random_state_of_torch_as_it_is(saved):
+    before = torch.get_rng_state()
+    load(saved.two, saved.folder)
+    assert torch.equal(torch.get_rng_state(), before)

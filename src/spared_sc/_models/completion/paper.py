@@ -262,7 +262,8 @@ class SpaCKLE(FittedCompleter[Fitted]):
         """The completer with that state."""
         completer = cls(**values["params"])
         n_features = arrays["embedding_mean"].size if "embedding_mean" in arrays else 0
-        network = SpackleNet(values["n_genes"], completer, np.zeros((1, n_features)) if n_features else None)
+        with local_seed(0, torch.device("cpu")):  # leaves the user's random state as it is
+            network = SpackleNet(values["n_genes"], completer, np.zeros((1, n_features)) if n_features else None)
         network = network_from(network, arrays)
         completer.learned = Fitted(network, score=values["score"], data=values["data"])
         return completer
