@@ -51,7 +51,7 @@ def areas() -> dict[str, Callable[[int, Path], str]]:
     def of_api(area: str) -> Callable[[int, Path], str]:
         return lambda number, folder: "right" if try_one(area, number, folder)[1].error is None else "refused"
 
-    folders, images = from_file("datasets/test_fuzz"), from_file("images/test_source_fuzz")
+    folders, images = from_file("datasets/test_read_visium_fuzz"), from_file("images/test_source_fuzz")
     return {area: of_api(area) for area in AREAS} | {
         "folders": folders.try_whole,
         "damaged folders": folders.try_damaged,

@@ -374,7 +374,7 @@ def test_splits_that_are_none(ready, call):
     with refused(ready, ValueError, r"holds 'validation'; expected only 'train', 'val', 'test'.*split_key=None"):
         call(ready, **options)
     ready.obs["split"] = ready.obs["split"].astype(object).where(ready.obs["library_id"] == "library_1", np.nan)
-    with refused(ready, ValueError, r"holds 'nan'; expected only 'train', 'val', 'test'.*split_key=None"):
+    with refused(ready, ValueError, r"36 of 72 spots have no value in adata.obs\['split'\]: give every spot its value"):
         call(ready, **options)
     ready.obs["split"] = ["train", "test"] * (ready.n_obs // 2)
     with refused(ready, ValueError, "library 'library_1' is in several splits .*a library is in one only"):
@@ -446,7 +446,8 @@ def test_thread_counts(ready, call, n_jobs):
 @each({name: call for name, call in ALL.items() if name not in ("spared_filter", "recipe_spared", "lattice_neighbors")})
 def test_names_that_files_cannot_hold(ready, call, key):
     options = {} if call in (ALL["normalize_tpm"], ALL["select_genes"]) else {"library_key": "library_id"}
-    with refused(ready, ValueError, f"key_added={key!r} cannot be used: give a non-empty name without '/'"):
+    error, remedy = (ValueError, "a non-empty name without '/'") if isinstance(key, str) else (TypeError, "text")
+    with refused(ready, error, f"key_added={key!r} cannot be used: give {remedy}"):
         call(ready, key_added=key, **options)
 
 

@@ -19,8 +19,7 @@ WRONG = {
     "bool": [None, "False", 0, 1.0, []],
     "bool | None": ["no", 1],
     "str | Sequence[str] | None": [3, print, [3], [["a"]], np.array(["a"])[0:1].reshape(1, 1), {"a": 1}],
-    "tuple[float, float]": [None, 3, "ab", (1,), (1, 2, 3), ("1", "2"), (1, None)],
-    "tuple[float, float] | None": [3, "ab", (1,), [True, 2]],
+    "tuple[float, float] | None": [3, "ab", (1,), [True, 2], (1, 2, 3), ("1", "2"), (1, None), np.ones(2)],
     "Axes | None": ["ax", 3, [None]],
 }
 CASES = [
@@ -50,8 +49,9 @@ def test_every_function_refuses_a_wrong_type_before_it_reads_anything(function):
         ("Collection[str] | None", {"a", "b"}),
         ("str", np.str_("a")),
         ("bool", np.bool_(True)),
-        ("tuple[float, float]", [np.int64(1), np.float32(2)]),
+        ("tuple[float, float] | None", [np.int64(1), np.float32(2)]),
         ("Sequence[float]", np.ones(3)),
+        ("tuple[float, float]", "left to the function"),
         ("int", "left to the function"),
         ("str | Path | Completer", object()),
     ],

@@ -367,7 +367,7 @@ def test_only_the_table_of_the_scores_is_taken():
     [("pcc", "no genes"), ("pcc", "no mean"), (None, "no genes"), (None, "no mean"), (None, "no model")],
 )
 def test_a_part_of_a_table_is_refused(adata, metric, left):
-    scores = sp.tl.score_prediction(adata, library_key=KEY)
+    scores = sp.tl.score_prediction(adata, library_key="library_id")
     of_models = scores["prediction"].str.startswith("predicted")
     dropped = {
         "no genes": of_models & (scores["gene"] != "all"),
@@ -376,7 +376,7 @@ def test_a_part_of_a_table_is_refused(adata, metric, left):
     }[left]
     if (left, metric) == ("no mean", "pcc"):  # the anchors are drawn, unless the model is named
         with pytest.raises(ValueError, match="there is no prediction"):
-            sp.pl.gene_scores(scores[~dropped], metric=metric, predictions="predicted_ridge")
+            sp.pl.gene_scores(scores[~dropped], metric=metric, predictions=KEY)
         return
     with pytest.raises(ValueError, match="pass the whole table of `sp.tl.score_prediction"):
         sp.pl.gene_scores(scores[~dropped], metric=metric)

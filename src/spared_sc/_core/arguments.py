@@ -32,6 +32,10 @@ def _several(value: Any, fits: Callable[[Any], bool]) -> bool:
     )
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -48,7 +52,8 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Collection[str]": _NAMES,
     "Sequence[float]": _NUMBERS,
     "Axes": ("axes of matplotlib", lambda value: hasattr(value, "get_window_extent") and hasattr(value, "figure")),
-    "tuple[float, float]": ("two numbers", lambda value: _several(value, _is_number) and len(value) == 2),
+    # Sizes of figures; bounds are left to the functions that have some.
+    "tuple[float, float] | None": ("two numbers or None", lambda value: value is None or _is_pair(value)),
 }
 
 
@@ -66,7 +71,9 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.items():
             known = kinds.get(name)
             if known and not any(fits(value) for _, fits in known):
-                wanted = " or ".join(words for words, _ in reversed(known))
+                wanted = " or ".join(words for words, _ in known)
+                if isinstance(value, str) and _NAMES in known:
+                    raise TypeError(f"{name}={_shown(value)} is one name: pass a list.")
                 raise TypeError(f"{name}={_shown(value)} cannot be used: give {wanted}.")
         return function(*args, **kwargs)
 
@@ -75,6 +82,8 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
 def _kinds(annotation: str) -> list[tuple[str, Callable[[Any], bool]]]:
     """What an annotation allows; nothing where a part of it is not known here."""
+    if annotation in _KINDS:
+        return [_KINDS[annotation]]
     parts = _ALTERNATIVES.split(annotation)
     return [_KINDS[part] for part in parts] if set(parts) <= set(_KINDS) else []
 

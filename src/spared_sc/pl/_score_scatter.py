@@ -63,7 +63,7 @@ def draw_scatter(
     genes = {metric: part[1] for metric, part in parts.items()}
     shown = [*names, *(name for name in (_DEPTH,) if name in genes[_UPWARD])]
     for metric in tables:
-        need_whole(shown, overall[metric], genes[metric])
+        need_whole(names and shown, overall[metric], genes[metric])
     ceiling = [table["value"].get(CEILING, np.nan) for table in overall.values()]
     both = _Both(overall, genes, _ends([*(values[shown].to_numpy() for values in genes.values()), np.array(ceiling)]))
     check_panels(ax, len(names), f"{len(names)} predictions", "one with `predictions=`")
