@@ -40,7 +40,7 @@ def save(
 
     The arrays go into a file that is named after its content. The card, which names that file, is renamed into place
     last: until then a reader sees the old model, from then on the new one. Values that are not finite are refused, except
-    in arrays whose names begin with one of `gaps`.
+    NaN in arrays whose names begin with one of `gaps`.
     """
     from safetensors.numpy import save as serialise
 
@@ -90,7 +90,7 @@ def check_place(folder: str | Path | None) -> None:
 def load(folder: str | Path, *kinds: str, gaps: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays and card of a model folder of one of these kinds; a ValueError if it is damaged or something else.
 
-    Both are covered by one hash. Arrays hold finite values only, except those whose names begin with one of `gaps`.
+    Both are covered by one hash. Arrays hold finite values only, but for NaN where names begin with one of `gaps`.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load as deserialise
@@ -210,8 +210,9 @@ def _digest(content: bytes, card: Mapping[str, Any]) -> str:
 def _not_finite(arrays: Mapping[str, np.ndarray], gaps: tuple[str, ...]) -> str:
     """Which array holds values that are not finite, in words; empty if none does."""
     for name, array in arrays.items():
-        if np.issubdtype(array.dtype, np.inexact) and not (gaps and name.startswith(gaps)):
-            n_bad = int(np.size(array) - np.isfinite(array).sum())
+        if np.issubdtype(array.dtype, np.inexact):
+            may_lack = bool(gaps) and name.startswith(gaps)  # NaN, but nothing infinite
+            n_bad = int((np.isinf(array) if may_lack else ~np.isfinite(array)).sum())
             if n_bad:
                 return f"{n_bad} of {np.size(array)} values of {name!r} are NaN or infinite"
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import warnings
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sps
 import torch
+from safetensors.numpy import load_file
 
 import spared_sc as sp
 from helpers import KEY, dense
@@ -326,3 +328,13 @@ def test_a_saved_model_leaves_the_random_state_of_torch_as_it_is(saved):
     before = torch.get_rng_state()
     load(saved.two, saved.folder)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_array_of_a_model_may_be_infinite(saved, tmp_path):
+    names = list(load_file(weights_of(saved.folder)))
+    for i, name in enumerate(names):
+        folder = tmp_path / str(i)
+        shutil.copytree(saved.folder, folder)
+        put_arrays(folder, lambda arrays, name=name: arrays | {name: np.full_like(arrays[name], np.inf)})
+        with pytest.raises(ValueError, match=f"values of '{name}' are NaN or infinite"):
+            load(saved.third, folder)
