@@ -227,7 +227,9 @@ def put_pickle(folder):
 
 def spoil(value):
     def change(arrays):
-        first = next(name for name in arrays if arrays[name].size and name not in ("skill", "pattern"))
+        # Not those that hold NaN for genes too rare to be judged; safetensors gives them in any order.
+        gaps = ("skill", "skill_se", "pattern", "given_detection")
+        first = next(name for name in sorted(arrays) if arrays[name].size and name not in gaps)
         return arrays | {first: np.full_like(arrays[first], value)}
 
     return change
