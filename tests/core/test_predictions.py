@@ -15,7 +15,7 @@ ROLES = {"a": "train", "b": "test"}
 def adata_with(**predictions) -> ad.AnnData:
     """Tables of two genes, with records."""
     adata = ad.AnnData(np.ones((3, 2), np.float32))
-    adata.uns["spared_sc"] = {"other": {"function": "tl.embed_patches"}}
+    adata.uns["spared_sc"] = {"other": {"function": "tl.embed_patches", "params": {}}}
     adata.obsm["other"] = np.ones((3, 1))
     for name, details in predictions.items():
         adata.obsm[name] = pd.DataFrame(
@@ -23,6 +23,7 @@ def adata_with(**predictions) -> ad.AnnData:
         )
         adata.uns["spared_sc"][name] = {
             "function": "tl.predict_expression",
+            "params": {},
             "roles": ROLES,
             "groups": {"a": "1", "b": "2"},
             "card": {"unit": "log2tpm"},
