@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _LARGEST_COUNT = 1e15  # beyond which floats no longer hold every whole number
-_FAR = 1.6  # times the distance of nearest neighbours; a square's diagonal is 1.41, the second ring of hexagons 1.73
+_FAR = 1.6  # times the usual distance of neighbours; a square's diagonal is 1.41, the second ring of hexagons 1.73
 _MOST_FAR = 0.1  # share of the neighbours, beyond which the places are doubted
 _ENOUGH_EDGES = 40
 
@@ -490,16 +490,19 @@ def get_lattice(
 
 def _warn_of_far_neighbours(graph: Lattice, libraries: Libraries, positions: np.ndarray, spatial_key: str) -> None:
     """Say which libraries have neighbours on the array that do not lie beside each other."""
+    from spared_sc._kernels.lattice import nearest_distance
+
     of_edge = np.repeat(np.arange(graph.n_spots), np.diff(graph.indptr))
     length = np.linalg.norm(positions[of_edge] - positions[graph.indices], axis=1)
-    nearest = np.full(graph.n_spots, np.inf)
-    np.minimum.at(nearest, of_edge, length)
-    for name, rows in zip(libraries.names, libraries.rows(), strict=True):
-        touching = nearest[rows][np.isfinite(nearest[rows])]
-        here = np.isin(of_edge, rows)
-        if here.sum() < _ENOUGH_EDGES:
+    library = libraries.codes[of_edge]
+    for code, (name, rows) in enumerate(zip(libraries.names, libraries.rows(), strict=True)):
+        here = length[library == code]
+        if here.size < _ENOUGH_EDGES:
             continue
-        far = float(np.mean(length[here] > _FAR * np.median(touching)))
+        usual = np.median(here)
+        if usual > _FAR * nearest_distance(positions[rows]):  # as of places that belong to other spots
+            usual = nearest_distance(positions[rows])
+        far = float(np.mean(here > _FAR * usual))
         if far > _MOST_FAR:
             warn(
                 f"library {name!r}: {far:.0%} of the neighbours by array_row and array_col lie far apart in "
