@@ -41,7 +41,7 @@ def measured_layers(adata: AnnData) -> list[str]:
     """The normalised layer, and any other that was completed."""
     completed = completed_layers(adata)
     records = records_of(adata)
-    used = {_record(adata, name).get("params", {}).get("layer") for name in records} | {Key.layers.log2tpm}
+    used = {str(_record(adata, name).get("params", {}).get("layer")) for name in records} | {Key.layers.log2tpm}
     return [name for name in adata.layers if name in used and name not in completed]
 
 
