@@ -72,8 +72,8 @@ def test_tile_slide_scale_and_errors(tmp_path, image):
     [
         ({"library_id": ""}, "'' cannot be a library name"),
         ({"library_id": "a/b"}, "'a/b' cannot be a library name"),
-        ({"library_id": 5}, "5 cannot be a library name"),
-        ({"library_id": None}, "None cannot be a library name"),
+        ({"library_id": 5}, "library_id=5 cannot be used: give text"),
+        ({"library_id": None}, "library_id=None cannot be used: give text"),
         ({"library_id": ".."}, "cannot be a library name"),
         ({"library_id": "x" * 300}, "cannot be a library name"),
         ({"library_key": "in_tissue"}, "library_key='in_tissue' is the name of another column"),
@@ -92,7 +92,7 @@ def test_tile_slide_scale_and_errors(tmp_path, image):
     ],
 )
 def test_names_and_measures_that_files_or_memory_cannot_hold(image, options, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         sp.pp.tile_slide(image, **{"mpp": 4.1, **options})
 
 

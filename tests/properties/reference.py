@@ -123,10 +123,20 @@ def read_lengths(names: list[str], lengths: dict[str, float]) -> list[float]:
         raise Refused("wrong lengths")
     table = dict(zip(known, lengths.values(), strict=True))
     result = []
+    of_table = {species_of(name) for name, (kind, _) in zip(lengths, known, strict=True) if kind == "id"}
     for name in names:
         kind, text = bare(name)
+        if kind == "symbol" and of_table and species_of(name) not in {None, *of_table}:
+            result.append(np.nan)  # a gene of another species
+            continue
         result.append(table.get((kind, text), table.get(("symbol", re.sub(r"-\d+$", "", text)), np.nan)))
     return result
+
+
+def species_of(name: str) -> str | None:
+    """Human or mouse, from an Ensembl id or the prefix of a genome."""
+    human, mouse = r"^(GRCh|hg)\d+_|^ENSG\d|_ENSG\d", r"^(GRCm|mm)\d+_|^ENSMUSG\d|_ENSMUSG\d"
+    return "human" if re.search(human, name) else "mouse" if re.search(mouse, name) else None
 
 
 def read_normalised(case: Case, adata: AnnData, lengths: str | None, options: dict) -> dict[str, object]:

@@ -155,3 +155,16 @@ def test_broken_models(adata, tmp_path, what):
         match = "no saved model"
     error = FileNotFoundError if what == "nothing" else ValueError
     refused(lambda adata: sp.tl.predict_expression(adata, model=folder, **KEY), adata, error, match)
+
+
+def test_features_that_do_not_vary_are_saved(tmp_path):
+    adata = sp.datasets.synthetic(n_libraries=2, n_genes=8, shape=(6, 6), depth=300)
+    sp.pp.normalize_tpm(adata, gene_lengths=None)
+    sp.tl.embed_patches(adata, library_key="library_id")
+    adata.obsm["X_classical"][:, 3] = 0.25
+    model = sp.tl.fit_predictor(adata, library_key="library_id", target="log2tpm", device="cpu")
+    model.save(tmp_path / "m")
+    loaded = sp.tl.load_predictor(tmp_path / "m")
+    first, second = (one.predict(adata, library_key="library_id").to_numpy() for one in (model, loaded))
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)

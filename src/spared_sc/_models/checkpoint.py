@@ -35,17 +35,18 @@ def save(
     card: Mapping[str, Any],
     *,
     gaps: tuple[str, ...] = (),
+    unbounded: tuple[str, ...] = (),
 ) -> None:
     """Write a model folder; one that holds something else is refused.
 
     The arrays go into a file that is named after its content. The card, which names that file, is renamed into place
     last: until then a reader sees the old model, from then on the new one. Values that are not finite are refused, except
-    NaN in arrays whose names begin with one of `gaps`.
+    NaN in arrays whose names begin with one of `gaps`, and infinity in those that are `unbounded`.
     """
     from safetensors.numpy import save as serialise
 
     folder = as_path(folder, "the folder of a model")
-    damaged = _not_finite(arrays, gaps)
+    damaged = _not_finite(arrays, gaps, unbounded)
     if damaged:
         raise ValueError(f"{damaged} and would predict nothing: nothing was saved. Fit again with other parameters.")
     content = serialise({name: _contiguous(array) for name, array in arrays.items()})
@@ -87,10 +88,12 @@ def check_place(folder: str | Path | None) -> None:
         pass
 
 
-def load(folder: str | Path, *kinds: str, gaps: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(
+    folder: str | Path, *kinds: str, gaps: tuple[str, ...] = (), unbounded: tuple[str, ...] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays and card of a model folder of one of these kinds; a ValueError if it is damaged or something else.
 
-    Both are covered by one hash. Arrays hold finite values only, but for NaN where names begin with one of `gaps`.
+    Both are covered by one hash. Arrays hold finite values only, but for those that `save` was told of.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load as deserialise
@@ -104,7 +107,7 @@ def load(folder: str | Path, *kinds: str, gaps: tuple[str, ...] = ()) -> tuple[d
         arrays = deserialise(content)
     except SafetensorError as error:
         raise ValueError(f"{card['weights']} in {folder} is no safetensors file ({error}): {_AGAIN}.") from error
-    damaged = _not_finite(arrays, gaps)
+    damaged = _not_finite(arrays, gaps, unbounded)
     if damaged:
         raise ValueError(f"the model in {folder} is damaged: {damaged}. Fit and save it again.")
     return arrays, card
@@ -207,12 +210,16 @@ def _digest(content: bytes, card: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _not_finite(arrays: Mapping[str, np.ndarray], gaps: tuple[str, ...]) -> str:
+def _not_finite(arrays: Mapping[str, np.ndarray], gaps: tuple[str, ...], unbounded: tuple[str, ...]) -> str:
     """Which array holds values that are not finite, in words; empty if none does."""
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.inexact):
-            may_lack = bool(gaps) and name.startswith(gaps)  # NaN, but nothing infinite
-            n_bad = int((np.isinf(array) if may_lack else ~np.isfinite(array)).sum())
+            allowed = np.isfinite(array)
+            if name.startswith(gaps):
+                allowed |= np.isnan(array)
+            if name.startswith(unbounded):
+                allowed |= np.isposinf(array)
+            n_bad = int((~allowed).sum())
             if n_bad:
                 return f"{n_bad} of {np.size(array)} values of {name!r} are NaN or infinite"
     return ""

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from spared_sc.tl._task import Task
 
 _KIND = "predictor"
-# Not finite for genes that are undetected in training, or not judged, and for features of an embedding that do not vary.
-_GAPS = ("gene_mean", "support.", "model.scale", "novelty.scale")
+# Not finite: of genes that are undetected in training, or not judged, and of features of an embedding that do not vary.
+_SAVED: dict[str, Any] = {"gaps": ("gene_mean", "support."), "unbounded": ("model.scale", "novelty.scale")}
 INNER_FITS = 3  # that show how far a prediction is supported
 _ORIGIN = ("weights", "source", "licence")  # of the identity of an encoder
 
@@ -215,12 +215,12 @@ class FittedPredictor:
             arrays |= {f"novelty.{name}": array for name, array in self.novelty.arrays().items()}
         if self.support is not None:
             arrays |= {f"support.{name}": array for name, array in asdict(self.support).items()}
-        checkpoint.save(folder, _KIND, arrays, {"predictor": asdict(self.card), "state": values}, gaps=_GAPS)
+        checkpoint.save(folder, _KIND, arrays, {"predictor": asdict(self.card), "state": values}, **_SAVED)
 
     @classmethod
     def load(cls, folder: str | Path) -> FittedPredictor:
         """The predictor that `save` wrote; errors as of :func:`spared_sc.tl.load_predictor`."""
-        arrays, saved = checkpoint.load(folder, _KIND, gaps=_GAPS)
+        arrays, saved = checkpoint.load(folder, _KIND, **_SAVED)
         with checkpoint.fitting(f"the model in {folder}", "Fit and save it again."):
             groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "novelty": {}, "support": {}, "gene_mean": {}}
             for name, array in arrays.items():
