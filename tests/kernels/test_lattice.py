@@ -145,7 +145,10 @@ def test_full_lattice_equals_squidpys_grid(kind, n_neighs, n_rings):
     position = places(kind, 10, 11)
     xy = position[:, ::-1] * ([0.5, np.sqrt(0.75)] if kind == "hex" else [1.0, 1.0])
     adata = AnnData(np.zeros((len(position), 1), dtype=np.float32), obsm={"spatial": xy * 100})
-    sq.gr.spatial_neighbors_grid(adata, n_neighs=n_neighs, n_rings=n_rings)
+    if hasattr(sq.gr, "spatial_neighbors_grid"):
+        sq.gr.spatial_neighbors_grid(adata, n_neighs=n_neighs, n_rings=n_rings)
+    else:  # of older versions
+        sq.gr.spatial_neighbors(adata, coord_type="grid", n_neighs=n_neighs, n_rings=n_rings)
     indptr, indices, _ = lattices.from_array(position, np.zeros(len(position), dtype=int), kind=kind).hops(n_rings)
     ours = sps.csr_matrix((np.ones(indices.size), indices, indptr), shape=(len(position),) * 2)
     np.testing.assert_array_equal(ours.toarray(), adata.obsp["spatial_connectivities"].toarray() > 0)
