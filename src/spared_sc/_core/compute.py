@@ -58,7 +58,7 @@ def make_compute(
     n_jobs: int | None = None,
     show_progress_bar: bool | None = None,
     checkpoint: str | Path | None = None,
-    write: Collection[str] | None = None,
+    write: str | Collection[str] | None = None,
 ) -> Compute:
     """Check the arguments of a public function; what is `None` comes from the settings.
 

@@ -48,7 +48,7 @@ def complete(
     use_rep: str | None = None,
     allow_unrecorded_rep: bool = False,
     key_added: str | None = None,
-    write: Collection[str] | None = None,
+    write: str | Collection[str] | None = None,
     save_model: str | Path | None = None,
     checkpoint: str | Path | None = None,
     device: str | None = None,

@@ -31,7 +31,7 @@ def spackle_complete(
     use_rep: str | None = None,
     allow_unrecorded_rep: bool = False,
     key_added: str = Key.layers.spackle,
-    write: Collection[str] | None = None,
+    write: str | Collection[str] | None = None,
     save_model: str | Path | None = None,
     checkpoint: str | Path | None = None,
     device: str | None = None,
