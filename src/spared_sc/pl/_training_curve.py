@@ -65,7 +65,8 @@ def training_curve(
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_genes=20)
     >>> training = {"step": [10, 20], "train_mse": [4.0, 2.0], "validation_mse": [5.0, 3.0], "best_step": 20}
-    >>> adata.uns["spared_sc"] = {"spackle": {"training": training}}
+    >>> made = {"function": "tl.complete", "params": {"method": "paper"}, "training": training}
+    >>> adata.uns["spared_sc"] = {"spackle": made}
     >>> ax = sp.pl.training_curve(adata)
     """
     records = records_of(check_adata(adata))
