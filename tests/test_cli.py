@@ -18,6 +18,7 @@ from PIL import Image
 import spared_sc as sp
 from helpers import KEY
 from helpers.image_prediction import SECTIONS, embed, of_libraries
+from helpers.locks import written_by_another
 from spared_sc import cli
 
 if TYPE_CHECKING:
@@ -371,20 +372,9 @@ def test_one_program_writes_an_output(options, tmp_path, capsys, monkeypatch):
     from spared_sc._core import locks
 
     monkeypatch.setattr(locks, "_WAIT", 0.1)
-    code = f"""
-import sys, pathlib
-from spared_sc._core.locks import only_writer
-with only_writer(pathlib.Path({str(tmp_path / "out.h5ad")!r})):
-    print("writes", flush=True)
-    sys.stdin.read()
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "writes\n"
+    with written_by_another(tmp_path / "out.h5ad") as writer:
         assert cli.main(options) == 1
-        assert f"is being written by process {other.pid}" in capsys.readouterr().err
-        other.stdin.close()
+        assert f"is being written by process {writer}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", ["nothing", "empty", "demo", "mine", "mine among the demo's", "a file"])

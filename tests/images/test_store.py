@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
-import sys
 
 import anndata as ad
 import numpy as np
@@ -16,6 +14,7 @@ import zarr
 import spared_sc as sp
 from helpers import KEY, shuffled
 from helpers.images import SECTIONS, resolve, smooth
+from helpers.locks import written_by_another
 from spared_sc._images.patches import Patches
 from spared_sc._images.store import StoredPatches
 
@@ -360,21 +359,10 @@ def test_one_process_writes_a_store(adata, tmp_path, monkeypatch):
 
     monkeypatch.setattr(locks, "_WAIT", 0.1)
     store = tmp_path / "patches.zarr"
-    code = f"""
-import sys, pathlib
-from spared_sc._core.locks import only_writer
-with only_writer(pathlib.Path({str(store)!r})):
-    print("writes", flush=True)
-    sys.stdin.read()
-"""
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "writes\n"
-        with pytest.raises(TimeoutError, match=f"is being written by process {other.pid}"):
+    with written_by_another(store) as writer:
+        with pytest.raises(TimeoutError, match=f"is being written by process {writer}"):
             sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
         assert not store.exists()
-        other.stdin.close()
     sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)
     with only_writer(store):  # whoever finds what it wants does not wait
         sp.pp.extract_patches(adata, output_size=16, store=store, **KEY)

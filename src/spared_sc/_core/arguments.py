@@ -25,11 +25,7 @@ def _several(value: Any, fits: Callable[[Any], bool]) -> bool:
     """Whether a list, or something like one, holds only what fits."""
     if isinstance(value, str | bytes | dict) or not (isinstance(value, Collection) or hasattr(value, "__array__")):
         return False
-    return (
-        np.ndim(value) == 1 and all(map(fits, value))
-        if not isinstance(value, set | frozenset)
-        else all(map(fits, value))
-    )
+    return (isinstance(value, set | frozenset) or np.ndim(value) == 1) and all(map(fits, value))
 
 
 def _is_pair(value: Any) -> bool:

@@ -499,9 +499,9 @@ def _warn_of_far_neighbours(graph: Lattice, libraries: Libraries, positions: np.
         here = length[library == code]
         if here.size < _ENOUGH_EDGES:
             continue
-        usual = np.median(here)
-        if usual > _FAR * nearest_distance(positions[rows]):  # as of places that belong to other spots
-            usual = nearest_distance(positions[rows])
+        usual, nearest = np.median(here), nearest_distance(positions[rows])
+        if usual > _FAR * nearest:  # as of places that belong to other spots
+            usual = nearest
         far = float(np.mean(here > _FAR * usual))
         if far > _MOST_FAR:
             warn(

@@ -123,9 +123,10 @@ def fit_rates(
     genes = _blocks_of_genes(sections.need_counts().values)
     with Workers(n_threads) as workers:
         model = _Model(sections, params, device, workers, genes[0])
-        interrupted = _fit_factors(
-            model, checkpoint=checkpoint, identity=identity, keep_interrupted=keep_interrupted, on_step=on_step
-        )
+        with files.reserved(checkpoint):  # one process at a time
+            interrupted = _fit_factors(
+                model, checkpoint=checkpoint, identity=identity, keep_interrupted=keep_interrupted, on_step=on_step
+            )
         parts = [model.finish()]
         for block in genes[1:]:
             other = _Model(sections, params, device, workers, block, model.smoothers)
@@ -170,19 +171,7 @@ def _fit_factors(
     keep_interrupted: bool,
     on_step: Callable[[], object],
 ) -> bool:
-    """All steps of a fit; whether it was interrupted. One process at a time fits with a checkpoint."""
-    with files.reserved(checkpoint):
-        return _steps(model, checkpoint, identity, keep_interrupted=keep_interrupted, on_step=on_step)
-
-
-def _steps(
-    model: _Model,
-    checkpoint: Path | None,
-    identity: dict[str, Any] | None,
-    *,
-    keep_interrupted: bool,
-    on_step: Callable[[], object],
-) -> bool:
+    """All steps of a fit; whether it was interrupted."""
     n_bands = len(model.params.bands)
     first, last, finished = 0, 1 + n_bands + model.params.n_iterations, False
     if checkpoint is not None and files.exists(checkpoint):
