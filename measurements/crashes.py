@@ -256,9 +256,7 @@ def prepare(folder: Path) -> None:
         sp.tl.fit_predictor(adata, model=model, target="log2tpm", loss="all", **QUIET).save(folder / model)
     adata.write_h5ad(folder / "sections.h5ad")
     Image.fromarray(adata.uns["spatial"]["library_1"]["images"]["hires"]).save(folder / "slide.png")
-    (folder / "mpp").write_text(
-        str(adata.uns["spared_sc"]["X_classical"]["patches"]["sources"]["library_1"]["um_per_px"])
-    )
+    (folder / "mpp").write_text(str(adata.uns["spared_sc"]["X_classical"]["patches"]["sources"]["um_per_px"][0]))
     (folder / "file.bin").write_bytes(np.random.default_rng(0).bytes(SIZE))
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-
-import anndata as ad
 import numpy as np
 import pytest
 
 import spared_sc as sp
 from helpers import KEY
+from helpers.files import through_a_file
 from helpers.prediction import SECTIONS, embed, predict, with_split
+from spared_sc._core.record import by_library
 
 
 @pytest.fixture
@@ -29,14 +28,14 @@ def test_what_saw_the_predicted_sections_is_not_scored(adata, made_by):
     make(adata)
     with pytest.warns(UserWarning, match=r"layers\['made'\], made by `.*`, has learned from all sections"):
         predict(adata, target="made")
-    assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"seen"}
+    assert set(by_library(adata.uns["spared_sc"]["predicted_ridge"]["roles"]).values()) == {"seen"}
     with pytest.raises(ValueError, match="the layer that was predicted has learned from all libraries"):
         sp.tl.score_prediction(adata, **KEY)
     # A fitted predictor remembers which sections its layer has seen.
     with_split(adata, l1="train", l2="train", l3="train", l4="test")
     fitted = sp.tl.fit_predictor(adata, target="made", use_rep="X_test", **KEY)
     sp.tl.predict_expression(adata, model=fitted, **KEY)
-    assert adata.uns["spared_sc"]["predicted_ridge"]["roles"]["library_4"] == "seen"
+    assert by_library(adata.uns["spared_sc"]["predicted_ridge"]["roles"])["library_4"] == "seen"
     # Also through a step that by itself looks at one section at a time.
     sp.tl.median_complete(adata, layer="made", key_added="filled", **KEY)
     with pytest.warns(UserWarning, match=r"layers\['made'\].*has learned from all sections"):
@@ -47,7 +46,7 @@ def test_layers_that_were_made_with_the_split_are_scored(adata):
     with_split(adata, l1="train", l2="train", l3="val", l4="test")
     sp.pp.combat(adata, key_added="made", **KEY)
     predict(adata, target="made")
-    assert adata.uns["spared_sc"]["predicted_ridge"]["roles"]["library_4"] == "test"
+    assert by_library(adata.uns["spared_sc"]["predicted_ridge"]["roles"])["library_4"] == "test"
     with_split(adata, l1="train", l2="test", l3="val", l4="train")  # the same name, another split
     with pytest.warns(UserWarning, match="has learned from another split of the same name"):
         predict(adata, target="made")
@@ -65,7 +64,7 @@ def test_what_looks_at_one_section_at_a_time_is_scored(adata):
     np.testing.assert_array_equal(after[~other], before[~other])
     assert (after[other] != before[other]).any()
     predict(adata, target="filled")  # without a warning
-    assert set(adata.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"held out"}
+    assert set(by_library(adata.uns["spared_sc"]["predicted_ridge"]["roles"]).values()) == {"held out"}
 
 
 def test_a_correction_that_was_learned_elsewhere_is_scored(adata, tmp_path):
@@ -74,7 +73,7 @@ def test_a_correction_that_was_learned_elsewhere_is_scored(adata, tmp_path):
     here = adata[adata.obs["library_id"].isin(new)].copy()
     sp.pp.combat(here, model=tmp_path / "combat", key_added="made", **KEY)
     predict(here, target="made")
-    assert set(here.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == {"held out"}
+    assert set(by_library(here.uns["spared_sc"]["predicted_ridge"]["roles"]).values()) == {"held out"}
     alone = here[here.obs["library_id"] == "library_4"].copy()  # by itself, the same
     sp.pp.combat(alone, model=tmp_path / "combat", key_added="made", **KEY)
     rows = (here.obs["library_id"] == "library_4").to_numpy()
@@ -92,7 +91,7 @@ def test_layers_that_were_made_of_one_another_come_to_an_end(adata):
     sp.tl.median_complete(adata, layer="two", key_added="one", **KEY)
     predict(adata, "gene_mean", key_added="a")
     predict(adata, "gene_mean", target="one", key_added="b")
-    assert set(adata.uns["spared_sc"]["b"]["roles"].values()) == {"held out"}
+    assert set(by_library(adata.uns["spared_sc"]["b"]["roles"]).values()) == {"held out"}
 
 
 def test_rates_have_seen_what_their_layer_has(adata):
@@ -104,17 +103,15 @@ def test_rates_have_seen_what_their_layer_has(adata):
     sp.tl.predict_expression(adata, model=fitted, key_added="saved", **KEY)
     roles = {"library_1": "train", "library_2": "train", "library_3": "seen", "library_4": "seen"}
     for key in ("predicted_ridge", "saved"):
-        assert adata.uns["spared_sc"][key]["roles"] == roles
+        assert by_library(adata.uns["spared_sc"][key]["roles"]) == roles
 
 
-def test_a_split_is_recorded_so_that_zarr_can_hold_it(adata, tmp_path):
+@pytest.mark.parametrize("form", ["h5ad", "zarr"])
+def test_a_split_is_recorded_so_that_files_can_hold_it(adata, tmp_path, form):
     adata.obs["library_id"] = adata.obs["library_id"].astype(str).str.replace("_", "/")
     adata.obs["split"] = np.where(adata.obs["library_id"] == "library/4", "test", "train")
     del adata.uns["spatial"]
     sp.pp.combat(adata, key_added="made", **KEY)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Writing zarr v2")
-        adata.write_zarr(tmp_path / "a.zarr")
-    back = ad.read_zarr(tmp_path / "a.zarr")
+    back = through_a_file(adata, tmp_path / f"a.{form}")
     predict(back, target="made")  # without a warning: made with this split
-    assert back.uns["spared_sc"]["predicted_ridge"]["roles"]["library/4"] == "test"
+    assert by_library(back.uns["spared_sc"]["predicted_ridge"]["roles"])["library/4"] == "test"

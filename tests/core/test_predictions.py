@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spared_sc._core.predictions import by_library, get_predictions, prediction_key, scored_libraries
+from spared_sc._core.predictions import get_predictions, prediction_key, scored_libraries
+from spared_sc._core.record import library_table
 
 ROLES = {"a": "train", "b": "test"}
 
@@ -24,9 +25,9 @@ def adata_with(**predictions) -> ad.AnnData:
         adata.uns["spared_sc"][name] = {
             "function": "tl.predict_expression",
             "params": {},
-            "roles": ROLES,
-            "groups": {"a": "1", "b": "2"},
             "card": {"unit": "log2tpm"},
+            "roles": library_table("ab", values=ROLES.values()),
+            "groups": library_table("ab", values="12"),
             **details,
         }
     return adata
@@ -56,8 +57,8 @@ def test_the_gene_means_of_a_saved_model():
     ("other", "libraries", "message"),
     [
         ({"genes": ["x", "z"]}, ["a", "b"], "different genes"),
-        ({"roles": {"a": "test", "b": "train"}}, ["a", "b"], "different libraries"),
-        ({"groups": {"a": "1", "b": "1"}}, ["a", "b"], "different libraries"),
+        ({"roles": library_table("ab", values=["test", "train"])}, ["a", "b"], "different libraries"),
+        ({"groups": library_table("ab", values="11")}, ["a", "b"], "different libraries"),
         ({}, ["a", "c"], "library_key"),
         ({}, ["a"], "whole AnnData"),
     ],
@@ -92,7 +93,3 @@ def test_libraries_to_score():
         scored_libraries(dict.fromkeys("abc", "train"), list("abc"))
     with pytest.raises(ValueError, match="learned from all libraries"):
         scored_libraries({"a": "train", "b": "seen"}, list("ab"))
-
-
-def test_names_with_a_slash_come_back_nested():
-    assert by_library({"a": "train", "b": {"c": {"d": "test"}, "e": 1}}) == {"a": "train", "b/c/d": "test", "b/e": "1"}

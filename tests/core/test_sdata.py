@@ -12,6 +12,7 @@ from spatialdata import models, transformations
 import spared_sc as sp
 from helpers.sdata import as_spatialdata
 from spared_sc._core.sdata import as_anndata
+from spared_sc._images.scale import recipe_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # spatialdata's and dask's own
 
@@ -190,20 +191,20 @@ def test_an_image_that_is_passed_lies_where_the_spots_do(adata):
         transformations.set_transformation(small, other, name)
         sp.pp.extract_patches(sdata, image=small, output_size=32)
         assert table.uns["spared_sc"]["patches"]["fingerprint"] == expected["fingerprint"]
-        assert table.uns["spared_sc"]["patches"]["sources"] == expected["sources"]
+        assert recipe_of(table.uns["spared_sc"]["patches"])["sources"] == recipe_of(expected)["sources"]
 
 
 def test_the_image_that_was_passed_is_the_one_that_is_used(adata, tmp_path):
     sdata, _ = with_full_image(adata)
     table = sdata.tables["table"]
     sp.tl.embed_patches(sdata, key_added="X_full")
-    full = table.uns["spared_sc"]["X_full"]["patches"]["sources"]["library_1"]
+    full = recipe_of(table.uns["spared_sc"]["X_full"]["patches"])["sources"]["library_1"]
     assert full["where"] == "the image 'library_1_full' of the SpatialData object"
     sp.pp.extract_patches(sdata, image=sdata.images["library_1_image"])
     sdata.write(tmp_path / "a.zarr")
     for one in (sdata, spatialdata.read_zarr(tmp_path / "a.zarr")):
         sp.tl.embed_patches(one, key_added="X_small")
-        source = one.tables["table"].uns["spared_sc"]["X_small"]["patches"]["sources"]["library_1"]
+        source = recipe_of(one.tables["table"].uns["spared_sc"]["X_small"]["patches"])["sources"]["library_1"]
         assert source["where"] == "the image 'library_1_image' of the SpatialData object"
         assert source["patch_px"] == pytest.approx(full["patch_px"] / 4)
     del sdata.images["library_1_image"]
@@ -276,14 +277,14 @@ def test_a_spot_is_a_whole_bin_of_known_or_unknown_width(region, um):
         tables={"t": models.TableModel.parse(table, region=region, region_key="region", instance_key="location_id")},
     )
     sp.pp.extract_patches(sdata, output_size=16)
-    source = sdata.tables["t"].uns["spared_sc"]["patches"]["sources"][region]
+    source = recipe_of(sdata.tables["t"].uns["spared_sc"]["patches"])["sources"][region]
     assert source["patch_px"] == pytest.approx(pitch)
     assert source["um_per_px"] == pytest.approx(um, nan_ok=True)
     if np.isnan(um):
         with pytest.raises(ValueError, match=r"scale of the image .* is unknown.*mpp="):
             sp.pp.extract_patches(sdata, size=56, unit="um")
         sp.pp.extract_patches(sdata, size=56, unit="um", mpp=0.5)
-        assert sdata.tables["t"].uns["spared_sc"]["patches"]["sources"][region]["patch_px"] == 112
+        assert recipe_of(sdata.tables["t"].uns["spared_sc"]["patches"])["sources"][region]["patch_px"] == 112
 
 
 BROKEN_LINKS = {

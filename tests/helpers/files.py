@@ -1,14 +1,16 @@
-"""Section folders, written as programs write them."""
+"""What files hold."""
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    import anndata as ad
+    from pathlib import Path
 
 
 def assert_same(left: ad.AnnData, right: ad.AnnData) -> None:
@@ -25,3 +27,12 @@ def assert_same(left: ad.AnnData, right: ad.AnnData) -> None:
         for resolution, image in slot["images"].items():
             np.testing.assert_array_equal(image, other["images"][resolution])
     assert set(left.uns["spared_sc"]) == set(right.uns["spared_sc"])
+
+
+def through_a_file(adata: ad.AnnData, path: Path) -> ad.AnnData:
+    """What an h5ad file or zarr store gives back; a warning about the content is an error."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error")
+        warnings.filterwarnings("ignore", message="Writing zarr v2")
+        getattr(adata, f"write_{path.suffix[1:]}")(path)
+    return getattr(ad, f"read_{path.suffix[1:]}")(path)

@@ -14,6 +14,7 @@ from spared_sc._core.validate import get_libraries
 from spared_sc._images.assay import ASSAYS, stated_assay
 from spared_sc._images.measures import spot_pitch
 from spared_sc._images.resolve import resolve_patches
+from spared_sc._images.scale import recipe_of
 
 
 def source_of(adata, **options) -> dict:
@@ -157,7 +158,7 @@ def test_what_was_recorded_is_told_once(tmp_path, recwarn):
         tmp_path / "a.tif", adata.uns["spatial"]["A"]["images"]["hires"], resolution=(2e4, 2e4), resolutionunit=3
     )
     sp.pp.extract_patches(adata, image=path, mpp=0.5, size=1, output_size=16)
-    recorded = adata.uns["spared_sc"]["patches"]["sources"]["A"]
+    recorded = recipe_of(adata.uns["spared_sc"]["patches"])["sources"]["A"]
     assert len(recwarn) == 0
     factors(adata, "A")["microns_per_pixel"] = 0.8
     assert source_of(adata) == recorded  # follows the record

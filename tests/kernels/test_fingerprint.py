@@ -11,6 +11,7 @@ import spared_sc as sp
 from helpers import KEY
 from helpers.prediction import SECTIONS, embed
 from spared_sc._core.lineage import fingerprints
+from spared_sc._core.record import by_library
 from spared_sc._core.validate import get_libraries
 from spared_sc._kernels.fingerprint import same_section
 
@@ -29,19 +30,19 @@ def test_places_that_sections_share_do_not_tell_them_apart(adata):
     adata.obsm["spatial"] = adata.obs[["array_row", "array_col"]].to_numpy(dtype=float)
     fitted = sp.tl.fit_predictor(adata[adata.obs["library_id"] != "library_4"].copy(), use_rep="X_test", **KEY)
     sp.tl.predict_expression(adata, model=fitted, **KEY)
-    roles = adata.uns["spared_sc"]["predicted_ridge"]["roles"]
+    roles = by_library(adata.uns["spared_sc"]["predicted_ridge"]["roles"])
     assert roles == {"library_1": "train", "library_2": "train", "library_3": "train", "library_4": "test"}
     alone = adata[adata.obs["library_id"] == "library_1"].copy()  # by the names of its spots, whatever it is called
     del alone.obs["library_id"], alone.uns["spatial"]
     sp.tl.predict_expression(alone, model=fitted)
-    assert list(alone.uns["spared_sc"]["predicted_ridge"]["roles"].values()) == ["train"]
+    assert list(by_library(alone.uns["spared_sc"]["predicted_ridge"]["roles"]).values()) == ["train"]
 
 
 def test_a_section_is_known_again_under_another_name(adata):
     fitted = sp.tl.fit_predictor(adata[adata.obs["library_id"] != "library_4"].copy(), use_rep="X_test", **KEY)
     adata.obs["other"] = adata.obs["library_id"].astype(str).map(lambda name: f"section {name}")
     sp.tl.predict_expression(adata, model=fitted, library_key="other")
-    roles = adata.uns["spared_sc"]["predicted_ridge"]["roles"]
+    roles = by_library(adata.uns["spared_sc"]["predicted_ridge"]["roles"])
     assert [roles[f"section library_{i}"] for i in (1, 2, 3, 4)] == ["train", "train", "train", "test"]
 
 
@@ -67,5 +68,5 @@ def test_a_section_without_positions_is_known_again(adata):
     fitted = sp.tl.fit_predictor(adata[adata.obs["library_id"] != "library_4"].copy(), use_rep="X_test", **KEY)
     part = adata[np.random.default_rng(0).random(adata.n_obs) < 0.2].copy()
     sp.tl.predict_expression(part, model=fitted, **KEY)
-    roles = part.uns["spared_sc"]["predicted_ridge"]["roles"]
+    roles = by_library(part.uns["spared_sc"]["predicted_ridge"]["roles"])
     assert [roles[f"library_{i}"] for i in (1, 2, 3, 4)] == ["train", "train", "train", "test"]

@@ -9,6 +9,7 @@ import pytest
 import spared_sc as sp
 from helpers import KEY
 from helpers.image_prediction import SECTIONS, embed, of_libraries
+from spared_sc._core.record import by_library
 
 TINY = {  # a network that is trained in a second
     "weights": "random",
@@ -60,7 +61,7 @@ def test_saved_networks_predict_the_same(adata, tmp_path, model):
     sp.tl.predict_expression(new, model=fitted, key_added="one")
     sp.tl.predict_expression(new, model=tmp_path / "model", key_added="other", batch_size=5)
     np.testing.assert_allclose(new.obsm["one"], new.obsm["other"], rtol=1e-4, atol=1e-5)
-    assert set(new.uns["spared_sc"]["one"]["roles"].values()) == {"test"}
+    assert set(by_library(new.uns["spared_sc"]["one"]["roles"]).values()) == {"test"}
 
 
 def test_retrieval_from_one_train_section(adata):

@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.record import from_record, records_of, slots_of
+from spared_sc._core.record import by_library, records_of, slots_of
 from spared_sc._kernels.fingerprint import hashed, same_section, sketch
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ def leak(adata: AnnData, layer: str, libraries: Libraries, split_key: str | None
         made = record_of(records, layer)
         params = made.get("params", {})
         if made and not _looks_at_one_library(made, libraries):
-            where, past = f"layers[{layer!r}], made by `{made['function']}`", from_record(made.get("split"))
+            where, past = f"layers[{layer!r}], made by `{made['function']}`", made.get("split")
             if split is None or params.get("split_key") != split_key:
                 return f"{where}, has learned from all sections"
             parts = set(zip(libraries.names, split.tolist(), strict=True))
-            if past is not None and not parts <= set(zip(past["libraries"], past["parts"], strict=True)):
+            if isinstance(past, Mapping) and not parts <= by_library(past, "parts").items():
                 return f"{where}, has learned from another split of the same name"
         layer = str(params.get("layer", layer))
     return ""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spared_sc._core.record import records_of
+from spared_sc._core.record import by_library, records_of
 from spared_sc._core.validate import Libraries, choose_key, get_libraries, listing
 
 if TYPE_CHECKING:
@@ -99,17 +99,6 @@ def fitted_libraries(adata: AnnData, key: str) -> tuple[Libraries, dict[str, str
     record = records_of(adata)[key]
     column = record["params"]["library_key"]
     return get_libraries(adata, None if column == "None" else column), by_library(record["roles"])
-
-
-def by_library(entries: Mapping[str, Any]) -> dict[str, str]:
-    """A recorded table library -> text; files give back the parts of a name with "/" one inside of the other."""
-    result: dict[str, str] = {}
-    for name, value in entries.items():
-        if isinstance(value, dict):
-            result |= {f"{name}/{rest}": text for rest, text in by_library(value).items()}
-        else:
-            result[str(name)] = str(value)
-    return result
 
 
 def scored_libraries(roles: Mapping[str, str], names: Sequence[str]) -> tuple[np.ndarray, str]:

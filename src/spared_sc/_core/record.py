@@ -48,6 +48,18 @@ def from_record(value: Any) -> Any:
     return None if isinstance(value, str) and value == "None" else value
 
 
+def library_table(libraries: Iterable[str], **columns: Iterable[Any]) -> dict[str, Any]:
+    """Values of libraries as records hold them: names are no keys, since files cannot hold a key with "/"."""
+    names = np.asarray([str(name) for name in libraries], dtype=object)
+    return {"libraries": names, **{name: _plain(list(values)) for name, values in columns.items()}}
+
+
+def by_library(table: Mapping[str, Any], column: str = "values") -> dict[str, Any]:
+    """A column of a recorded table, by library; a ValueError if there is not one value for each."""
+    names, values = (np.atleast_1d(table[name]).tolist() for name in ("libraries", column))
+    return {str(name): from_record(value) for name, value in zip(names, values, strict=True)}
+
+
 def check_key(adata: AnnData, key: str, *, attr: str = "layers", source: str | None = None) -> None:
     """Refuse, before any work is done, a name that files cannot hold or that holds somebody else's values.
 

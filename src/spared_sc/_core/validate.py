@@ -12,7 +12,7 @@ import scipy.sparse as sps
 
 from spared_sc._core.columns import flags_of, name_of, names_of, numbers_of
 from spared_sc._core.keys import Key
-from spared_sc._core.record import records_of
+from spared_sc._core.record import library_table, records_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.settings import settings
 
@@ -425,11 +425,9 @@ def get_split(adata: AnnData, split_key: str | None, libraries: Libraries) -> np
     return np.asarray(result)
 
 
-def recorded_split(libraries: Libraries, split: np.ndarray | None) -> dict[str, np.ndarray] | None:
-    """A split as records hold it: names as values, since a name with "/" could not be written as a key."""
-    if split is None:
-        return None
-    return {"libraries": np.asarray(libraries.names, dtype=object), "parts": np.asarray(split, dtype=object)}
+def recorded_split(libraries: Libraries, split: np.ndarray | None) -> dict[str, Any] | None:
+    """A split as records hold it."""
+    return None if split is None else library_table(libraries.names, parts=split)
 
 
 def train_libraries(adata: AnnData, split_key: str | None, libraries: Libraries) -> np.ndarray:
@@ -519,12 +517,12 @@ def _by_name(values: Mapping[str, Any], libraries: Libraries, argument: str, def
     return [values.get(name, default) for name in libraries.names]
 
 
-def recorded_kinds(lattice: Lattice, libraries: Libraries) -> str | dict[str, np.ndarray]:
+def recorded_kinds(lattice: Lattice, libraries: Libraries) -> str | dict[str, Any]:
     """Kind of the lattice as records hold it: one word, or a kind for every library where they differ."""
     kinds = [str(lattice.kinds[rows[0]]) for rows in libraries.rows()]
     if len(set(kinds)) == 1:
         return kinds[0]
-    return {"libraries": np.asarray(libraries.names, dtype=object), "kinds": np.asarray(kinds, dtype=object)}
+    return library_table(libraries.names, kinds=kinds)
 
 
 def canonical_order(adata: AnnData, libraries: Libraries, spatial_key: str) -> np.ndarray:

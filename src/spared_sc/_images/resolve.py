@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from spared_sc._core.keys import Key
-from spared_sc._core.record import from_record, records_of
+from spared_sc._core.record import by_library, from_record, library_table, records_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.slides import entry_of, slides_of
 from spared_sc._core.validate import array_places, check_number, get_positions, listing, n_threads
@@ -18,7 +18,7 @@ from spared_sc._images.assay import ASSAYS, Assay, check_assay
 from spared_sc._images.measures import AGREE, factor, measure
 from spared_sc._images.patches import Patches
 from spared_sc._images.raster import CACHE_BYTES, ArraySource, Cache, Source
-from spared_sc._images.scale import sources_by_library
+from spared_sc._images.scale import recipe_of
 from spared_sc._images.source import open_image
 from spared_sc._images.store import StoredPatches, is_store, spot_names
 from spared_sc._images.tissue import tissue_mask
@@ -164,24 +164,21 @@ def _from_record(past: Mapping[str, Any], libraries: Libraries) -> Recorded:
         ),
         spatial_key=params["spatial_key"],
         store=params["store"],
-        sources=sources_by_library(from_record(past["sources"])),
+        sources=recipe_of(past)["sources"],
         fingerprint=str(past["fingerprint"]),
     )
 
 
 def recordable(value: PerLibrary[Any] | None) -> Any:
-    """An argument as records hold it: names of libraries as values, since a name with "/" could not be written as a key."""
-    if not isinstance(value, Mapping):
-        return value
-    return {"libraries": np.asarray([str(name) for name in value], dtype=object), "values": list(value.values())}
+    """An argument as records hold it."""
+    return library_table(value, values=value.values()) if isinstance(value, Mapping) else value
 
 
 def _from_recordable(value: Any, libraries: Libraries) -> Any:
     """The argument again, without libraries that are gone."""
     if not isinstance(value, Mapping):
         return value
-    pairs = zip(value["libraries"], value["values"], strict=True)
-    return {name: one for name, one in pairs if name in libraries.names}
+    return {name: one for name, one in by_library(value).items() if name in libraries.names}
 
 
 def _stored_as_recorded(past: Recorded, store: str, adata: AnnData, libraries: Libraries) -> StoredPatches:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spared_sc._core.record import from_record
+from spared_sc._core.record import by_library, from_record, library_table
 from spared_sc._core.report import logger, warn
 
 _SAME_SIZE = 0.1  # largest relative difference in side length
@@ -35,20 +35,24 @@ class PatchScale:
         return f"{self.size:g} {self.unit} of {self.patch_px:.0f} pixels"
 
 
-def sources_by_library(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Recorded images by library; a file returns a name with "/" as nested dictionaries."""
-    result = {}
-    for name, entry in sources.items():
-        if "patch_px" in entry:
-            result[name] = entry
-        else:
-            result |= {f"{name}/{rest}": source for rest, source in sources_by_library(entry).items()}
-    return result
+def recorded_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe of patches as records hold it."""
+    sources = recipe["sources"]
+    columns = {field: [source[field] for source in sources.values()] for field in next(iter(sources.values()))}
+    return {**recipe, "sources": library_table(sources, **columns)}
+
+
+def recipe_of(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe that was recorded."""
+    columns = {field: by_library(recorded["sources"], field) for field in recorded["sources"]}
+    names = columns.pop("libraries")
+    sources = {name: {field: column[name] for field, column in columns.items()} for name in names}
+    return {**{name: from_record(value) for name, value in recorded.items()}, "sources": sources}
 
 
 def scale_of(recipe: Mapping[str, Any]) -> PatchScale:
     """The scale that a recipe describes."""
-    pairs = [(source["patch_px"], source["um_per_px"]) for source in sources_by_library(recipe["sources"]).values()]
+    pairs = [(source["patch_px"], source["um_per_px"]) for source in recipe["sources"].values()]
     measures = np.array(pairs, dtype=float)
     known = measures[measures[:, 1] > 0]
     patch_px, resolution = float(np.median(measures[:, 0])), None
@@ -62,7 +66,7 @@ def scale_of(recipe: Mapping[str, Any]) -> PatchScale:
         output_size=int(recipe["output_size"]),
         patch_px=patch_px,
         um_per_px=resolution,
-        stain=from_record(recipe["stain"]),
+        stain=recipe["stain"],
     )
 
 
@@ -77,7 +81,7 @@ def check_scale(trained: PatchScale, recipe: Mapping[str, Any], *, force: bool) 
             f"the scale of the patches of training ({trained}) is unknown: whether patches of {scale_of(recipe).side_um:.1f} um "
             "show as much tissue cannot be checked. Train with `mpp=` or `assay=` of `sp.pp.extract_patches`."
         )
-    for name, source in sources_by_library(recipe["sources"]).items():
+    for name, source in recipe["sources"].items():
         scale = scale_of({**recipe, "sources": {name: source}})
         if _matches(trained, scale):
             continue

@@ -45,10 +45,6 @@ def check_library_key(library_key: str, *more: str) -> None:
     """Refuse what is no name of a column, or the name of one that is written anyway."""
     if not isinstance(library_key, str) or not library_key or "/" in library_key or "\0" in library_key:
         raise ValueError(f"library_key={library_key!r} cannot be the name of a column: pass a text without '/'.")
-    if not isinstance(library_key, str) or not library_key or "/" in library_key:
-        raise ValueError(
-            f"library_key={library_key!r} cannot be the name of a column: give a non-empty text without '/'."
-        )
     if library_key in (*PLACES, *PIXELS, *more):
         raise ValueError(f"library_key={library_key!r} is the name of another column that is read: pass another name.")
 

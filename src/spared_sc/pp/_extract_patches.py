@@ -9,6 +9,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import recordable, resolve_patches
+from spared_sc._images.scale import recorded_recipe
 from spared_sc._images.store import StoredPatches, write_store
 
 if TYPE_CHECKING:
@@ -120,9 +121,9 @@ def extract_patches(
     >>> import spared_sc as sp
     >>> adata = sp.datasets.synthetic(n_libraries=2)
     >>> sp.pp.extract_patches(adata, library_key="library_id", output_size=64)
-    >>> source = adata.uns["spared_sc"]["patches"]["sources"]["library_1"]
-    >>> source["source"], round(source["patch_px"], 1)
-    ('hires', 13.5)
+    >>> sources = adata.uns["spared_sc"]["patches"]["sources"]
+    >>> sources["source"].tolist(), sources["patch_px"].round(1).tolist()
+    (['hires', 'hires'], [13.5, 13.5])
     """
     validate.check_adata(adata, genes=False)
     libraries = validate.get_libraries(adata, library_key)
@@ -162,7 +163,7 @@ def extract_patches(
             "spatial_key": spatial_key,
         },
         slots={},
-        sources=patches.recipe["sources"],
+        sources=recorded_recipe(patches.recipe)["sources"],
         fingerprint=fingerprint,
     )
     return adata if copy else None

@@ -13,6 +13,7 @@ from spared_sc._core.record import check_key, record
 from spared_sc._core.report import logger
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import resolve_patches
+from spared_sc._images.scale import recorded_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,7 +141,7 @@ def embed_patches(
         },
         slots={"obsm": {key_added: embedding}},
         encoder=model.identity(),
-        patches=patches.recipe,
+        patches=recorded_recipe(patches.recipe),
     )
     return adata if copy else None
 

@@ -16,7 +16,7 @@ from spared_sc._core.record import from_record, records_of
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import resolve_patches
-from spared_sc._images.scale import check_scale
+from spared_sc._images.scale import check_scale, recipe_of
 from spared_sc._kernels.fingerprint import match_libraries
 from spared_sc._kernels.prediction_shrinkage import prediction_weights
 from spared_sc._kernels.threads import limited_threads
@@ -268,7 +268,7 @@ class FittedPredictor:
                 f"remove it with `del adata.obsm[{use_rep!r}]` to have it made here",
             )
         if data.patches is not None and "patches" in made:
-            check_scale(data.patches, made["patches"], force=force)
+            check_scale(data.patches, recipe_of(made["patches"]), force=force)
         return validate.get_embedding(adata, use_rep)
 
     def _embed(self, patches: AnyPatches, compute: Compute) -> np.ndarray:

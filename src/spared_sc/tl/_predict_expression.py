@@ -11,7 +11,7 @@ from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.files import as_path
 from spared_sc._core.keys import Key
-from spared_sc._core.record import check_key, record
+from spared_sc._core.record import check_key, library_table, record
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._kernels.metrics import CEILING, FLOORS
@@ -271,7 +271,7 @@ def _write(adata: AnnData, key_added: str, prediction: Prediction, params: Mappi
         params=params,
         slots=slots,
         outdated={"obs": [Key.out_of_distribution(key_added)], "var": [Key.skill(key_added)]},
-        roles=prediction.roles,
-        groups=prediction.groups,
+        roles=library_table(prediction.roles, values=prediction.roles.values()),
+        groups=library_table(prediction.groups, values=prediction.groups.values()),
         **details,
     )

@@ -34,7 +34,7 @@ class Resolved:
     order: np.ndarray  # (n_spots,) row of the AnnData for every row of the sections
     genes: np.ndarray  # (n_genes,) column of the AnnData for every gene of the sections
     libraries: Libraries  # of the rows of the AnnData
-    lattice_kinds: str | dict[str, np.ndarray]  # for the record
+    lattice_kinds: str | dict[str, Any]  # for the record
     values: np.ndarray | sps.csr_matrix  # the whole layer
     counts: np.ndarray | sps.csr_matrix | None  # all raw counts, where there are any
 

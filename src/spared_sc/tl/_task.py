@@ -15,7 +15,7 @@ from spared_sc._core.lineage import fingerprint_source, fingerprints, leak, unit
 from spared_sc._core.record import from_record, records_of
 from spared_sc._core.report import warn
 from spared_sc._images.resolve import resolve_patches
-from spared_sc._images.scale import scale_of
+from spared_sc._images.scale import recipe_of, scale_of
 from spared_sc._kernels.folds import connected
 from spared_sc._models.prediction.base import LOSSES, MSE, Spots
 from spared_sc._models.prediction.card import DataCard
@@ -131,7 +131,9 @@ def make_task(
 def _inputs(adata: AnnData, needs: tuple[str, ...], use_rep: str, patches: AnyPatches | None) -> dict[str, Any]:
     """What the card says of embedding, encoder and patches."""
     embedded = records_of(adata).get(use_rep, {}) if "embedding" in needs else {}
-    recipe = embedded.get("patches") if patches is None else patches.recipe
+    recipe = None if patches is None else patches.recipe
+    if recipe is None and "patches" in embedded:
+        recipe = recipe_of(embedded["patches"])
     return {
         "use_rep": use_rep if "embedding" in needs else None,
         "encoder": from_record(embedded.get("encoder")),
