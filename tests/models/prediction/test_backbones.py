@@ -113,6 +113,18 @@ def test_torchvisions_old_file_of_densenet(tmp_path):
         torch.testing.assert_close(value, source.state_dict()[name], rtol=0, atol=0)
 
 
+def test_pretrained_weights_of_a_package():
+    from spared_sc._models.encoders import load_encoder
+
+    body = backbones.Backbone("timm:tf_efficientnet_lite0", "pretrained").eval()
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    features = body(images.float())
+    expected = load_encoder("efficientnet-lite0", device="cpu").embed(images.permute(0, 2, 3, 1).numpy())
+    torch.testing.assert_close(features.detach(), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+    features.sum().backward()  # the network can be trained
+    assert all(value.grad.isfinite().all() for value in body.parameters())
+
+
 class Harmful:
     def __reduce__(self):
         raise_error = AssertionError

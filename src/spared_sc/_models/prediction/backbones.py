@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from spared_sc._models.encoder_cards import CARDS
 from spared_sc._models.encoder_weights import HEADS, load, read_weights
+from spared_sc._models.encoder_weights import pretrained as pretrained_network
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -86,8 +88,12 @@ def _timm(name: str, pretrained: bool) -> tuple[nn.Module, int, Normalise]:
 
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}; choose one that `timm.list_models()` lists.")
+    packaged = next((card for card in CARDS.values() if card.package and card.architecture == name), None)
     try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        if pretrained and packaged is not None:
+            network, _ = pretrained_network(packaged)
+        else:
+            network = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
