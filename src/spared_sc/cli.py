@@ -250,7 +250,7 @@ def _predicted_slide(options: argparse.Namespace) -> tuple[AnnData, str]:
 
 def _check_inputs(fitted: FittedPredictor, folder: Path) -> None:
     """Refuse a model that reads something else than an image."""
-    data, needs = fitted.card.data, fitted.predictor.needs
+    data, needs = fitted.card.data, fitted.needs
     if "log_depth" in needs:
         raise ValueError(f"the model in {folder} ({fitted.name}) reads counts, and an image has none.")
     if "embedding" in needs and data.encoder is None:

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from spared_sc._core.compute import Compute
-from spared_sc._models.prediction.base import Spots
+from spared_sc._models.prediction.batch import Batch, Targets
 from spared_sc._models.prediction.bleep import Bleep
 from spared_sc._models.prediction.egn import Egn
 from spared_sc._models.prediction.image_regression import ImageRegression
+from spared_sc._models.prediction.sampling import Chosen
+from spared_sc._models.prediction.spots import Spots
 
 CPU = torch.device("cpu")
 
@@ -69,6 +71,13 @@ def make_spots(n=24, n_libraries=3, seed=0, side=SIDE) -> Spots:
     pixels = np.clip(colour + rng.integers(-40, 40, size=(n, side, side, 3)), 0, 255).astype(np.uint8)
     target = colour[:, 0, 0] / 50 @ np.random.default_rng(9).normal(size=(3, N_GENES)) + 3
     return Spots(np.arange(n) % n_libraries, patches=Patches(pixels), target=target.astype(np.float32))
+
+
+def batch_of(spots: Spots, rows: np.ndarray, own: np.ndarray | None = None) -> Batch:
+    """Training batch of some spots."""
+    chosen, targets = Chosen(rows, np.ones(len(rows), dtype=bool)), Targets.of(spots, CPU)
+    patches = spots.patches.pixels[rows]
+    return Batch.of(spots, chosen, patches, CPU, image_size=None, own=own, targets=targets)
 
 
 def some_known(spots: Spots, seed=0) -> Spots:

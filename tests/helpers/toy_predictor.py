@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from spared_sc._core.params import parameter
-from spared_sc._models.prediction.base import present
 from spared_sc._models.prediction.linear import PlainPredictor, learned
 from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc._models.prediction.spots import present
 
 if TYPE_CHECKING:
     from spared_sc._core.compute import Compute
     from spared_sc._core.registry import About
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.spots import Spots
 
 
 @dataclass(kw_only=True, eq=False)

@@ -58,17 +58,16 @@ def test_an_interrupted_cross_fit_writes_nothing_and_goes_on(adata, tmp_path, mo
     expected = adata.obsm.pop("predicted_shufflenet")
     adata.uns["spared_sc"].pop("predicted_shufflenet")
     before = adata.copy()
-    taken, draw = [], NetworkPredictor._images
+    taken, loss = [], NetworkPredictor.loss
 
-    def interrupted(self, patches, device, codes=None):
-        if codes is not None:  # a step
-            taken.append(codes)
-            if len(taken) == 7:  # the third of the second fit
-                raise KeyboardInterrupt
-        return draw(self, patches, device, codes)
+    def interrupted(self, network, batch):
+        taken.append(batch)
+        if len(taken) == 7:  # the third step of the second fit
+            raise KeyboardInterrupt
+        return loss(self, network, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(NetworkPredictor, "_images", interrupted)
+        patched.setattr(NetworkPredictor, "loss", interrupted)
         with (
             pytest.warns(UserWarning, match="interrupted"),
             pytest.raises(KeyboardInterrupt, match="in fit 2 of 4; nothing was written"),

@@ -12,13 +12,13 @@ from spared_sc._core.validate import listing
 from spared_sc._kernels.threads import limited_threads, run_chunks
 from spared_sc._models.encoder_base import Encoder
 from spared_sc._models.encoder_cards import CARDS, EncoderCard
-from spared_sc._models.prediction.base import Reading
+from spared_sc._models.prediction.spots import Reading, present
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from spared_sc._models.prediction.base import PatchReader
+    from spared_sc._models.prediction.spots import PatchReader
 
 _FEWEST = 4  # a patch with less than a fourth of the encoder's pixels a side is mostly interpolation
 _COARSEST = 2  # times the coarsest scale that a foundation encoder was made for: nuclei are gone beyond
@@ -55,9 +55,11 @@ def embed_all(
         Reading(patches) as reading,
         progress_bar(total=len(patches), desc=desc, show=show_progress_bar, unit="patch") as bar,
     ):
-        for rows, batch in reading.batches(batch_size or settings.batch_size or encoder.batch_size):
+        size = batch_size or settings.batch_size or encoder.batch_size
+        parts = np.split(np.arange(len(patches)), range(size, len(patches), size))
+        for rows, batch in reading.ahead(parts, lambda rows: rows):
             found = features[rows[0] : rows[-1] + 1]
-            _embed(encoder, batch, found, n_threads)
+            _embed(encoder, present(batch, "patches"), found, n_threads)
             n_bad = int((~np.isfinite(found)).any(axis=1).sum())
             if n_bad:
                 raise ValueError(

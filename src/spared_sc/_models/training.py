@@ -93,6 +93,25 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
+class Fixed(torch.nn.Module):
+    """Part of a network that training leaves as it is: no gradients, in evaluation mode, in no checkpoint of a fit."""
+
+    def train(self, mode: bool = True) -> Fixed:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
+def changing(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """State of a network without what is `Fixed`."""
+    fixed = tuple(f"{name}." for name, part in network.named_modules() if isinstance(part, Fixed))
+    return {name: value for name, value in network.state_dict().items() if not name.startswith(fixed)}
+
+
+def trainable(network: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Weights that training changes."""
+    return [weights for weights in network.parameters() if weights.requires_grad]
+
+
 @contextmanager
 def local_seed(seed: int, device: torch.device) -> Iterator[torch.Generator]:
     """Seed torch inside a block, for weights and dropout; the global random state is as before after it.
@@ -141,7 +160,7 @@ class Trainer:
     warmup_steps: int = 0  # of "cosine"
 
     def __post_init__(self) -> None:
-        weights = list(self.network.parameters())
+        weights = trainable(self.network)
         self._state = _State(self.network, self._descent(weights), self.generator)
         self._loss = torch.zeros((), device=weights[0].device)  # sum since the last validation
         self._n_losses = 0
@@ -237,7 +256,7 @@ class Trainer:
                 f"training {progress.stopped} after step {progress.step[-1]}: the best model so far (step "
                 f"{progress.best_step}{reached}) is used.",
             )
-        self.network.load_state_dict(self._state.best)
+        self.network.load_state_dict(self._state.best, strict=False)
         self.network.eval()
         logger.info(
             "%s: %s after %d steps; weights of step %d%s",
@@ -278,7 +297,7 @@ class Trainer:
 
 def n_weights(network: torch.nn.Module) -> int:
     """Number of weights that training changes."""
-    return sum(weights.numel() for weights in network.parameters())
+    return sum(weights.numel() for weights in trainable(network))
 
 
 def network_from(network: Network, arrays: Mapping[str, np.ndarray]) -> Network:
@@ -360,11 +379,11 @@ class _State:
     best: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def keep_best(self, step: int, error: float) -> None:
-        self.best = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.best = {name: value.clone() for name, value in changing(self.network).items()}
         self.progress.best_step, self.progress.best_error = step, error
 
     def save(self, folder: Path, identity: Mapping[str, Any] | None) -> None:
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors = {f"network.{name}": value for name, value in changing(self.network).items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
@@ -390,15 +409,15 @@ class _State:
         for name, array in arrays.items():
             group, _, rest = name.partition(".")
             groups[group][rest] = torch.from_numpy(array.copy())
-        here = self.network.state_dict()
+        here = changing(self.network)
         for group in ("network", "best") if groups["best"] else ("network",):
             _check_tensors(groups[group], here)
         for name, value in groups["optimizer"].items():
-            weights = list(self.network.parameters())[int(name.partition(".")[0])]
+            weights = trainable(self.network)[int(name.partition(".")[0])]
             if value.shape not in (weights.shape, ()):
                 raise ValueError(f"optimizer.{name} has the shape {tuple(value.shape)}")
         fit = _progress(progress)
-        self.network.load_state_dict(groups["network"])
+        self.network.load_state_dict(groups["network"], strict=False)
         device = self.generator.device
         self.best = {name: value.to(device) for name, value in groups["best"].items()}
         moments: dict[int, dict[str, torch.Tensor]] = {}

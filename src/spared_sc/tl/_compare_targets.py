@@ -10,7 +10,7 @@ from spared_sc._core.keys import Key
 from spared_sc._core.lineage import check_rep
 from spared_sc._core.record import shallow_copy
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc._models.prediction.registry import PREDICTORS, needs_of
 from spared_sc.tl._predict_expression import predict_expression
 from spared_sc.tl._score_prediction import score_prediction
 from spared_sc.tl._target import EXPRESSION, GIVEN_DETECTION
@@ -104,8 +104,8 @@ def compare_targets(
     taken = sorted({"copy", "key_added", "target", "loss"} & set(options))
     if taken:
         raise TypeError(f"compare_targets sets {taken[0]!r} itself: leave it out.")
-    if "embedding" in PREDICTORS[model].needs:
-        check_rep(adata, options.get("use_rep", CLASSICAL), allow_unrecorded=allow_unrecorded_rep)
+    if "embedding" in needs_of(model, options.get("use_rep")):
+        check_rep(adata, options.get("use_rep") or CLASSICAL, allow_unrecorded=allow_unrecorded_rep)
     checkpoint = options.pop("checkpoint", None)
     work = shallow_copy(adata)
     for name, arm in _ARMS.items():

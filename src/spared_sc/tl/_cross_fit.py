@@ -11,7 +11,7 @@ from spared_sc._core import validate
 from spared_sc._core.report import logger, warn
 from spared_sc._kernels.folds import plan
 from spared_sc._kernels.threads import limited_threads
-from spared_sc._models.prediction.base import MSE
+from spared_sc._models.prediction.spots import MSE
 from spared_sc.tl._fitted import INNER_FITS, Prediction, fit_fold
 from spared_sc.tl._target import EXPRESSION
 

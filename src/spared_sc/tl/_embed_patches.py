@@ -165,7 +165,7 @@ def _embed_library(
 ) -> np.ndarray:
     """The embedding of one library, from the checkpoint if it is there."""
     from spared_sc._models import checkpoint, encoders
-    from spared_sc._models.prediction.base import PatchSubset
+    from spared_sc._models.prediction.spots import PatchSubset
 
     identity = {"encoder": model.identity(), "patches": patches.fingerprint(rows)}
     values = None if folder is None else _finished(folder, identity, (len(rows), model.dim))

@@ -12,7 +12,7 @@ from spared_sc._kernels.folds import split_fold
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc.tl._fitted import FittedPredictor, fit_fold
 from spared_sc.tl._target import EXPRESSION
-from spared_sc.tl._task import CLASSICAL, make_task
+from spared_sc.tl._task import make_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ def fit_predictor(
     target: str = EXPRESSION,
     layer: str = Key.layers.log2tpm,
     loss: Literal["mse", "poisson", "nb", "detected", "all"] | None = None,
-    use_rep: str = CLASSICAL,
+    use_rep: str | None = None,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
     subject_key: str | None = None,

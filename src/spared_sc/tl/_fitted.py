@@ -21,11 +21,11 @@ from spared_sc._kernels.fingerprint import match_libraries
 from spared_sc._kernels.prediction_shrinkage import prediction_weights
 from spared_sc._kernels.threads import limited_threads
 from spared_sc._models import checkpoint
-from spared_sc._models.prediction.base import present
 from spared_sc._models.prediction.card import Card, KnownLibrary, read
 from spared_sc._models.prediction.linear import folds
 from spared_sc._models.prediction.novelty import Novelty
-from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc._models.prediction.registry import PREDICTORS, needs_of
+from spared_sc._models.prediction.spots import present
 from spared_sc.tl._target import COMPLETED, EXPRESSION
 from spared_sc.tl._task import get_spots, novelty_features
 
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from spared_sc._core.validate import Libraries
     from spared_sc._images.patches import AnyPatches
     from spared_sc._kernels.folds import Fold
-    from spared_sc._models.prediction.base import Predictor, Spots
+    from spared_sc._models.prediction.base import Predictor
+    from spared_sc._models.prediction.spots import Spots
     from spared_sc.tl._task import Task
 
 _KIND = "predictor"
@@ -93,6 +94,11 @@ class FittedPredictor:
     def genes(self) -> list[str]:
         """Predicted genes."""
         return self.card.genes
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Parts of a spot that it reads, such as "patches"."""
+        return needs_of(self.name, self.card.data.use_rep)
 
     def __repr__(self) -> str:
         n_train = sum(library.role == "train" for library in self.card.libraries.values())
@@ -154,7 +160,7 @@ class FittedPredictor:
         self, adata: AnnData, libraries: Libraries, spatial_key: str, compute: Compute, *, force: bool
     ) -> Prediction:
         """Predict the expression of a slide."""
-        data, needs = self.card.data, self.predictor.needs
+        data, needs = self.card.data, self.needs
         embeds = "embedding" in needs and data.use_rep not in adata.obsm and data.encoder is not None
         patches = None
         if embeds or "patches" in needs:
@@ -324,7 +330,7 @@ def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:
     rest = "seen" if task.data.leak else ""
     roles = np.where(fold.train, "train", np.where(fold.validation, rest or "val", rest)).tolist()
     sketches = enumerate(task.sketches.items())
-    means = replace(spots, known=task.detected[train]).gene_means() if spots.counts is None else spots.flat()
+    means = replace(spots, known=task.detected[train]).gene_means() if spots.exposure is None else spots.flat()
     card = Card(
         model=task.model,
         params=task.params,

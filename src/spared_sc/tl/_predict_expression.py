@@ -20,7 +20,7 @@ from spared_sc.tl._cross_fit import cross_fit
 from spared_sc.tl._fitted import FittedPredictor
 from spared_sc.tl._resolve import spread_over_genes
 from spared_sc.tl._target import COMPLETED, EXPRESSION
-from spared_sc.tl._task import CLASSICAL, make_task
+from spared_sc.tl._task import make_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ def predict_expression(
     target: str = EXPRESSION,
     layer: str = Key.layers.log2tpm,
     loss: Literal["mse", "poisson", "nb", "detected", "all"] | None = None,
-    use_rep: str = CLASSICAL,
+    use_rep: str | None = None,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
     subject_key: str | None = None,
@@ -85,7 +85,8 @@ def predict_expression(
         For a layer, the entries that count: `"detected"`, the default, so that the prediction is expression given
         detection, or `"all"`, as in the paper, with the layer's values for undetected entries.
     use_rep
-        Embedding in `obsm`, for predictors that read one; :func:`spared_sc.tl.embed_patches` writes it.
+        Embedding in `obsm`, which :func:`spared_sc.tl.embed_patches` writes. Predictors of `"tokens"`
+        (:func:`spared_sc.tl.predictors`) read it instead of patches; those of an embedding read `"X_classical"` by default.
     {mask_var}
     {library_key}
     subject_key

@@ -21,7 +21,8 @@ def predictors(name: str | None = None) -> pd.DataFrame:
 
     Returns
     -------
-    One row per predictor: `needs` (the parts of a spot that it reads), `paper`, `pretrained` (weights that training starts
+    One row per predictor: `needs` (the parts of a spot that it reads; tokens are patches, or the embedding that `use_rep`
+    names), `paper`, `pretrained` (weights that training starts
     from, and their licence) and `summary`. With `name`, one row per parameter of that predictor, as `model_params` takes
     it: `default`, `range` and `meaning`.
 

@@ -10,7 +10,7 @@ import numpy as np
 from spared_sc._core import validate
 from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.device import check_device
-from spared_sc._models.prediction.base import MSE
+from spared_sc._models.prediction.spots import MSE
 from spared_sc.tl._resolve import resolve
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from spared_sc._core.compute import Compute
     from spared_sc._kernels.sections import Sections
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.spots import Spots
 
 EXPRESSION, GIVEN_DETECTION = "expression", "given_detection"
 # For regression, the count model is as good as the default completion, which fits it five times.

@@ -17,9 +17,9 @@ from spared_sc._core.report import warn
 from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.scale import recipe_of, scale_of
 from spared_sc._kernels.folds import connected
-from spared_sc._models.prediction.base import LOSSES, MSE, Spots
 from spared_sc._models.prediction.card import DataCard
-from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc._models.prediction.registry import PREDICTORS, needs_of
+from spared_sc._models.prediction.spots import LOSSES, MSE, Spots
 from spared_sc.tl._target import COMPLETED, EXPRESSION, CompletedTarget, completed_target
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def make_task(
     target: str,
     layer: str,
     loss: str | None,
-    use_rep: str,
+    use_rep: str | None,
     mask_var: str | None,
     subject_key: str | None,
     spatial_key: str,
@@ -78,7 +78,10 @@ def make_task(
 ) -> Task:
     """Find spots, targets and their lineage; refuse a split, a target, a loss or parameters that cannot be used."""
     params = dict(params or {})
-    predictor, needs = PREDICTORS.load(model), PREDICTORS[model].needs
+    predictor, needs = PREDICTORS.load(model), needs_of(model, use_rep)
+    if use_rep is not None and "embedding" not in needs:
+        raise ValueError(f"{model!r} reads no embedding: leave out use_rep={use_rep!r}, or choose another model.")
+    use_rep = CLASSICAL if use_rep is None else use_rep
     PREDICTORS.make(model, params)  # wrong parameters show before any work is done
     split = _checked_split(adata, split_key, libraries, predictor, model)
     loss = _checked_loss(loss, target, predictor, model)
@@ -97,6 +100,8 @@ def make_task(
         )
         if target == EXPRESSION:
             of_entries |= {"counts": counts, "exposure": exposure, "loss": loss}
+    if "counts" in needs and "counts" not in of_entries:
+        of_entries["counts"] = validate.dense(validate.get_counts(adata)[0][:, genes]).astype(np.float32)
     source = fingerprint_source(adata, libraries, spatial_key)
     return Task(
         predictor=predictor,
@@ -226,15 +231,30 @@ def get_spots(
     """The spots with everything that a predictor needs but targets; an embedding if `use_rep` names one."""
     from spared_sc._kernels.counts import row_sums
 
-    position = log_depth = embedding = None
+    position = place = log_depth = embedding = None
     if "position" in needs or (needs and spatial_key in adata.obsm):
         position = validate.get_positions(adata, spatial_key)
+    if "place" in needs:
+        place = validate.array_places(adata, libraries)
+        if place is None:
+            raise KeyError(
+                "the model needs the place of every spot on the array: adata.obs has no 'array_row' and 'array_col', which "
+                "`sp.datasets.read_visium` and `sp.datasets.read_st` read."
+            )
     if "log_depth" in needs:
         counts, _ = validate.get_counts(adata)
         log_depth = np.log1p(row_sums(counts))
     if "embedding" in needs and use_rep is not None:
         embedding = validate.get_embedding(adata, use_rep)
-    return Spots(library=libraries.codes, position=position, patches=patches, embedding=embedding, log_depth=log_depth)
+    return Spots(
+        libraries.codes,
+        position=position,
+        place=place,
+        lattice=validate.get_lattice(adata, libraries, spatial_key) if "lattice" in needs else None,
+        patches=patches,
+        embedding=embedding,
+        log_depth=log_depth,
+    )
 
 
 def novelty_features(spots: Spots) -> np.ndarray | None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.networks import COMPUTE, N_GENES, Patches, make_spots, regression, weights_of
+from helpers.networks import COMPUTE, Patches, make_spots, regression
 from spared_sc._models.prediction import augment
 from spared_sc._models.prediction.image_regression import ImageRegression
 
 if TYPE_CHECKING:
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.spots import Spots
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def test_every_image_gets_its_own_symmetry():
 
 @pytest.mark.parametrize("augmented", [True, False])
 def test_training_patches_are_turned_one_by_one(train, augmented, monkeypatch):
-    batches, loss = [], ImageRegression._loss
+    batches, loss = [], ImageRegression.loss
 
-    def recorded(self, network, images, rows, targets):
-        batches.append((images.clone(), rows.clone()))
-        return loss(self, network, images, rows, targets)
+    def recorded(self, network, batch):
+        batches.append((batch.images.clone(), batch.rows.clone()))
+        return loss(self, network, batch)
 
-    monkeypatch.setattr(ImageRegression, "_loss", recorded)
+    monkeypatch.setattr(ImageRegression, "loss", recorded)
     regression(augment=augmented, n_steps=6).fit(train, None, COMPUTE)
     assert len(batches) == 6
     drawn = []
@@ -72,9 +72,8 @@ def test_training_patches_are_turned_one_by_one(train, augmented, monkeypatch):
 def test_predictions_average_the_symmetries(train):
     predictor = regression(symmetries=True)
     predictor.fit(train, None, COMPUTE)
-    plain = ImageRegression.from_state(
-        weights_of(predictor), {"params": regression().params(), "n_genes": N_GENES, "counted": False}
-    )
+    arrays, values = predictor.state()
+    plain = ImageRegression.from_state(arrays, {**values, "params": regression().params()})
     turned = [
         replace(train, patches=Patches(np.stack([eight(patch)[code] for patch in train.patches.pixels])))
         for code in range(8)

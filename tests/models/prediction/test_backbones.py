@@ -16,7 +16,7 @@ from spared_sc._models.prediction.bleep import Bleep
 from spared_sc._models.prediction.image_regression import ShuffleNet
 
 if TYPE_CHECKING:
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.spots import Spots
 
 
 @pytest.fixture

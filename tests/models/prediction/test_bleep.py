@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.networks import COMPUTE, CPU, N_GENES, contrastive, make_spots, some_known
+from helpers.networks import COMPUTE, N_GENES, batch_of, contrastive, make_spots, some_known
 from spared_sc._models.prediction import bleep
 from spared_sc._models.prediction.bleep import contrastive_loss
 
 if TYPE_CHECKING:
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.spots import Spots
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def test_spots_are_compared_within_chunks(train):
     predictor = contrastive()
     predictor.fit(train, None, COMPUTE)
     network = predictor.network.double()
-    rows = torch.tensor([5, 3, 11, 2, 9, 20, 1, 14])
-    images = predictor._images(train.patches.pixels[rows], CPU).double()
-    predictor.reference["expression"] = predictor.reference["expression"].double()
+    rows = np.array([5, 3, 11, 2, 9, 20, 1, 14])
+    batch = batch_of(train, rows)
+    batch = replace(batch, images=batch.images.double())
     with torch.no_grad():
         spots = network.expression(torch.from_numpy(train.target[rows]).double()).numpy()
-        patches = network.image_head(network.body(images)).numpy()
+        patches = network.image_head(network.body(batch.images)).numpy()
         network.image = lambda images: network.image_head(network.body(images))  # stays in double precision
-        ours = predictor._loss(network, images, rows, None).item()
+        ours = predictor.loss(network, batch).item()
     expected = (5 * bleep_loss(spots[:5], patches[:5], 1.0) + 3 * bleep_loss(spots[5:], patches[5:], 1.0)) / 8
     assert ours == pytest.approx(expected, rel=1e-6)
 
@@ -83,7 +83,7 @@ def test_retrieval_takes_the_expression_of_the_nearest(train, validation, how, p
     mean = train.gene_means()
     filled = np.where(known, train.target, mean).astype(np.float32)
     with torch.no_grad():
-        patches = predictor.network.image(predictor._images(validation.patches.pixels, CPU)).numpy()
+        patches = predictor.network.image(batch_of(validation, np.arange(len(validation))).images).numpy()
         spots = predictor.network.expression(torch.from_numpy(filled)).numpy()
     for i, patch in enumerate(patches):
         cosine = spots @ patch / np.linalg.norm(spots, axis=1) / np.linalg.norm(patch)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.networks import COMPUTE, CPU, N_GENES, guided, make_spots, some_known
-from spared_sc._models.prediction.egn import Attention, Egn, mean_correlation
-from spared_sc._models.prediction.networks import Targets
+from helpers.networks import COMPUTE, CPU, N_GENES, batch_of, guided, make_spots, some_known
+from spared_sc._models.prediction.batch import Targets
+from spared_sc._models.prediction.egn import Attention, Egn, EgnNet, mean_correlation
 
 if TYPE_CHECKING:
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.spots import Spots
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def validation() -> Spots:
 
 
 def recorded_exemplars(monkeypatch) -> list[tuple[np.ndarray, np.ndarray]]:
-    calls, run = [], Egn._guided
+    calls, run = [], EgnNet.forward
 
-    def guided_and_recorded(self, network, images, feature, exemplars):
+    def recorded(self, images, feature, exemplars):
         calls.append((feature.numpy(), exemplars.numpy()))
-        return run(self, network, images, feature, exemplars)
+        return run(self, images, feature, exemplars)
 
-    monkeypatch.setattr(Egn, "_guided", guided_and_recorded)
+    monkeypatch.setattr(EgnNet, "forward", recorded)
     return calls
 
 
@@ -50,7 +50,7 @@ def test_exemplars_are_the_nearest_of_other_libraries(train, validation, monkeyp
     validation = replace(validation, library=np.arange(10) % 4)  # some are of libraries that are trained on
     predictor.fit(train, validation, COMPUTE)
     (feature, found), (validation_feature, validation_found) = calls
-    reference = predictor.reference["feature"].numpy()
+    reference = predictor.network.bank.feature.numpy()
     rows = [int(np.argmin(((reference - one) ** 2).sum(axis=1))) for one in feature]  # of the only batch
     assert sorted(rows) == list(range(24))
     for row, exemplars in zip(rows, found, strict=True):
@@ -72,8 +72,8 @@ def test_features_are_of_pixels_between_minus_one_and_one(train):
     pixels = torch.from_numpy(train.patches.pixels.copy()).permute(0, 3, 1, 2) / 255
     for fitted in (predictor, Egn.from_state(*predictor.state())):
         with torch.no_grad():
-            expected = fitted.frozen.network((pixels - 0.5) / 0.5)
-        torch.testing.assert_close(predictor.reference["feature"], expected, rtol=1e-4, atol=1e-4)
+            expected = fitted.front.network((pixels - 0.5) / 0.5)
+        torch.testing.assert_close(predictor.network.bank.feature, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_exemplars_are_of_other_sections_than_copies(train, monkeypatch):
@@ -82,7 +82,7 @@ def test_exemplars_are_of_other_sections_than_copies(train, monkeypatch):
     predictor = guided(n_steps=1, train_batch_size=24)
     predictor.fit(train, None, COMPUTE)
     ((feature, found),) = calls
-    reference = predictor.reference["feature"].numpy()
+    reference = predictor.network.bank.feature.numpy()
     for one, exemplars in zip(feature, found, strict=True):
         row = int(np.argmin(((reference - one) ** 2).sum(axis=1)))
         assert train.section[row] not in train.section[exemplars]
@@ -109,11 +109,11 @@ def test_mean_correlation_is_over_genes_that_vary(train, partly):
 def test_loss_of_egn_is_on_the_unit_scale(train):
     predictor = guided(correlation_weight=0.7)
     predictor.fit(train, None, COMPUTE)
-    rows = torch.arange(12)
-    images = predictor._images(train.patches.pixels[:12], CPU)
+    rows = np.arange(12)
+    features = replace(train, embedding=predictor.network.bank.feature.numpy())
     with torch.no_grad():
-        loss = predictor._loss(predictor.network, images, rows, Targets.of(train, CPU).take(rows)).item()
-    prediction = predictor.predict(train.take(rows.numpy()), COMPUTE, own_library=train.library[:12])
+        loss = predictor.loss(predictor.network, batch_of(features, rows, train.library)).item()
+    prediction = predictor.predict(train.take(rows), COMPUTE, own_library=train.library[:12])
     low, high = train.target.min(axis=0), train.target.max(axis=0)
     estimate, target = (prediction - low) / (high - low), (train.target[:12] - low) / (high - low)
     correlation = np.mean([np.corrcoef(estimate[:, g], target[:, g])[0, 1] for g in range(N_GENES)])
@@ -123,14 +123,13 @@ def test_loss_of_egn_is_on_the_unit_scale(train):
 def test_egn_heeds_its_exemplars_and_not_their_order(train):
     predictor = guided()
     predictor.fit(train, None, COMPUTE)
-    images, feature = predictor._images(train.patches.pixels[:4], CPU), predictor.reference["feature"][:4]
-    alike, expression = torch.rand(4, 3, feature.shape[1]), torch.rand(4, 3, N_GENES)
+    images, bank = batch_of(train, np.arange(4)).images, predictor.network.bank
+    feature, exemplars = bank.feature[:4], torch.tensor([[5, 6, 7], [8, 9, 10], [11, 12, 5], [6, 7, 11]])
     with torch.no_grad():
-        result = predictor.network(images, feature, alike, expression)
-        order = [2, 0, 1]
-        torch.testing.assert_close(predictor.network(images, feature, alike[:, order], expression[:, order]), result)
-        expression[1, 2] += 1
-        other = predictor.network(images, feature, alike, expression)
+        result = predictor.network(images, feature, exemplars)
+        torch.testing.assert_close(predictor.network(images, feature, exemplars[:, [2, 0, 1]]), result)
+        bank.expression[10] += 1
+        other = predictor.network(images, feature, exemplars)
     assert (other[1] - result[1]).abs().max() > 1e-4
     torch.testing.assert_close(other[[0, 2, 3]], result[[0, 2, 3]])
 

@@ -13,9 +13,10 @@ from torch import nn
 from helpers.networks import COMPUTE, TINY, make_spots, regression, some_known
 from spared_sc._models.prediction import backbones
 from spared_sc._models.prediction.image_regression import STNet, STNetHe
+from spared_sc._models.prediction.networks import Shape
 
 if TYPE_CHECKING:
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.spots import Spots
 
 
 @pytest.fixture
@@ -53,9 +54,9 @@ def test_stnet_of_he_starts_as_the_mean_expression(train, validation, delta, par
 
 def test_stnet_of_spared_has_a_plain_head(train):
     predictor = STNet(**TINY)
-    network = predictor.make_network(5, "random")
+    network = predictor.make_network(Shape(5, None, 24), "random")
     before = network.head.weight.clone(), network.head.bias.clone()
-    predictor._start(network, train)
+    predictor.prepare(network, train)
     torch.testing.assert_close([network.head.weight, network.head.bias], list(before), rtol=0, atol=0)
     assert network.head.weight.std() > 0
 

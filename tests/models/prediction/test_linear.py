@@ -13,8 +13,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from helpers.prediction import LINEAR
 from spared_sc._models.prediction import linear
-from spared_sc._models.prediction.base import Spots
 from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc._models.prediction.spots import Spots
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def spots(rng):
 
 
 def every_entry(spots: Spots) -> Spots:
-    return Spots(spots.library, spots.position, None, spots.embedding, spots.log_depth, spots.target)
+    return replace(spots, known=None)
 
 
 def standardized(spots):
@@ -104,7 +104,7 @@ def test_position_only_learns_what_layout_explains(rng):
     value = x**2 - 0.5 * x * y
     library = np.repeat([0, 1, 2], x.size)
     place = np.concatenate([np.column_stack([x, y]) * size + origin for size, origin in ((1, 0), (30, 500), (7, -9))])
-    spots = Spots(library, place, target=np.tile(value, 3)[:, None].astype(np.float32))
+    spots = Spots(library, position=place, target=np.tile(value, 3)[:, None].astype(np.float32))
     model = linear.PositionOnly()
     model.fit(spots.take(np.flatnonzero(library < 2)), None, None)
     last = spots.take(np.flatnonzero(library == 2))
@@ -250,7 +250,7 @@ def test_constant_features_and_few_spots(rng):
 def test_a_gene_that_is_known_nowhere_is_predicted_as_its_mean(spots):
     known = spots.known.copy()
     known[:, 2] = False
-    spots = Spots(spots.library, spots.position, None, spots.embedding, spots.log_depth, spots.target, known)
+    spots = replace(spots, known=known)
     for name in LINEAR:
         model = PREDICTORS.make(name, {})
         model.fit(spots, None, None)
@@ -272,7 +272,7 @@ def test_folds_are_donors_where_these_are_known(spots):
 
 
 def test_folds_of_one_section_are_strips(spots):
-    one = Spots(np.zeros(len(spots), int), spots.position, target=spots.target)
+    one = Spots(np.zeros(len(spots), int), position=spots.position, target=spots.target)
     fold = linear.folds(one)
     axis = np.ptp(spots.position, axis=0).argmax()
     ends = [(spots.position[fold == i, axis].min(), spots.position[fold == i, axis].max()) for i in range(5)]
@@ -282,6 +282,7 @@ def test_folds_of_one_section_are_strips(spots):
     lattice = np.column_stack([one.ravel() for one in np.meshgrid(np.arange(20.0), np.arange(9.0))])
     order = np.random.default_rng(2).permutation(len(lattice))
     first, second = (
-        linear.folds(Spots(np.zeros(180, int), place, target=spots.target)) for place in (lattice, lattice[order])
+        linear.folds(Spots(np.zeros(180, int), position=place, target=spots.target))
+        for place in (lattice, lattice[order])
     )
     assert np.array_equal(first[order], second)

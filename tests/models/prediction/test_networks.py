@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from helpers.networks import COMPUTE, CPU, N_GENES, contrastive, guided, make_sp
 from spared_sc._kernels.metrics import poisson_deviance
 from spared_sc._models import checkpoint, training
 from spared_sc._models.prediction import networks
+from spared_sc._models.prediction.batch import Targets
 from spared_sc._models.prediction.bleep import Bleep
 from spared_sc._models.prediction.egn import Egn
 from spared_sc._models.prediction.image_regression import (
@@ -25,10 +27,11 @@ from spared_sc._models.prediction.image_regression import (
     ViT,
     ViTDelta,
 )
-from spared_sc._models.prediction.networks import Targets
+from spared_sc._models.prediction.networks import Shape
+from spared_sc._models.training import trainable
 
 if TYPE_CHECKING:
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.spots import Spots
 
 MODELS = {"regression": regression, "bleep": contrastive, "egn": guided}
 
@@ -95,7 +98,11 @@ def test_the_count_is_that_of_the_fitted_network(make, train):
 
 def n_weights(predictor, n_genes) -> int:
     with torch.device("meta"):
-        return sum(weights.numel() for weights in predictor.make_network(n_genes, "random").parameters())
+        front = predictor.make_front(Shape(n_genes, None, 2), "random")
+        features = None if front is None else front.n_features
+        return sum(
+            weights.numel() for weights in trainable(predictor.make_network(Shape(n_genes, features, 2), "random"))
+        )
 
 
 def test_error_and_means_are_of_known_entries(train):
@@ -211,10 +218,10 @@ def test_saved_and_loaded_it_predicts_the_same(make, train, validation, tmp_path
     json.dumps(predictor.state()[1], allow_nan=False)
     for damage in (
         lambda arrays, values: arrays.pop(min(name for name in arrays if name.startswith("network."))),
-        lambda arrays, values: values.update(n_genes=9),
+        lambda arrays, values: values["shape"].update(n_genes=9),
         lambda arrays, values: values["params"].update(nothing=1),
     ):
-        broken = dict(arrays), {**values, "params": dict(values["params"])}
+        broken = dict(arrays), copy.deepcopy(values)
         damage(*broken)
         with pytest.raises(ValueError, match="the model is damaged"):
             type(predictor).from_state(*broken)
@@ -277,16 +284,16 @@ def test_pieces_are_halved_until_they_fit(make, train, monkeypatch):
     predictor = make()
     predictor.fit(train, None, COMPUTE)
     expected = predictor.predict(train, COMPUTE)
-    tried, run = [], type(predictor)._output
+    tried, run = [], type(predictor).output
 
     def limited(limit):
-        def output(self, network, images, spots, own):
-            tried.append(len(images))
-            if len(images) > limit:
+        def output(self, network, batch):
+            tried.append(len(batch))
+            if len(batch) > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return run(self, network, images, spots, own)
+            return run(self, network, batch)
 
-        monkeypatch.setattr(type(predictor), "_output", output)
+        monkeypatch.setattr(type(predictor), "output", output)
 
     limited(5)
     np.testing.assert_allclose(predictor.predict(train, COMPUTE), expected, rtol=1e-4, atol=1e-4)
@@ -297,11 +304,11 @@ def test_pieces_are_halved_until_they_fit(make, train, monkeypatch):
 
 
 def test_a_batch_that_does_not_fit_in_training(train, monkeypatch):
-    def loss(self, network, images, rows, targets):
+    def loss(self, network, batch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(ImageRegression, "_loss", loss)
-    with pytest.raises(MemoryError, match="8 patches at a time do not fit.*lower `train_batch_size`"):
+    monkeypatch.setattr(ImageRegression, "loss", loss)
+    with pytest.raises(MemoryError, match="a batch does not fit into the memory of cpu.*lower `train_batch_size`"):
         regression().fit(train, None, COMPUTE)
 
 
@@ -364,7 +371,7 @@ def test_search_takes_the_rate_with_the_least_error(train, validation):
 
 def interrupted_at(monkeypatch, kind, step):
     """Make the fit break off in the loss of some step; the list of losses taken is given back."""
-    taken, loss = [], kind._loss
+    taken, loss = [], kind.loss
 
     def interrupted(self, *args):
         taken.append(1)
@@ -372,7 +379,7 @@ def interrupted_at(monkeypatch, kind, step):
             raise KeyboardInterrupt
         return loss(self, *args)
 
-    monkeypatch.setattr(kind, "_loss", interrupted)
+    monkeypatch.setattr(kind, "loss", interrupted)
     return taken
 
 

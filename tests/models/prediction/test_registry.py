@@ -24,7 +24,16 @@ def test_what_a_predictor_says_of_itself(name):
     assert cls.about is PREDICTORS[name]
     assert cls.about.summary
     assert not cls.about.summary.endswith(".")
-    assert set(cls.about.needs) <= {"patches", "embedding", "position", "log_depth"}
+    assert set(cls.about.needs) <= {
+        "tokens",
+        "patches",
+        "embedding",
+        "position",
+        "place",
+        "lattice",
+        "log_depth",
+        "counts",
+    }
     predictor = cls()
     assert predictor.name == name
     table = PREDICTORS.params_table(name)

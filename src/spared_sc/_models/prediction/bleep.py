@@ -12,17 +12,19 @@ from torch.nn import functional
 
 from spared_sc._core.params import parameter
 from spared_sc._models.prediction.backbones import Backbone
-from spared_sc._models.prediction.networks import GeneNetwork, NetworkPredictor, Targets, rate
+from spared_sc._models.prediction.bank import Bank
+from spared_sc._models.prediction.networks import GeneNetwork, SpotPredictor, rate
 from spared_sc._models.prediction.registry import PREDICTORS
-from spared_sc._models.prediction.retrieval import nearest
+from spared_sc._models.prediction.spots import present
 from spared_sc._models.training import OPTIMIZERS, mixed_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from spared_sc._core.compute import Compute
     from spared_sc._core.registry import About
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.batch import Batch
+    from spared_sc._models.prediction.networks import Shape
+    from spared_sc._models.prediction.spots import Spots
 
 _WIDTH = 256
 _DROPOUT = 0.1
@@ -48,17 +50,33 @@ class ProjectionHead(nn.Module):
 class BleepNet(GeneNetwork):
     """Embeddings of patches, `image`, and of expression, `expression`, in one space."""
 
-    def __init__(self, backbone: str, weights: str | Path, n_genes: int) -> None:
-        super().__init__()
-        self.n_genes = n_genes
-        self.body = Backbone(backbone, weights)
-        self.image_head = ProjectionHead(self.body.n_features)
-        self.expression = ProjectionHead(n_genes)
+    mean: torch.Tensor
 
-    def image(self, images: torch.Tensor) -> torch.Tensor:
-        with mixed_precision(images.device):
-            features = self.body(images)
+    def __init__(self, backbone: str, weights: str | Path, shape: Shape) -> None:
+        super().__init__()
+        self.n_genes = shape.n_genes
+        self.body = Backbone(backbone, weights) if shape.n_features is None else None
+        self.image_head = ProjectionHead(shape.n_features or present(self.body, "backbone").n_features)
+        self.expression = ProjectionHead(shape.n_genes)
+        self.bank = Bank(shape.n_train, _WIDTH, shape.n_genes)
+        self.register_buffer("mean", torch.zeros(shape.n_genes))
+
+    def image(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Embedding (n, width) of patches, or of their features."""
+        if self.body is None:
+            return self.image_head(tokens)
+        with mixed_precision(tokens.device):
+            features = self.body(tokens)
         return self.image_head(features.float())
+
+    def train(self, mode: bool = True) -> BleepNet:
+        """Where training pauses or ends, embed what is looked up; at unit length, the nearest have the largest cosine."""
+        super().train(mode)
+        if not mode:
+            with torch.no_grad():
+                parts = [functional.normalize(self.expression(x), dim=1) for x in self.bank.expression.split(_ROWS)]
+                self.bank.feature.copy_(torch.cat(parts))
+        return self
 
 
 def contrastive_loss(expression: torch.Tensor, image: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -75,7 +93,7 @@ def contrastive_loss(expression: torch.Tensor, image: torch.Tensor, temperature:
 
 
 @dataclass(kw_only=True, eq=False)
-class Bleep(NetworkPredictor[BleepNet]):
+class Bleep(SpotPredictor[BleepNet]):
     """Contrastive embeddings and retrieval from the training spots.
 
     Parameters
@@ -107,40 +125,34 @@ class Bleep(NetworkPredictor[BleepNet]):
     optimizer: str = parameter("adamw", choices=OPTIMIZERS)
     weight_decay: float = parameter(1e-3, least=0)
 
-    def make_network(self, n_genes: int, weights: str | Path) -> BleepNet:
+    def make_network(self, shape: Shape, weights: str | Path) -> BleepNet:
         """The network before training."""
-        return BleepNet(self.backbone, weights, n_genes)
+        return BleepNet(self.backbone, weights, shape)
 
-    def _prepare(self, train: Spots, compute: Compute, device: torch.device) -> None:
+    def prepare(self, network: BleepNet, train: Spots) -> None:
+        """Keep the expression of the training spots."""
         target, known = train.targets()
         mean = train.gene_means()
-        self.reference = {
-            "expression": torch.as_tensor(np.where(known, target, mean), dtype=torch.float32),
-            "known": torch.as_tensor(known),
-            "mean": torch.as_tensor(mean),
-            "library": torch.as_tensor(train.library, dtype=torch.int64),
-        }
+        network.bank.fill(np.where(known, target, mean), train.library, known)
+        network.mean.copy_(torch.as_tensor(mean))
 
-    def _loss(self, network: BleepNet, images: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
-        values = self.reference["expression"][rows]
-        expression, image = network.expression(values), network.image(images)
+    def loss(self, network: BleepNet, batch: Batch) -> torch.Tensor:
+        """Contrastive loss, within chunks of the batch."""
+        expression, image = network.expression(network.bank.expression[batch.rows]), network.image(batch.tokens)
         chunks = zip(expression.split(self.loss_chunk), image.split(self.loss_chunk), strict=True)
         losses = [len(e) * contrastive_loss(e, i, self.temperature) for e, i in chunks]
-        return sum(losses[1:], start=losses[0]) / len(rows)
+        return sum(losses[1:], start=losses[0]) / len(batch)
 
-    def _before_output(self, network: BleepNet) -> None:
-        self._embedding = torch.cat([network.expression(part) for part in self.reference["expression"].split(_ROWS)])
-        self._direction = functional.normalize(self._embedding, dim=1)
-
-    def _output(self, network: BleepNet, images: torch.Tensor, spots: Spots, own: torch.Tensor | None) -> torch.Tensor:
-        query = network.image(images)
+    def output(self, network: BleepNet, batch: Batch) -> torch.Tensor:
+        """Mean expression of the training spots that are retrieved."""
+        query, bank = network.image(batch.tokens), network.bank
         k = 1 if self.retrieval == "simple" else self.n_neighbours
-        # At unit length, the nearest are those of the largest cosine.
-        spot = nearest(functional.normalize(query, dim=1), self._direction, k, own, self.reference["library"])
+        spot = bank.nearest(functional.normalize(query, dim=1), k, batch.own)
         weight = torch.ones(spot.shape, device=spot.device)
         if self.retrieval == "weighted":
-            weight = (-(query[:, None] - self._embedding[spot]).square().sum(dim=2)).softmax(dim=1)
-        weight = weight[:, :, None] * self.reference["known"][spot]
+            found = network.expression(bank.expression[spot])
+            weight = (-(query[:, None] - found).square().sum(dim=2)).softmax(dim=1)
+        weight = weight[:, :, None] * bank.known[spot]
         total = weight.sum(dim=1)
-        average = (weight * self.reference["expression"][spot]).sum(dim=1) / total
-        return torch.where(total > 0, average, self.reference["mean"])
+        average = (weight * bank.expression[spot]).sum(dim=1) / total
+        return torch.where(total > 0, average, network.mean)

@@ -11,19 +11,21 @@ from torch import nn
 from torch.nn import functional
 
 from spared_sc._core.params import parameter
-from spared_sc._models.prediction.backbones import RANDOM, Backbone, Normalise
-from spared_sc._models.prediction.base import Reading, present
-from spared_sc._models.prediction.networks import BATCH, GeneNetwork, NetworkPredictor, Targets, rate
+from spared_sc._models.prediction.backbones import Backbone, Normalise
+from spared_sc._models.prediction.bank import Bank
+from spared_sc._models.prediction.batch import Targets
+from spared_sc._models.prediction.networks import GeneNetwork, SpotPredictor, rate
 from spared_sc._models.prediction.registry import PREDICTORS
-from spared_sc._models.prediction.retrieval import nearest
+from spared_sc._models.prediction.spots import present
 from spared_sc._models.training import OPTIMIZERS, SCHEDULES, mixed_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from spared_sc._core.compute import Compute
     from spared_sc._core.registry import About
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.batch import Batch
+    from spared_sc._models.prediction.networks import Shape
+    from spared_sc._models.prediction.spots import Spots
 
 _MEAN, _SD = (0.5476, 0.5218, 0.6881), (0.2461, 0.2101, 0.1649)  # of the authors' patches
 _CENTRE = (0.5, 0.5, 0.5)  # of the encoder's images: mean, and standard deviation too
@@ -31,7 +33,6 @@ _HEAD_WIDTH = 64
 _BRIDGE_HEADS = 8
 _GATE_WIDTH = 256
 _POOL_TEMPERATURE, _POOL_SHARE = 0.1, 0.5
-_FROZEN = "frozen."  # of names of saved arrays
 _LEAST_VARIANCE = 1e-8  # of a gene in a batch, below which it has no correlation
 
 
@@ -85,17 +86,23 @@ class Bridge(nn.Module):
 
 
 class EgnNet(GeneNetwork):
-    """Transformer over the tokens of a patch, with bridges to exemplars in every second block."""
+    """Transformer over the tokens of a patch, with bridges to exemplars in every second block.
 
-    def __init__(self, n_genes: int, n_features: int, sizes: Egn) -> None:
+    On an embedding, that is the only token.
+    """
+
+    low: torch.Tensor
+    span: torch.Tensor
+
+    def __init__(self, shape: Shape, sizes: Egn, *, on_patches: bool) -> None:
         super().__init__()
-        width, depth, token_size = sizes.width, sizes.depth, sizes.token_size
+        width, depth, n_genes = sizes.width, sizes.depth, shape.n_genes
+        n_features = present(shape.n_features, "embedding")
         self.n_genes = n_genes
-        self.n_features = n_features
-        self.token_size = token_size
-        n_tokens = (sizes.image_size // token_size) ** 2
+        self.token_size = sizes.token_size
+        n_tokens = (sizes.image_size // sizes.token_size) ** 2 if on_patches else 1
         self.normalise = Normalise(_MEAN, _SD)
-        self.embed = nn.Linear(3 * token_size**2, width)
+        self.embed = nn.Linear(3 * sizes.token_size**2 if on_patches else n_features, width)
         self.position = nn.Parameter(0.02 * torch.randn(n_tokens, width))
         self.view = nn.Linear(n_features, width)
         self.exemplar = nn.Linear(n_features + n_genes, width)
@@ -106,19 +113,24 @@ class EgnNet(GeneNetwork):
         self.feedforward = nn.ModuleList(_feedforward(width, sizes.feedforward) for _ in range(depth))
         self.score = nn.Linear(width, width)
         self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, n_genes))
+        self.bank = Bank(shape.n_train, n_features, n_genes)
+        self.register_buffer("low", torch.zeros(n_genes))
+        self.register_buffer("span", torch.ones(n_genes))
 
-    def forward(
-        self, images: torch.Tensor, feature: torch.Tensor, alike: torch.Tensor, expression: torch.Tensor
-    ) -> torch.Tensor:
-        """Expression (n, g) from images, their features (n, d), and features (n, k, d) and expression of exemplars."""
-        with mixed_precision(images.device):
-            joined = self._joined(self.normalise(images), feature, alike, expression)
+    def forward(self, images: torch.Tensor | None, feature: torch.Tensor, exemplars: torch.Tensor) -> torch.Tensor:
+        """Expression (n, g), between 0 and 1, from images, their features (n, d), and rows (n, k) of exemplars."""
+        with mixed_precision(feature.device):
+            if images is None:
+                tokens = feature[:, None]
+            else:
+                tokens = functional.unfold(self.normalise(images), self.token_size, stride=self.token_size)
+                tokens = tokens.transpose(1, 2)
+            joined = self._joined(tokens, feature, self.bank.feature[exemplars], self.bank.expression[exemplars])
         return self.head(joined.float())
 
     def _joined(
-        self, images: torch.Tensor, feature: torch.Tensor, alike: torch.Tensor, expression: torch.Tensor
+        self, tokens: torch.Tensor, feature: torch.Tensor, alike: torch.Tensor, expression: torch.Tensor
     ) -> torch.Tensor:
-        tokens = functional.unfold(images, self.token_size, stride=self.token_size).transpose(1, 2)
         tokens = self.embed(tokens) + self.position
         seen = torch.cat([self.view(feature)[:, None], self.exemplar(torch.cat([alike, expression], dim=2))], dim=1)
         for layer in self.player:
@@ -152,7 +164,7 @@ def mean_correlation(estimate: torch.Tensor, targets: Targets) -> torch.Tensor:
 
 
 @dataclass(kw_only=True, eq=False)
-class Egn(NetworkPredictor[EgnNet]):
+class Egn(SpotPredictor[EgnNet]):
     """Exemplar-guided network, trained from scratch.
 
     Parameters
@@ -183,6 +195,7 @@ class Egn(NetworkPredictor[EgnNet]):
 
     about: ClassVar[About] = PREDICTORS["egn"]
     least_train: ClassVar[int] = 2
+    sees_patches: ClassVar[bool] = True
     encoder: str = "torchvision:resnet50"
     n_exemplars: int = parameter(6, least=1, whole=True)
     correlation_weight: float = parameter(0.5, least=0)
@@ -207,22 +220,20 @@ class Egn(NetworkPredictor[EgnNet]):
                 f"image_size={self.image_size!r}: expected a multiple of token_size={self.token_size}, so that tokens "
                 "tile the image."
             )
-        self.frozen: Backbone | None = None
 
-    def make_network(self, n_genes: int, weights: str | Path) -> EgnNet:
+    def make_front(self, shape: Shape, weights: str | Path) -> nn.Module | None:
+        """The frozen encoder, which sees pixels on the authors' scale; an embedding needs none."""
+        return Backbone(self.encoder, weights, Normalise(_CENTRE, _CENTRE)) if shape.n_features is None else None
+
+    def make_network(self, shape: Shape, weights: str | Path) -> EgnNet:
         """The network before training; `weights` are those of the encoder, which is not part of it."""
-        feature = self.reference.get("feature")
-        n_features = self._encoder(RANDOM).n_features if feature is None else feature.shape[1]
-        return EgnNet(n_genes, n_features, self)
+        return EgnNet(shape, self, on_patches=self.on_patches)
 
-    def _encoder(self, weights: str | Path) -> Backbone:
-        """The network of the features, which see pixels on the authors' scale."""
-        return Backbone(self.encoder, weights, Normalise(_CENTRE, _CENTRE)).eval()
-
-    def _prepare(self, train: Spots, compute: Compute, device: torch.device) -> None:
+    def prepare(self, network: EgnNet, train: Spots) -> None:
+        """Keep features and expression of the training spots."""
         # A copy of the spot's section would give the spot itself as its exemplar.
-        library = torch.as_tensor(train.library if train.section is None else train.section, dtype=torch.int64)
-        if len(library.unique()) < 2:
+        library = train.library if train.section is None else train.section
+        if len(np.unique(library)) < 2:
             raise ValueError(
                 "all training spots are of one library, and exemplars come from libraries other than the spot's own: "
                 "train EGN on two or more, or use another model."
@@ -232,54 +243,21 @@ class Egn(NetworkPredictor[EgnNet]):
         low = np.where(known, target, np.inf).min(axis=0)
         span = np.where(known, target, -np.inf).max(axis=0) - low
         span = np.where(span > 0, span, 1)
-        expression = (np.where(known, target, train.gene_means()) - low) / span
-        self.frozen = self._encoder(self.weights).to(device)
-        feature = self._features(self.frozen, train, compute, device)
-        arrays = {"feature": feature, "expression": expression, "low": low, "span": span}
-        self.reference = {name: torch.as_tensor(array, dtype=torch.float32) for name, array in arrays.items()}
-        self.reference["library"] = library
-        self._move(device)
-        self._exemplars = self._alike(self.reference["feature"], self.reference["library"])
+        network.bank.fill((np.where(known, target, train.gene_means()) - low) / span, library)
+        network.bank.feature.copy_(torch.as_tensor(present(train.embedding, "embedding")))
+        network.low.copy_(torch.as_tensor(low))
+        network.span.copy_(torch.as_tensor(span))
 
-    def _features(self, frozen: Backbone, train: Spots, compute: Compute, device: torch.device) -> torch.Tensor:
-        """Features of all training patches by the frozen network."""
-        size = compute.batch_size or BATCH
-        with Reading(present(train.patches, "patches")) as reading, torch.no_grad():
-            batches = reading.batches(size)
-            pieces = self._in_pieces(
-                lambda images, _: frozen(images), batches, size, device, n_threads=compute.n_threads
-            )
-            return torch.cat(list(pieces))
+    def _scaled_output(self, network: EgnNet, batch: Batch) -> torch.Tensor:
+        feature = present(batch.embedding, "embedding")
+        return network(batch.images, feature, network.bank.nearest(feature, self.n_exemplars, batch.own))
 
-    def _alike(self, feature: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
-        return nearest(feature, self.reference["feature"], self.n_exemplars, own, self.reference["library"])
-
-    def _guided(
-        self, network: EgnNet, images: torch.Tensor, feature: torch.Tensor, exemplars: torch.Tensor
-    ) -> torch.Tensor:
-        return network(images, feature, self.reference["feature"][exemplars], self.reference["expression"][exemplars])
-
-    def _loss(self, network: EgnNet, images: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
-        estimate = self._guided(network, images, self.reference["feature"][rows], self._exemplars[rows])
-        scaled = Targets((targets.values - self.reference["low"]) / self.reference["span"], targets.known)
+    def loss(self, network: EgnNet, batch: Batch) -> torch.Tensor:
+        """Squared error, and what the correlation of the genes lacks to one."""
+        targets, estimate = present(batch.targets, "target"), self._scaled_output(network, batch)
+        scaled = Targets((targets.values - network.low) / network.span, targets.known)
         return scaled.loss(estimate) + self.correlation_weight * (1 - mean_correlation(estimate, scaled))
 
-    def _output(self, network: EgnNet, images: torch.Tensor, spots: Spots, own: torch.Tensor | None) -> torch.Tensor:
-        feature = present(self.frozen, "encoder")(images)
-        estimate = self._guided(network, images, feature, self._alike(feature, own))
-        return self.reference["low"] + self.reference["span"] * estimate
-
-    def _move(self, device: torch.device) -> None:
-        super()._move(device)
-        if self.frozen is not None:
-            self.frozen.to(device)
-
-    def _learned(self) -> dict[str, np.ndarray]:
-        frozen = present(self.frozen, "encoder").state_dict()
-        return {**super()._learned(), **{_FROZEN + name: value.cpu().numpy() for name, value in frozen.items()}}
-
-    def _restore(self, learned: dict[str, np.ndarray]) -> None:
-        frozen = {name: array for name, array in learned.items() if name.startswith(_FROZEN)}
-        super()._restore({name: array for name, array in learned.items() if name not in frozen})
-        self.frozen = self._encoder(RANDOM)
-        self.frozen.load_state_dict({name.removeprefix(_FROZEN): torch.tensor(a) for name, a in frozen.items()})
+    def output(self, network: EgnNet, batch: Batch) -> torch.Tensor:
+        """Expression, on the scale of the target."""
+        return network.low + network.span * self._scaled_output(network, batch)

@@ -12,14 +12,16 @@ from spared_sc._core.params import parameter
 from spared_sc._core.registry import About
 from spared_sc._models.prediction.augment import N_SYMMETRIES, symmetry
 from spared_sc._models.prediction.backbones import Backbone
-from spared_sc._models.prediction.networks import GeneNetwork, NetworkPredictor, Targets, rate
+from spared_sc._models.prediction.networks import GeneNetwork, SpotPredictor, rate
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.training import OPTIMIZERS, mixed_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.batch import Batch
+    from spared_sc._models.prediction.networks import Shape
+    from spared_sc._models.prediction.spots import Spots
 
 
 class RegressionNet(GeneNetwork):
@@ -38,7 +40,7 @@ class RegressionNet(GeneNetwork):
 
 
 @dataclass(kw_only=True, eq=False)
-class ImageRegression(NetworkPredictor[RegressionNet]):
+class ImageRegression(SpotPredictor[RegressionNet]):
     """Any image network with a linear layer, trained by the mean squared error.
 
     Parameters
@@ -59,25 +61,23 @@ class ImageRegression(NetworkPredictor[RegressionNet]):
     start_at_mean: bool = parameter(False, choices=(False, True))
     symmetries: bool = parameter(False, choices=(False, True))
 
-    def make_network(self, n_genes: int, weights: str | Path) -> RegressionNet:
+    def make_network(self, shape: Shape, weights: str | Path) -> RegressionNet:
         """The network before training."""
-        return RegressionNet(self.backbone, weights, n_genes)
+        return RegressionNet(self.backbone, weights, shape.n_genes)
 
-    def _start(self, network: RegressionNet, train: Spots) -> None:
+    def prepare(self, network: RegressionNet, train: Spots) -> None:
+        """Start at the mean, if that is wanted."""
         if self.start_at_mean:
             with torch.no_grad():
                 network.head.weight.zero_()
-                network.head.bias.copy_(torch.as_tensor(self._mean_output(train)))
+                network.head.bias.copy_(torch.as_tensor(self.mean_output(train)))
 
-    def _loss(self, network: RegressionNet, images: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
-        return targets.loss(network(images))
-
-    def _output(
-        self, network: RegressionNet, images: torch.Tensor, spots: Spots, own: torch.Tensor | None
-    ) -> torch.Tensor:
-        if not self.symmetries:
-            return network(images)
+    def output(self, network: RegressionNet, batch: Batch) -> torch.Tensor:
+        """Expression of the spots; in prediction over the symmetries of the patches, if that is wanted."""
+        images = batch.tokens
         total = network(images)
+        if network.training or not self.symmetries:
+            return total
         for code in range(1, N_SYMMETRIES):
             total = total + network(symmetry(images, code))
         return total / N_SYMMETRIES

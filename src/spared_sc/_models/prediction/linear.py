@@ -12,9 +12,10 @@ import numpy as np
 from spared_sc._core.params import parameter
 from spared_sc._core.report import warn
 from spared_sc._kernels.threads import limited_threads
-from spared_sc._models.prediction.base import Predictor, present
+from spared_sc._models.prediction.base import Predictor
 from spared_sc._models.prediction.components import mean_and_scale, principal_components
 from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc._models.prediction.spots import present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from spared_sc._core.compute import Compute
     from spared_sc._core.registry import About
     from spared_sc._kernels.folds import Fold
-    from spared_sc._models.prediction.base import Spots
+    from spared_sc._models.prediction.spots import Spots
 
 _PENALTIES = np.logspace(-2, 4, 13)  # times the mean eigenvalue of the inputs' products
 _COUNTS = (5, 10, 20, 50, 100, 200)  # numbers of neighbours to choose from

@@ -1,4 +1,8 @@
-"""Predictors by name."""
+"""Predictors by name.
+
+They need parts of `Spots`: "patches", "embedding", "position", "place", "lattice", "log_depth", "counts" (of training
+spots), or "tokens", an embedding where one is named and patches otherwise.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +89,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         "bleep",
         ".bleep:Bleep",
         "contrastive embedding of patches and expression, and retrieval from the train spots",
-        needs=("patches",),
+        needs=("tokens",),
         paper="Xie et al. (2023)",
         pretrained="timm resnet50.a1_in1k (Apache-2.0)",
     ),
@@ -93,9 +97,15 @@ PREDICTORS: Registry[Predictor] = Registry(
         "egn",
         ".egn:Egn",
         "transformer over the patch, guided by similar spots of other libraries",
-        needs=("patches",),
+        needs=("tokens",),
         paper="Yang et al. (2023)",
         pretrained="of the frozen encoder: torchvision resnet50 IMAGENET1K_V1 (BSD-3-Clause)",
     ),
 )
 ANCHORS = ("gene_mean", "depth_only", "position_only")  # shown beside every score
+
+
+def needs_of(model: str, use_rep: str | None) -> tuple[str, ...]:
+    """What a predictor takes of the data; tokens are an embedding where one is named, else patches."""
+    tokens = "patches" if use_rep is None else "embedding"
+    return tuple(tokens if need == "tokens" else need for need in PREDICTORS[model].needs)

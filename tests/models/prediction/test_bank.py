@@ -1,4 +1,4 @@
-"""_models/prediction/retrieval."""
+"""_models/prediction/bank."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from spared_sc._models.prediction import retrieval
+from spared_sc._models.prediction import bank
 
 
 @pytest.mark.parametrize("entries", [1 << 24, 40])
 def test_nearest_spots_by_brute_force(entries, monkeypatch):
-    monkeypatch.setattr(retrieval, "_ENTRIES", entries)
+    monkeypatch.setattr(bank, "_ENTRIES", entries)
     rng = np.random.default_rng(0)
     query, reference = rng.normal(size=(9, 6)), rng.normal(size=(17, 6))
     library, own = rng.integers(3, size=17), rng.integers(-1, 4, size=9)
     tensors = torch.from_numpy(query), torch.from_numpy(reference)
-    anywhere = retrieval.nearest(*tensors, 4).numpy()
-    elsewhere = retrieval.nearest(*tensors, 4, torch.from_numpy(own), torch.from_numpy(library)).numpy()
+    anywhere = bank.nearest(*tensors, 4).numpy()
+    elsewhere = bank.nearest(*tensors, 4, torch.from_numpy(own), torch.from_numpy(library)).numpy()
     for i in range(9):
         distance = [np.linalg.norm(query[i] - one) for one in reference]
         order = np.argsort(distance)
@@ -28,8 +28,8 @@ def test_nearest_spots_by_brute_force(entries, monkeypatch):
 def test_fewer_spots_than_asked_for():
     reference = torch.arange(5.0)[:, None]
     library = torch.tensor([0, 0, 0, 1, 1])
-    assert retrieval.nearest(reference, reference, 50).shape == (5, 5)
-    found = retrieval.nearest(reference, reference, 3, library, library)
+    assert bank.nearest(reference, reference, 50).shape == (5, 5)
+    found = bank.nearest(reference, reference, 3, library, library)
     assert found.tolist() == [[3, 4], [3, 4], [3, 4], [2, 1], [2, 1]]
     with pytest.raises(ValueError, match="at least two libraries"):
-        retrieval.nearest(reference, reference, 3, library, torch.zeros(5, dtype=torch.int64))
+        bank.nearest(reference, reference, 3, library, torch.zeros(5, dtype=torch.int64))
