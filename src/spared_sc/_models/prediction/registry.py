@@ -46,6 +46,12 @@ PREDICTORS: Registry[Predictor] = Registry(
         paper="Cover and Hart (1967)",
     ),
     About(
+        "head",
+        ".head:Head",
+        "linear layer, or a hidden and a linear one, on an embedding",
+        needs=("embedding",),
+    ),
+    About(
         "shufflenet",
         ".image_regression:ShuffleNet",
         "ShuffleNetV2 of half width with a linear layer",
