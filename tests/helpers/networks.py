@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from spared_sc._core.compute import Compute
+from spared_sc._kernels.lattice import from_array
 from spared_sc._models.prediction.batch import Batch, Targets
 from spared_sc._models.prediction.bleep import Bleep
 from spared_sc._models.prediction.egn import Egn
@@ -65,12 +66,21 @@ class Patches:
 
 
 def make_spots(n=24, n_libraries=3, seed=0, side=SIDE) -> Spots:
-    """Spots whose expression is the colour of their patch."""
+    """Spots whose expression is the colour of their patch; each has neighbours in the rows before and after."""
     rng = np.random.default_rng(seed)
     colour = rng.integers(40, 215, size=(n, 1, 1, 3))
     pixels = np.clip(colour + rng.integers(-40, 40, size=(n, side, side, 3)), 0, 255).astype(np.uint8)
     target = colour[:, 0, 0] / 50 @ np.random.default_rng(9).normal(size=(3, N_GENES)) + 3
-    return Spots(np.arange(n) % n_libraries, patches=Patches(pixels), target=target.astype(np.float32))
+    library, (row, column) = np.arange(n) % n_libraries, np.divmod(np.arange(n), 2 * n_libraries)
+    place = np.stack([row, 2 * column + row % 2], axis=1)
+    return Spots(
+        library,
+        place=place,
+        lattice=from_array(place, library),
+        patches=Patches(pixels),
+        target=target.astype(np.float32),
+        counts=np.random.default_rng(seed).poisson(np.exp2(target)).astype(np.float32),
+    )
 
 
 def batch_of(spots: Spots, rows: np.ndarray, own: np.ndarray | None = None) -> Batch:

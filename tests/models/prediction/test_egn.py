@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from helpers.networks import COMPUTE, CPU, N_GENES, batch_of, guided, make_spots, some_known
 from spared_sc._models.prediction.batch import Targets
-from spared_sc._models.prediction.egn import Attention, Egn, EgnNet, mean_correlation
+from spared_sc._models.prediction.egn import Egn, EgnNet, mean_correlation
 
 if TYPE_CHECKING:
     from spared_sc._models.prediction.spots import Spots
@@ -132,16 +131,3 @@ def test_egn_heeds_its_exemplars_and_not_their_order(train):
         other = predictor.network(images, feature, exemplars)
     assert (other[1] - result[1]).abs().max() > 1e-4
     torch.testing.assert_close(other[[0, 2, 3]], result[[0, 2, 3]])
-
-
-def test_attention_is_torchs():
-    torch.manual_seed(0)
-    ours, theirs = Attention(128, 2), nn.MultiheadAttention(128, 2, batch_first=True)
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(ours.qkv.weight)
-        theirs.in_proj_bias.zero_()
-        theirs.out_proj.weight.copy_(ours.out.weight)
-        theirs.out_proj.bias.copy_(ours.out.bias)
-        tokens = torch.rand(3, 5, 128)
-        normed = nn.functional.layer_norm(tokens, (128,))
-        torch.testing.assert_close(ours(tokens), theirs(normed, normed, normed)[0], rtol=1e-4, atol=1e-5)

@@ -13,12 +13,16 @@ import torch
 from scipy import stats
 
 from helpers.networks import COMPUTE, CPU, N_GENES, contrastive, guided, make_spots, regression, some_known, weights_of
+from helpers.section_networks import hggep, hist2st, histogene
 from spared_sc._kernels.metrics import poisson_deviance
 from spared_sc._models import checkpoint, training
 from spared_sc._models.prediction import networks
 from spared_sc._models.prediction.batch import Targets
 from spared_sc._models.prediction.bleep import Bleep
 from spared_sc._models.prediction.egn import Egn
+from spared_sc._models.prediction.hggep import Hggep
+from spared_sc._models.prediction.hist2st import Hist2ST
+from spared_sc._models.prediction.histogene import HisToGene
 from spared_sc._models.prediction.image_regression import (
     ImageRegression,
     ShuffleNet,
@@ -33,7 +37,8 @@ from spared_sc._models.training import trainable
 if TYPE_CHECKING:
     from spared_sc._models.prediction.spots import Spots
 
-MODELS = {"regression": regression, "bleep": contrastive, "egn": guided}
+SPOT_MODELS = {"regression": regression, "bleep": contrastive, "egn": guided}
+MODELS = SPOT_MODELS | {"histogene": histogene, "hist2st": hist2st, "hggep": hggep}
 
 
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -65,6 +70,9 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
         (STNetHe, ("6.99", "7.09", "7.76")),
         (Bleep, ("24.2", "24.2", "24.4")),
         (Egn, ("132.5", "132.9", "135.5")),
+        (HisToGene, ("105.9", "106.0", "106.6")),
+        (Hist2ST, ("72.7", "73.1", "75.8")),
+        (Hggep, ("113.3", "113.7", "116.4")),
     ],
 )
 def test_numbers_of_parameters_are_the_published(model, millions):
@@ -279,7 +287,7 @@ def test_patches_are_read_batch_by_batch(train, validation):
     assert train.patches.reads == [10, 10, 4]
 
 
-@every_model
+@pytest.mark.parametrize("make", SPOT_MODELS.values(), ids=SPOT_MODELS)
 def test_pieces_are_halved_until_they_fit(make, train, monkeypatch):
     predictor = make()
     predictor.fit(train, None, COMPUTE)

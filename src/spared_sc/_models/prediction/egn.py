@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from spared_sc._core.params import parameter
+from spared_sc._models.prediction.attention import Attention, feedforward
 from spared_sc._models.prediction.backbones import Backbone, Normalise
 from spared_sc._models.prediction.bank import Bank
 from spared_sc._models.prediction.batch import Targets
@@ -29,30 +30,11 @@ if TYPE_CHECKING:
 
 _MEAN, _SD = (0.5476, 0.5218, 0.6881), (0.2461, 0.2101, 0.1649)  # of the authors' patches
 _CENTRE = (0.5, 0.5, 0.5)  # of the encoder's images: mean, and standard deviation too
-_HEAD_WIDTH = 64
+_HEAD_WIDTH = 64  # of the bridge
 _BRIDGE_HEADS = 8
 _GATE_WIDTH = 256
 _POOL_TEMPERATURE, _POOL_SHARE = 0.1, 0.5
 _LEAST_VARIANCE = 1e-8  # of a gene in a batch, below which it has no correlation
-
-
-class Attention(nn.Module):
-    """Self-attention of the tokens, normalised first."""
-
-    def __init__(self, width: int, n_heads: int) -> None:
-        super().__init__()
-        self.n_heads = n_heads
-        self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * n_heads * _HEAD_WIDTH, bias=False)
-        self.out = nn.Linear(n_heads * _HEAD_WIDTH, width)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.qkv(self.norm(tokens)).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
-def _feedforward(width: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
 class Bridge(nn.Module):
@@ -106,11 +88,11 @@ class EgnNet(GeneNetwork):
         self.position = nn.Parameter(0.02 * torch.randn(n_tokens, width))
         self.view = nn.Linear(n_features, width)
         self.exemplar = nn.Linear(n_features + n_genes, width)
-        self.player = nn.ModuleList(_feedforward(width, width) for _ in range(2))
+        self.player = nn.ModuleList(feedforward(width, width) for _ in range(2))
         self.value = nn.Linear(n_genes, width)
         self.attention = nn.ModuleList(Attention(width, sizes.n_heads) for _ in range(depth))
         self.bridge = nn.ModuleList(Bridge(width, n_tokens) for _ in range(depth // 2))
-        self.feedforward = nn.ModuleList(_feedforward(width, sizes.feedforward) for _ in range(depth))
+        self.feedforward = nn.ModuleList(feedforward(width, sizes.feedforward) for _ in range(depth))
         self.score = nn.Linear(width, width)
         self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, n_genes))
         self.bank = Bank(shape.n_train, n_features, n_genes)
@@ -136,11 +118,11 @@ class EgnNet(GeneNetwork):
         for layer in self.player:
             seen = seen + layer(seen)
         view, exemplars, values = seen[:, 0], seen[:, 1:], self.value(expression)
-        for i, (attention, feedforward) in enumerate(zip(self.attention, self.feedforward, strict=True)):
+        for i, (attention, perceptron) in enumerate(zip(self.attention, self.feedforward, strict=True)):
             tokens = tokens + attention(tokens + self.position)
             if i % 2:
                 tokens, view, exemplars = self.bridge[i // 2](tokens, view, exemplars, values)
-            tokens = tokens + feedforward(tokens)
+            tokens = tokens + perceptron(tokens)
         score = self.score(tokens)
         attended = ((_POOL_TEMPERATURE * score).softmax(dim=1) * score).sum(dim=1)
         return torch.cat([score.mean(dim=1) + _POOL_SHARE * attended, view], dim=1)

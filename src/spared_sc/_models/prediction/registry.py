@@ -107,6 +107,28 @@ PREDICTORS: Registry[Predictor] = Registry(
         paper="Yang et al. (2023)",
         pretrained="of the frozen encoder: torchvision resnet50 IMAGENET1K_V1 (BSD-3-Clause)",
     ),
+    About(
+        "histogene",
+        ".histogene:HisToGene",
+        "transformer over the spots of a section",
+        needs=("tokens", "place", "lattice"),
+        paper="Pang et al. (2021)",
+    ),
+    About(
+        "hist2st",
+        ".hist2st:Hist2ST",
+        "convolutions in the patch, transformer and graph over the section; learns counts too",
+        needs=("tokens", "place", "lattice", "counts"),
+        paper="Zeng et al. (2022)",
+    ),
+    About(
+        "hggep",
+        ".hggep:Hggep",
+        "ShuffleNet, transformers over the section at three stages, hypergraph; learns counts too",
+        needs=("tokens", "place", "lattice", "counts"),
+        paper="Li et al. (2024)",
+        pretrained="torchvision shufflenet_v2_x0_5 IMAGENET1K_V1 (BSD-3-Clause)",
+    ),
 )
 ANCHORS = ("gene_mean", "depth_only", "position_only")  # shown beside every score
 
