@@ -71,9 +71,15 @@ def _olfactory_bulb() -> ad.AnnData:
     folder = sp.settings.data_dir / "olfactory_bulb"
     names = [f"MOB{number}" for number in range(1, 5)]
     sections = {
-        name: sp.datasets.read_st(folder / f"{name}.tsv.gz", folder / f"alignment_table_{name}.tsv") for name in names
+        name: sp.datasets.read_st(
+            folder / f"{name}.tsv.gz",
+            folder / f"alignment_table_{name}.tsv",
+            image=folder / f"{name}.jpg",
+            library_id=name,
+        )
+        for name in names
     }
-    adata = ad.concat(sections, label="library_id", index_unique="_", merge="same")
+    adata = ad.concat(sections, label="library_id", index_unique="_", merge="same", uns_merge="unique")
     # Two individuals, two sections of each.
     adata.obs["subject"] = adata.obs["library_id"].map({"MOB1": "1", "MOB2": "1", "MOB3": "2", "MOB4": "2"})
     return adata

@@ -1,0 +1,156 @@
+"""All predictors on real sections, on the same features: scores, seconds and memory.
+
+    python measurements/zoo.py                       every set and model, on embeddings; an hour on one core
+    python measurements/zoo.py --sets VLO --models ridge histogene
+
+Sections are predicted by fits to the other sections of a set, networks choose their step on one of these. B4 is a section of
+another patient than C2 to C5, which are trained on. Each half of the colon is predicted by a fit to the other. The
+sizes of the networks are those of `SMALL`: published ones are for a GPU. Nothing was chosen by these scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import _results
+import anndata as ad
+import numpy as np
+from prediction import colon
+from sections import ORGANOIDS, _raw
+
+import spared_sc as sp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = {"library_key": "library_id"}
+SIZES = (1, 3, 6)  # of a patch, in spot diameters
+REPS = {"classical": "X_classical", "efficientnet-lite0": "X_efficientnet-lite0"}
+STEPS = {"n_steps": 300, "validate_every": 20, "learning_rate": 1e-3}
+SMALL: dict[str, dict[str, Any]] = {
+    "gene_mean": {},
+    "position_only": {},
+    "ridge": {},
+    "knn": {},
+    "head": {**STEPS},
+    "bleep": {**STEPS},
+    "egn": {**STEPS, "width": 128, "depth": 2, "n_heads": 2, "feedforward": 256, "warmup_steps": 30},
+}
+WITHOUT = ("gene_mean", "position_only")  # features
+
+
+def her2() -> ad.AnnData:
+    """Four sections of patient C, each predicted by the others."""
+    adata = sp.datasets.her2st(["C2", "C3", "C4", "C5"], images=True)
+    sp.pp.recipe_spared(adata, **KEY)
+    return adata
+
+
+def her2_other() -> ad.AnnData:
+    """A section of patient B, predicted by those of patient C."""
+    adata = sp.datasets.her2st(["B4", "C2", "C3", "C4", "C5"], images=True)
+    part = {"B4": "test", "C5": "val"}
+    adata.obs["split"] = [part.get(str(name), "train") for name in adata.obs["library_id"]]
+    sp.pp.recipe_spared(adata, **KEY)
+    return adata
+
+
+def others(name: str) -> ad.AnnData:
+    """All sections of a set, each predicted by the others."""
+    adata = _raw(name)
+    sp.pp.recipe_spared(adata, **KEY)
+    return adata
+
+
+def halves() -> ad.AnnData:
+    """The colon, with the 128 genes that most spots of the left half detect."""
+    adata = colon()
+    adata.obs["library_id"] = adata.obs["half"]
+    del adata.obs["split"]
+    detected = np.asarray((adata[adata.obs["half"] == "left"].X > 0).sum(axis=0)).ravel()
+    adata.var["spared_selected"] = np.isin(np.arange(adata.n_vars), np.argsort(-detected, kind="stable")[:128])
+    return adata
+
+
+SETS: dict[str, Callable[[], ad.AnnData]] = {
+    "HER2+ C2-C5": her2,
+    "HER2+ B4": her2_other,
+    **{name: lambda name=name: others(name) for name in (*ORGANOIDS, "MOB")},
+    "mouse colon": halves,
+}
+
+
+def prepare(name: str, folder: Path) -> None:
+    """Write a set with both embeddings."""
+    adata = SETS[name]()
+    for encoder, key in REPS.items():
+        sp.tl.embed_patches(adata, encoder=encoder, size=SIZES, key_added=key, **KEY)
+    adata.write_h5ad(folder / f"{name}.h5ad")
+
+
+def one(folder: Path, name: str, model: str, features: str) -> dict[str, Any]:
+    """Scores, CPU seconds and memory of a model on a set, in this process."""
+    adata = ad.read_h5ad(folder / f"{name}.h5ad")
+    start = time.process_time()
+    sp.tl.predict_expression(
+        adata,
+        model=model,
+        use_rep=REPS.get(features),
+        model_params=SMALL[model],
+        key_added="predicted",
+        show_progress_bar=False,
+        subject_key="subject" if name == "MOB" else None,
+        **KEY,
+    )
+    row = {"set": name, "model": model, "features": features, "cpu": time.process_time() - start}
+    scores = sp.get.prediction_summary(sp.tl.score_prediction(adata, "predicted", **KEY)).loc["predicted"]
+    spared = sp.get.prediction_summary(sp.tl.score_prediction(adata, "predicted", protocol="spared", **KEY))
+    row |= {metric: scores.get(metric) for metric in ("d2", "pcc_given_depth", "pcc")}
+    row |= {f"spared_{metric}": spared.loc["predicted", metric] for metric in ("mse", "pcc")}
+    return row | {"gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+def kept() -> list[dict[str, Any]]:
+    """Rows so far."""
+    try:
+        return _results.read("zoo.embeddings")
+    except (FileNotFoundError, KeyError):
+        return []
+
+
+def main() -> None:
+    """Each model in a process of its own; what is there already stays."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--models", nargs="+", default=list(SMALL), choices=list(SMALL))
+    parser.add_argument("--features", nargs="+", default=list(REPS), choices=list(REPS))
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if options.one:
+        print(json.dumps(one(Path(options.one[0]), *options.one[1:])))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.sets:
+            prepare(name, Path(folder))
+            for model in options.models:
+                for features in ("none",) if model in WITHOUT else options.features:
+                    command = [sys.executable, __file__, "--one", folder, name, model, features]
+                    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                    row, key = json.loads(ran.stdout.splitlines()[-1]), (name, model, features)
+                    print({key: f"{x:.3g}" if isinstance(x, float) else x for key, x in row.items()}, flush=True)
+                    rows = [*(old for old in kept() if (old["set"], old["model"], old["features"]) != key), row]
+                    _results.write("zoo.embeddings", rows)
+
+
+if __name__ == "__main__":
+    main()
