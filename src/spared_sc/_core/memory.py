@@ -23,9 +23,9 @@ def available() -> int:
     return max(0, min(known, default=_UNKNOWN))
 
 
-def check_memory(what: str, needed: float, remedy: str) -> None:
-    """Refuse, before it is read, what needs more than three quarters of the available memory."""
-    left = available()
+def check_memory(what: str, needed: float, remedy: str, left: float | None = None) -> None:
+    """Refuse, before it begins, what needs more than three quarters of the available memory, or of the bytes `left`."""
+    left = available() if left is None else left
     if needed > _SHARE * left:
         raise ValueError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory, more than three quarters of the {left / 2**30:.1f} GiB that are "

@@ -23,6 +23,7 @@ from spared_sc._models.prediction.backbones import PRETRAINED, RANDOM
 from spared_sc._models.prediction.base import Predictor
 from spared_sc._models.prediction.batch import Batch, Targets
 from spared_sc._models.prediction.components import mean_and_scale
+from spared_sc._models.prediction.footprint import check_step
 from spared_sc._models.prediction.sampling import Chosen, SingleSpots, WholeSections
 from spared_sc._models.prediction.spots import MSE, Reading, present
 
@@ -255,6 +256,8 @@ class NetworkPredictor(Predictor, Generic[Net]):
         identity["validation"] = None if validation is None else _hash(validation)
         train, validation = self._with_features(train, validation, compute, device)
         self.shape = Shape.of(train)
+        with training.local_seed(compute.seed, device):
+            self._check_memory(train, device)
         error = None if validation is None else self._validation(train, validation, compute)
         fit_at = partial(self._fit_at, _Training(train, Targets.of(train, device), error, identity, device, compute))
         try:
@@ -336,6 +339,9 @@ class NetworkPredictor(Predictor, Generic[Net]):
             raise ValueError(
                 "no gene is detected in the validation libraries: choose others, or count all entries with loss='all'."
             )
+
+    def _check_memory(self, train: Spots, device: torch.device) -> None:
+        """Refuse, before training, batches that will not fit into memory."""
 
     def _fit_at(self, setup: _Training[Net], learning_rate: float, folder: Path | None) -> tuple[Net, Fit]:
         """The network fitted at a learning rate, with its checkpoint in a folder."""
@@ -575,9 +581,24 @@ class SectionPredictor(NetworkPredictor[Net]):
     most_spots: int | None = parameter(None, least=1, whole=True)
     halo: int = parameter(4, least=0, whole=True)
 
-    def sampler(self, spots: Spots) -> Sampler:
+    def sampler(self, spots: Spots) -> WholeSections:
         """Sections, or tiles of them."""
         return WholeSections(spots, self.most_spots, self.halo)
+
+    def _check_memory(self, train: Spots, device: torch.device) -> None:
+        largest = max(self.sampler(train).tiles, key=lambda tile: len(tile.rows))
+        targets = Targets.of(train, device)
+        network = self.make_network(present(self.shape, "shape"), RANDOM)
+        self.prepare(network, train)
+        network = _placed(network, device).train()
+
+        def loss(n: int) -> torch.Tensor:
+            some = Chosen(largest.rows[:n], np.ones(n, dtype=bool))
+            patches = None if train.patches is None else train.patches.read(some.rows)
+            options = {"image_size": self.image_size, "own": train.library, "targets": targets}
+            return self.loss(network, Batch.of(train, some, patches, device, **options))
+
+        check_step(self.name, loss, network, len(largest.rows), self.smaller)
 
 
 def _placed(network: Net, device: torch.device) -> Net:
