@@ -6,6 +6,7 @@ import json
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 import spared_sc as sp
@@ -72,6 +73,27 @@ def test_a_saved_model_gives_the_same(adata, tmp_path):
     assert "depth_only" not in set(scores["prediction"])
 
 
+def test_genes_are_matched_by_id_before_name(adata):
+    """The new slide has other names, one of which belongs to another gene in training."""
+    adata.var["gene_ids"] = [f"ENSG{i:011d}.1" for i in range(adata.n_vars)]
+    fitted = sp.tl.fit_predictor(adata, use_rep="X_test", **KEY)
+    first, second = fitted.genes[:2]
+    expected = fitted.predict(adata, **KEY)
+    new = adata.copy()
+    new.var_names = pd.Index(new.var_names).map(lambda name: {first: second, second: "new"}.get(name, name))
+    new.var["gene_ids"] = new.var["gene_ids"].str.replace(".1", ".2")  # another version
+    found = fitted.predict(new, **KEY)
+    assert found.columns.tolist() == [second, "new", *fitted.genes[2:]]
+    assert np.array_equal(found, expected)
+    # A gene of that name that is another one
+    other = adata.copy()
+    other.var.loc[second, "gene_ids"] = "ENSG00000999999"
+    trained = adata.var.loc[second, "gene_ids"].partition(".")[0]
+    assert fitted.predict(other, **KEY).columns.tolist() == [first, trained, *fitted.genes[2:]]
+    other.var.loc[second, "gene_ids"] = "unknown"  # by name
+    assert fitted.predict(other, **KEY).columns.tolist() == fitted.genes
+
+
 def test_a_slide_without_expression(adata, tmp_path):
     fitted = sp.tl.fit_predictor(adata, use_rep="X_test", **KEY)
     new = ad.AnnData(obs=adata.obs[["library_id"]].copy(), obsm={n: adata.obsm[n] for n in ("spatial", "X_test")})
@@ -110,11 +132,21 @@ def test_embeddings_of_another_width_are_refused(adata):
 
 
 FIELDS = {"model": "oracle", "genes": ["a", "a"], "libraries": None, "n_spots": "many", "data": {}}
+# Of the data, and of a library: a value that the field cannot hold.
+OF_DATA = {
+    "loss": "detected",
+    "use_rep": None,
+    "fingerprint_source": "ids",
+    "encoder": {"name": "classical"},
+    "patches": {"size": 1.0, "unit": "um", "output_size": 10**6, "patch_px": 9.0, "um_per_px": None, "stain": None},
+}
+OF_LIBRARY = {"role": "held out", "code": 2**64, "sketch": ["1"]}
 
 
 @pytest.mark.parametrize(
     "what",
-    ["cut", "pickled", "edited", "NaN", "another width", "another kind", "nothing", *FIELDS, "patches", "no card"],
+    ["cut", "pickled", "edited", "NaN", "another width", "another kind", "nothing", *FIELDS, *OF_DATA, *OF_LIBRARY]
+    + ["another order", "missing", "no card"],
 )
 def test_broken_models(adata, tmp_path, what):
     folder = tmp_path / "model"
@@ -144,8 +176,14 @@ def test_broken_models(adata, tmp_path, what):
         card = card_of(folder)
         if what == "no card":
             del card["predictor"]
-        elif what == "patches":
+        elif what == "missing":
             del card["predictor"]["data"]["patches"]
+        elif what == "another order":
+            card["predictor"]["genes"].reverse()
+        elif what in OF_DATA:
+            card["predictor"]["data"][what] = OF_DATA[what]
+        elif what in OF_LIBRARY:
+            card["predictor"]["libraries"]["library_2"][what] = OF_LIBRARY[what]
         else:
             card["predictor"][what] = FIELDS[what]
         put_card(folder, card)

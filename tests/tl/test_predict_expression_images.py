@@ -113,6 +113,8 @@ def test_embeddings_by_another_encoder_are_refused(adata):
     new.uns["spared_sc"]["X_classical"]["encoder"]["name"] = "resnet18"
     with pytest.raises(ValueError, match="name is 'resnet18' instead of 'classical'"):
         sp.tl.predict_expression(new, model=fitted)
+    new.uns["spared_sc"]["X_classical"]["encoder"] |= {"name": "classical", "of_others": "None"}
+    sp.tl.predict_expression(new, model=fitted)  # what is None there says nothing
     del new.uns["spared_sc"]["X_classical"]
     with pytest.raises(ValueError, match="its encoder is not recorded"):
         sp.tl.predict_expression(new, model=fitted)

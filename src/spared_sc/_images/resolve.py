@@ -18,7 +18,7 @@ from spared_sc._images.assay import ASSAYS, Assay, check_assay
 from spared_sc._images.measures import AGREE, factor, measure
 from spared_sc._images.patches import Patches
 from spared_sc._images.raster import CACHE_BYTES, ArraySource, Cache, Source
-from spared_sc._images.scale import recipe_of
+from spared_sc._images.scale import SIDES, STAINS, UNITS, recipe_of
 from spared_sc._images.source import open_image
 from spared_sc._images.store import StoredPatches, is_store, spot_names
 from spared_sc._images.tissue import tissue_mask
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 PerLibrary: TypeAlias = V | Mapping[str, V]  # one for all libraries, or one for each
 
-UNITS = ("spot", "pixel", "um")
 IN_SLOT = ("hires", "lowres")  # images inside of uns["spatial"]
-STAINS = (None, "macenko")
 _LEAST_MPP, _MOST_MPP = 1e-3, 1e3  # that an image can have; beyond, another unit was meant
 _SIZE, _UNIT, _OUTPUT_SIZE = 1.0, "spot", 224
 _LONGEST = 2000  # pixels of the longer side of the image on which stains are measured
@@ -242,7 +240,7 @@ def _from_images(
     check_number("size", size, 1e-9)
     if unit not in UNITS:
         raise ValueError(f"unit={unit!r} is unknown: choose one of {listing(UNITS)}.")
-    check_number("output_size", output_size, 8, 4096, whole=True)
+    check_number("output_size", output_size, *SIDES, whole=True)
     if cut.stain not in STAINS:
         raise ValueError(f"stain={cut.stain!r} is unknown: choose 'macenko', or None for the colours of the image.")
     threads = n_threads(n_jobs)

@@ -11,6 +11,9 @@ import numpy as np
 from spared_sc._core.record import by_library, from_record, library_table
 from spared_sc._core.report import logger, warn
 
+UNITS = ("spot", "pixel", "um")
+STAINS = (None, "macenko")
+SIDES = (8, 4096)  # that patches may have, in pixels
 _SAME_SIZE = 0.1  # largest relative difference in side length
 _SAME_RESOLUTION = 2.0  # largest ratio of resolutions
 
@@ -25,6 +28,14 @@ class PatchScale:
     patch_px: float  # side in pixels of the image
     um_per_px: float | None  # of the image; `None` where unknown
     stain: str | None  # method that brought the colours to a reference
+
+    def __post_init__(self) -> None:
+        """A ValueError if there are no such patches."""
+        lengths = [self.size, self.patch_px, 1.0 if self.um_per_px is None else self.um_per_px]
+        if not (np.isfinite(lengths).all() and min(lengths) > 0 and SIDES[0] <= self.output_size <= SIDES[1]):
+            raise ValueError(f"there are no patches of {self!r}")
+        if self.unit not in UNITS or self.stain not in STAINS:
+            raise ValueError(f"there are no patches of unit {self.unit!r:.60} and stain {self.stain!r:.60}")
 
     @property
     def side_um(self) -> float | None:

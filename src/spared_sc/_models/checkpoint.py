@@ -146,6 +146,11 @@ def ids_of(ids: Any, genes: list[str]) -> list[str] | None:
     return ids
 
 
+def genes_hash(genes: list[str], ids: list[str] | None) -> np.ndarray:
+    """Hash of genes in their order, uint8 (32,): kept with the weights, it says which genes these are for."""
+    return np.frombuffer(hashlib.sha256(json.dumps([genes, ids]).encode()).digest(), dtype=np.uint8)
+
+
 def data_hash(*arrays: np.ndarray) -> str:
     """Short hash of the data behind a model."""
     digest = hashlib.sha256()

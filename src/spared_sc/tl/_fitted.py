@@ -10,6 +10,7 @@ import numpy as np
 
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
+from spared_sc._core.genes import match_genes
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import fingerprints
 from spared_sc._core.record import from_record, records_of
@@ -27,7 +28,7 @@ from spared_sc._models.prediction.novelty import Novelty
 from spared_sc._models.prediction.registry import PREDICTORS, needs_of
 from spared_sc._models.prediction.spots import present
 from spared_sc.tl._target import COMPLETED, EXPRESSION
-from spared_sc.tl._task import get_spots, novelty_features
+from spared_sc.tl._task import get_spots, losses_of, novelty_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,7 +140,8 @@ class FittedPredictor:
 
         Returns
         -------
-        Spots x genes, float32, in the unit of the target layer.
+        Spots x genes, float32, in the unit of the target layer. Genes have the names of `adata` where it has them, by the
+        Ensembl ids in `var["gene_ids"]` or in the names if both have some, else by name.
 
         Raises
         ------
@@ -181,7 +183,7 @@ class FittedPredictor:
         logger.info("predicted %s on the scale of layer %r of the training data", data.target, data.unit)
         return Prediction(
             values=values,
-            genes=self.genes,
+            genes=self._names_in(adata),
             out_of_distribution=flags,
             roles=roles,
             groups={name: name for name in libraries.names},
@@ -192,6 +194,10 @@ class FittedPredictor:
     def values_of(self, spots: Spots, compute: Compute, own_library: np.ndarray) -> np.ndarray:
         """Predictions; of expression none is below zero, and patterns count as far as held-out counts support them."""
         values = self.predictor.predict(spots, compute, own_library=own_library)
+        if values.shape != (len(spots), len(self.genes)):
+            raise ValueError(
+                f"{self.name!r} predicts {values.shape[1]} genes, and its card names {len(self.genes)}: fit and save it again."
+            )
         n_bad = int((~np.isfinite(values)).sum())
         if n_bad:
             raise ValueError(
@@ -216,7 +222,10 @@ class FittedPredictor:
             If it cannot be written.
         """
         arrays, values = self.predictor.state()
-        arrays = {f"model.{name}": array for name, array in arrays.items()} | {"gene_mean": self.gene_mean}
+        arrays = {f"model.{name}": array for name, array in arrays.items()} | {
+            "gene_mean": self.gene_mean,
+            "genes": checkpoint.genes_hash(self.genes, self.card.gene_ids),
+        }
         if self.novelty is not None:
             arrays |= {f"novelty.{name}": array for name, array in self.novelty.arrays().items()}
         if self.support is not None:
@@ -228,11 +237,15 @@ class FittedPredictor:
         """The predictor that `save` wrote; errors as of :func:`spared_sc.tl.load_predictor`."""
         arrays, saved = checkpoint.load(folder, _KIND, **_SAVED)
         with checkpoint.fitting(f"the model in {folder}", "Fit and save it again."):
-            groups: dict[str, dict[str, np.ndarray]] = {"model": {}, "novelty": {}, "support": {}, "gene_mean": {}}
+            groups: dict[str, dict[str, np.ndarray]] = {
+                name: {} for name in ("model", "novelty", "support", "gene_mean", "genes")
+            }
             for name, array in arrays.items():
                 group, _, rest = name.partition(".")
                 groups[group][rest] = array
             card = read(Card, saved.get("predictor"))
+            if not np.array_equal(groups["genes"][""], checkpoint.genes_hash(card.genes, card.gene_ids)):
+                raise ValueError("the weights are for other genes, or for the same in another order")
             predictor = PREDICTORS.load(card.model).from_state(groups["model"], saved["state"])
             novelty = Novelty.from_arrays(groups["novelty"]) if groups["novelty"] else None
             support = Support(**groups["support"]) if groups["support"] else None
@@ -241,8 +254,14 @@ class FittedPredictor:
             return fitted
 
     def _check(self) -> None:
-        """A ValueError if names and arrays are not of the same genes."""
+        """A ValueError if names and arrays are not of the same genes, or the card is not that of such a predictor."""
+        data = self.card.data
+        if data.loss not in losses_of(data.target):
+            raise ValueError(f"a loss of {data.target!r:.60} is not {data.loss!r:.60}")
+        if ("embedding" in self.needs) != (data.use_rep is not None):
+            raise ValueError(f"{self.name!r} needs {self.needs}, and use_rep is {data.use_rep!r:.60}")
         n_genes = len(checkpoint.names_of(self.genes))
+        checkpoint.ids_of(self.card.gene_ids, self.genes)
         of_genes = {"gene_mean": self.gene_mean}
         if self.support is not None:
             of_genes |= {"support": self.support.weight}
@@ -251,6 +270,23 @@ class FittedPredictor:
         for name, array in of_genes.items():
             if array.shape != (n_genes,):
                 raise ValueError(f"{name} has the shape {array.shape}, expected ({n_genes},)")
+
+    def _names_in(self, adata: AnnData) -> list[str]:
+        """The predicted genes as the data call them, by Ensembl id, else by name.
+
+        A gene that is not in the data keeps its name, or has its id where the data have another gene of that name.
+        """
+        ids = self.card.gene_ids or [""] * len(self.genes)
+        at = match_genes(self.genes, self.card.gene_ids, adata.var_names, adata.var.get(Key.var.gene_ids))
+        own = [id_ if id_ and gene in adata.var_names else gene for gene, id_ in zip(self.genes, ids, strict=True)]
+        names = [adata.var_names[i] if i >= 0 else name for i, name in zip(at, own, strict=True)]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(
+                f"two genes of the model would be called {validate.listing(twice)} in these data: put Ensembl ids into "
+                'adata.var["gene_ids"], or name the genes as in training.'
+            )
+        return names
 
     def _match(self, adata: AnnData, libraries: Libraries, spatial_key: str) -> tuple[dict[str, str], np.ndarray]:
         """The role that every library had in the fit, and its code there, -1 for none."""
@@ -302,12 +338,13 @@ def _check_encoder(trained: Mapping[str, Any], here: Mapping[str, Any] | None, w
     if here is not None and trained.get("parameters") and here.get("parameters"):
         # The hash of the weights identifies them, wherever they came from and under whichever name.
         trained, here = ({k: v for k, v in identity.items() if k not in _ORIGIN} for identity in (trained, here))
-    if here == trained:
-        return
     differs = "its encoder is not recorded"
     if here is not None:
-        name = next(name for name in (*trained, *here) if here.get(name) != trained.get(name))
-        differs = f"{name} is {here.get(name)!r} instead of {trained.get(name)!r}"
+        names = [name for name in (*trained, *here) if here.get(name) != trained.get(name)]
+        if not names:
+            return
+        name = names[0]
+        differs = f"{name} is {here.get(name)!r:.60} instead of {trained.get(name)!r:.60}"
     raise ValueError(f"{where} is not what the model was fitted on ({differs}): {remedy}.")
 
 
@@ -335,6 +372,7 @@ def fit_fold(task: Task, fold: Fold, compute: Compute) -> FittedPredictor:
         model=task.model,
         params=task.params,
         genes=task.genes,
+        gene_ids=task.gene_ids,
         data=task.data,
         libraries={name: KnownLibrary(roles[i], i, sketch) for i, (name, sketch) in sketches if roles[i]},
         n_spots=len(train),

@@ -10,6 +10,7 @@ import numpy as np
 
 from spared_sc._core import validate
 from spared_sc._core.copies import copies_of
+from spared_sc._core.genes import saved_ids
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import fingerprint_source, fingerprints, leak, unit_of
 from spared_sc._core.record import from_record, records_of
@@ -46,6 +47,7 @@ class Task:
     spots: Spots  # with measured values as their target
     completed: CompletedTarget | None  # what replaces them where a fit learns
     genes: list[str]
+    gene_ids: list[str] | None  # Ensembl ids, empty where a gene has none
     detected: np.ndarray  # (n_spots, n_genes)
     order: np.ndarray  # of the rows, independent of the user's
     novelty_features: np.ndarray | None  # (n_spots, d) where novelty was asked for
@@ -116,6 +118,7 @@ def make_task(
         ),
         completed=completed,
         genes=adata.var_names[genes].tolist(),
+        gene_ids=saved_ids(adata, genes),
         detected=detected,
         order=validate.canonical_order(adata, libraries, spatial_key),
         novelty_features=novelty_features(spots) if novelty else None,
@@ -136,6 +139,8 @@ def make_task(
 def _inputs(adata: AnnData, needs: tuple[str, ...], use_rep: str, patches: AnyPatches | None) -> dict[str, Any]:
     """What the card says of embedding, encoder and patches."""
     embedded = records_of(adata).get(use_rep, {}) if "embedding" in needs else {}
+    if embedded.get("function") != "tl.embed_patches":
+        embedded = {}
     recipe = None if patches is None else patches.recipe
     if recipe is None and "patches" in embedded:
         recipe = recipe_of(embedded["patches"])
@@ -172,9 +177,14 @@ def _checked_layer(adata: AnnData, target: str, layer: str) -> str:
     return layer
 
 
+def losses_of(target: str) -> tuple[str, ...]:
+    """Losses that a target can have, the default one first."""
+    return OF_LAYERS if target not in COMPLETED else LOSSES if target == EXPRESSION else (MSE,)
+
+
 def _checked_loss(loss: str | None, target: str, predictor: type[Predictor], model: str) -> str:
     """The loss, or the default one of the target."""
-    of_target = OF_LAYERS if target not in COMPLETED else LOSSES if target == EXPRESSION else (MSE,)
+    of_target = losses_of(target)
     loss = of_target[0] if loss is None else loss
     if loss not in of_target:
         raise ValueError(f"loss={loss!r} is unknown for target={target!r}: choose {validate.listing(of_target)}.")

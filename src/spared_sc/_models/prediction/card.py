@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, is_dataclass
+from math import isfinite
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -25,6 +26,20 @@ class DataCard:
     patches: PatchScale | None
     fingerprint_source: str  # "places" or "names"
 
+    def __post_init__(self) -> None:
+        """A ValueError if the embedding cannot be made from what is said of it."""
+        if self.fingerprint_source not in ("places", "names"):
+            raise ValueError(f"spots are not known by {self.fingerprint_source!r:.60}")
+        made = self.embed_params
+        if (made is None) != (self.encoder is None) or (made is not None and self.use_rep is None):
+            raise ValueError("there is no embedding, or no encoder, of which the card says more")
+        if made is not None and [type(made.get(name)) for name in ("encoder", "weights", "random_state")] != [
+            str,
+            str,
+            int,
+        ]:
+            raise ValueError(f"no embedding is made with {made!r:.60}")
+
 
 @dataclass(frozen=True)
 class KnownLibrary:
@@ -34,6 +49,13 @@ class KnownLibrary:
     code: int
     sketch: list[int]
 
+    def __post_init__(self) -> None:
+        """A ValueError if there is no such library."""
+        if self.role not in ("train", "val", "seen"):
+            raise ValueError(f"a library has the role {self.role!r:.60}")
+        if not 0 <= self.code < 2**31:
+            raise ValueError(f"a library has the code {self.code}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -42,6 +64,7 @@ class Card:
     model: str
     params: dict[str, Any]
     genes: list[str]
+    gene_ids: list[str] | None  # Ensembl ids, empty where a gene has none
     data: DataCard
     libraries: dict[str, KnownLibrary]
     n_spots: int  # that it was trained on
@@ -55,22 +78,35 @@ class Card:
 def read(cls: type[T], values: Any) -> T:
     """A dataclass from JSON values; a ValueError if a field is missing or has another type."""
     if not isinstance(values, dict):
-        raise ValueError(f"found {values!r} in place of a table of names and values")
+        raise ValueError(f"found {values!r:.60} in place of a table of names and values")
     hints = get_type_hints(cls)
     missing = [name for name in hints if name not in values]
     if missing:
         raise ValueError(f"the field {missing[0]!r} is missing")
-    return cls(**{name: _checked(name, hint, values[name]) for name, hint in hints.items()})
+    found = {}
+    for name, hint in hints.items():
+        try:
+            found[name] = _checked(hint, values[name])
+        except TypeError as error:
+            raise ValueError(f"the field {name!r} holds {values[name]!r:.60}") from error
+    return cls(**found)
 
 
-def _checked(name: str, hint: Any, value: Any) -> Any:
-    """The value of a field, if it has its type."""
-    for kind in get_args(hint) if isinstance(hint, UnionType) else (hint,):
-        plain = get_origin(kind) or kind
-        inner: Any = get_args(kind)[1] if plain is dict else plain  # of the entries of a table
-        nested = is_dataclass(inner)
-        if nested and isinstance(value, dict):
-            return read(plain, value) if plain is inner else {key: read(inner, entry) for key, entry in value.items()}
-        if isinstance(value, int | float if plain is float else plain):
-            return value
-    raise ValueError(f"the field {name!r} holds {value!r}")
+def _checked(hint: Any, value: Any) -> Any:
+    """A value, if it has the type; a TypeError otherwise."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if type(None) in kinds and value is None:
+        return None
+    kind = kinds[0]
+    plain, inner = get_origin(kind) or kind, get_args(kind)
+    if plain is Any:
+        return value
+    if isinstance(plain, type) and is_dataclass(plain) and isinstance(value, dict):
+        return read(plain, value)
+    if plain is float and type(value) in (int, float) and isfinite(value):
+        return value
+    if type(value) is not plain:  # true and false are no numbers
+        raise TypeError
+    if plain is dict:
+        return {name: _checked(inner[1], entry) for name, entry in value.items()}
+    return [_checked(inner[0], entry) for entry in value] if plain is list else value
