@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sps
-from anndata import AnnData, read_h5ad
+from anndata import AnnData, concat, read_h5ad
+from PIL import Image
 
+import spared_sc as sp
 from fuzz.arguments import function
 from helpers import dense
 from properties.calls import frozen
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from fuzz.checks import Outcome
     from fuzz.inputs import Input
 
 SLOTS = ("layers", "obsm", "obsp", "obs", "var")
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+BOUNDS = ("spot_counts", "gene_counts")  # of `pp.spared_filter`
 
 
 def all_finite(adata: AnnData) -> bool:
@@ -89,18 +94,29 @@ def written_slots(before: AnnData, after: AnnData) -> set[str]:
 # Relations: what changes in the input and leaves the result as it is.
 
 
-def other_rows(adata: AnnData, rng: np.random.Generator) -> AnnData:
-    return adata[rng.permutation(adata.n_obs)].copy()
+@dataclass
+class Other:
+    """Another input of the same call, and what makes its result comparable."""
+
+    first: AnnData
+    values: dict[str, Any]
+    base: AnnData | None = None  # what its result is compared with, where that is not the case's own
+    restore: Callable[[Any], Any] = lambda result: result
+    not_compared: Callable[[str], bool] = lambda slot: False
 
 
-def other_genes(adata: AnnData, rng: np.random.Generator) -> AnnData:
-    return adata[:, rng.permutation(adata.n_vars)].copy()
+def other_rows(case: Input) -> Other:
+    return Other(case.first[case.rng.permutation(case.first.n_obs)].copy(), case.arguments.values)
 
 
-def other_container(adata: AnnData, rng: np.random.Generator) -> AnnData:
+def other_genes(case: Input) -> Other:
+    return Other(case.first[:, case.rng.permutation(case.first.n_vars)].copy(), case.arguments.values)
+
+
+def other_container(case: Input) -> Other:
     """The same numbers in another container, and of another type where it holds them."""
-    adata = adata.copy()
-    kind = [sps.csc_matrix, sps.csr_matrix, np.asfortranarray, sps.csr_array][rng.integers(4)]
+    adata = case.first.copy()
+    kind = [sps.csc_matrix, sps.csr_matrix, np.asfortranarray, sps.csr_array][case.rng.integers(4)]
 
     def other(matrix: Any) -> Any:
         values = dense(matrix)
@@ -116,51 +132,203 @@ def other_container(adata: AnnData, rng: np.random.Generator) -> AnnData:
         adata.X = other(adata.X)
     for name in list(adata.layers):
         adata.layers[name] = other(adata.layers[name])
-    return adata
+    return Other(adata, case.arguments.values)
 
 
-def other_place(adata: AnnData, rng: np.random.Generator) -> AnnData | None:
-    """Images padded at the top and at the left, and all spots moved with them."""
-    slides = adata.uns.get("spatial")
-    if "spatial" not in adata.obsm or not isinstance(slides, dict) or not slides:
+def other_place(case: Input) -> Other | None:
+    """Images continued beyond their upper and left border as patches are, and all spots moved with them."""
+    adata, values = case.first.copy(), case.arguments.values
+    if "stain" in values or case.name == "pp.check_alignment":  # they measure the whole image
         return None
-    pad = 8 * int(rng.integers(1, 4))
-    moved, adata = {}, adata.copy()
-    for name, slide in slides.items():
-        factor = slide["scalefactors"]["tissue_hires_scalef"]
-        if set(slide["images"]) != {"hires"} or factor != 1:
+    pad, moved = 8 * int(case.rng.integers(4, 9)), {}
+    position = np.array(adata.obsm["spatial"], dtype=float)
+    for name, slide in adata.uns["spatial"].items():
+        if set(slide["images"]) != {"hires"}:
             return None
-        image = np.pad(slide["images"]["hires"], ((pad, 0), (pad, 0), (0, 0)), mode="edge")
+        image = np.pad(slide["images"]["hires"], ((pad, 0), (pad, 0), (0, 0)), mode="symmetric")
         moved[name] = {**slide, "images": {"hires": image}}
-    adata.uns["spatial"] = moved
-    adata.obsm["spatial"] = adata.obsm["spatial"] + pad
-    return adata
+        position[(adata.obs["library_id"] == name).to_numpy()] += pad / slide["scalefactors"]["tissue_hires_scalef"]
+    adata.uns["spatial"], adata.obsm["spatial"] = moved, position
+    return Other(adata, values)
 
 
-RELATIONS = {"rows": other_rows, "genes": other_genes, "container": other_container}
+# Functions, or their results, that do not depend on the depth of the sections.
+SCALE_FREE = {
+    "get.missing_share", "get.predicted", "pp.center", "pp.combat", "pp.extract_patches", "pp.find_duplicate_libraries",
+    "pp.lattice_neighbors", "pp.moran", "pp.normalize_tpm", "pp.recipe_spared", "pp.select_genes", "pp.spared_filter",
+    "pp.split_libraries", "pp.uncenter", "tl.complete", "tl.embed_patches", "tl.hide_entries", "tl.median_complete",
+    "tl.predict_expression",
+}  # fmt: skip
+# Expected counts grow with the depth; what is uncertain about a rate falls with it.
+OF_DEPTH = ("_rate", "_sd")
+
+
+def doubled_counts(case: Input) -> Other | None:
+    """Every molecule counted twice, and the bounds of filters with them."""
+    adata, values = case.first.copy(), dict(case.arguments.values)
+    if case.name not in SCALE_FREE or values.get("target") == "expression" or values.get("model") == "depth_only":
+        return None
+    if values.get("regime") == "released":  # molecules are drawn
+        return None
+    if adata.X is not None:
+        adata.X = adata.X.astype(np.float64) * 2
+    if "counts" in adata.layers:
+        adata.layers["counts"] = adata.layers["counts"].astype(np.float64) * 2
+    if case.name in ("pp.spared_filter", "pp.recipe_spared"):
+        filter_options = inspect.signature(sp.pp.spared_filter).parameters
+        for name in BOUNDS:
+            values[name] = tuple(2 * bound for bound in values.get(name, filter_options[name].default))
+    return Other(adata, values, not_compared=lambda slot: slot.endswith(OF_DEPTH))
+
+
+# Functions whose result for a library depends on that library only.
+BY_LIBRARY = {
+    "pp.check_alignment", "pp.extract_patches", "pp.lattice_neighbors", "pp.normalize_tpm", "tl.embed_patches", "tl.median_complete",
+}  # fmt: skip
+
+
+def more_libraries(case: Input) -> Other | None:
+    """Another library: the places of one, with the spots' values exchanged."""
+    adata, values = case.first, case.arguments.values
+    if case.name not in BY_LIBRARY:
+        return None
+    library = adata.obs["library_id"].astype(str)
+    rows = np.flatnonzero(library == library.iloc[0])
+    more = adata[case.rng.permutation(rows)].copy()
+    more.obsm["spatial"] = np.asarray(adata.obsm["spatial"])[rows]
+    for name in ("array_row", "array_col"):
+        more.obs[name] = adata.obs[name].to_numpy()[rows]
+    more.obs_names = [f"more {i}" for i in range(more.n_obs)]
+    more.obs["library_id"] = "more"
+    both = concat([adata, more], join="outer", merge="first", pairwise=True)
+    both.obs["library_id"] = pd.Categorical(both.obs["library_id"].astype(str))
+    slides = adata.uns["spatial"]
+    both.uns = {**adata.uns, "spatial": {**slides, "more": slides[library.iloc[0]]}}
+
+    def restore(result: Any) -> Any:
+        if isinstance(result, AnnData):
+            return result[adata.obs_names]
+        return result[result["library_id"].astype(str) != "more"] if "library_id" in result else result.drop("more")
+
+    return Other(both, values, restore=restore)
+
+
+NEW = "new/"  # before the names of libraries: their order stays
+
+
+def renamed_libraries(case: Input) -> Other | None:
+    """Other names of the libraries, in the data, in records, and in arguments."""
+    adata = case.first.copy()
+    names = set(adata.obs["library_id"].astype(str))
+    if case.arguments.values.get("library_key", "library_id") != "library_id":
+        return None
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {renamed(name): renamed(one) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(renamed(one) for one in value)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+            return np.array([renamed(one) for one in value.ravel()], dtype=object).reshape(value.shape)
+        return f"{NEW}{value}" if isinstance(value, str) and value in names else value
+
+    adata.obs["library_id"] = pd.Categorical(NEW + adata.obs["library_id"].astype(str))
+    adata.uns = renamed(dict(adata.uns))
+
+    def former(value: Any) -> Any:
+        return value.replace(NEW, "") if isinstance(value, str) else value
+
+    def restore(result: Any) -> Any:
+        if not isinstance(result, pd.DataFrame):
+            return result
+        texts = [name for name in result if result[name].dtype.kind not in "biufc"]
+        named = result.assign(**{name: result[name].astype(object).map(former) for name in texts})
+        return named.rename(index=former, columns=former)
+
+    return Other(adata, renamed(case.arguments.values), restore=restore)
+
+
+def image_files(case: Input) -> Other | None:
+    """The hires images in files, whose pixels are then the unit of the positions."""
+    base, values = case.first.copy(), case.arguments.values
+    if case.name not in ("pp.extract_patches", "pp.check_alignment", "tl.embed_patches") or "image" in values:
+        return None
+    paths, slides, position = {}, {}, np.array(base.obsm["spatial"], dtype=float)
+    for i, (name, slide) in enumerate(base.uns["spatial"].items()):
+        if set(slide["images"]) != {"hires"}:
+            return None
+        factors = slide["scalefactors"]
+        factor = factors["tissue_hires_scalef"]
+        position[(base.obs["library_id"] == name).to_numpy()] *= factor
+        width = factor * factors["spot_diameter_fullres"]
+        slides[name] = {**slide, "scalefactors": {"tissue_hires_scalef": 1.0, "spot_diameter_fullres": width}}
+        paths[name] = case.folder / f"image {i}.{['png', 'tif', 'bmp'][case.rng.integers(3)]}"
+        Image.fromarray(slide["images"]["hires"]).save(paths[name])
+    base.uns["spatial"], base.obsm["spatial"] = slides, position
+    if case.name != "tl.embed_patches":
+        return Other(base, {**values, "image": paths}, base=base)
+    return Other(sp.pp.extract_patches(base, image=paths, copy=True, library_key="library_id"), values, base=base)
+
+
+def through_a_file(case: Input) -> Other:
+    path = case.folder / "through.h5ad"
+    case.first.copy().write_h5ad(path)
+    return Other(read_h5ad(path), case.arguments.values)
+
+
+RELATIONS = {
+    "rows": other_rows,
+    "genes": other_genes,
+    "container": other_container,
+    "place": other_place,
+    "depth": doubled_counts,
+    "libraries": more_libraries,
+    "names of libraries": renamed_libraries,
+    "image files": image_files,
+    "file": through_a_file,
+}
 PLOTS = "pl."
 
 
 def check(case: Input, outcome: Outcome) -> None:
     """One relation, drawn, of a call that had a result."""
+    if case.name.startswith(PLOTS) or case.first.is_view or uses_files(case):
+        return
+    check_relation(case, outcome, list(RELATIONS)[case.rng.integers(len(RELATIONS))])
+
+
+def check_relation(case: Input, outcome: Outcome, name: str) -> bool:
+    """Whether the relation holds of such a call; a `Fault` if it should and does not."""
     from fuzz.checks import WRONG, Fault, call
 
-    if case.name.startswith(PLOTS) or case.area == "files" or case.first.is_view or uses_files(case):
-        return
-    name = [*RELATIONS, "file"][case.rng.integers(len(RELATIONS) + 1)]
-    other = through_file(case.first, case.folder) if name == "file" else RELATIONS[name](case.first, case.rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            other = RELATIONS[name](case)
+        except Exception:  # noqa: BLE001 - a spoiled section of which there is no such other one
+            return False
     if other is None:
-        return
-    values = {
-        **case.arguments.values,
-        **({"copy": True} if isinstance(outcome.result, AnnData) and writes(case) else {}),
-    }
-    again = call(lambda: function(case.name)(other, **values))
+        return False
+    copied = {"copy": True} if isinstance(outcome.result, AnnData) and writes(case) else {}
+    first = case.first
+    if other.base is not None:
+        first = other.base
+        outcome = call(lambda: function(case.name)(first, **case.arguments.values, **copied))
+        if outcome.error is not None:
+            return False
+    again = call(lambda: function(case.name)(other.first, **other.values, **copied))
     if again.error is not None:
         raise Fault(WRONG, f"other {name}: refused ({again.error!r})")
-    different = results_differ(case.first, outcome.result, again.result)
+    different = results_differ(first, outcome.result, other.restore(again.result), other.not_compared)
+    if other.base is not None and case.name == "pp.extract_patches":
+        different += [] if fingerprint(outcome.result) == fingerprint(again.result) else ["pixels of patches"]
     if different:
         raise Fault(WRONG, f"other {name}: differ in {different}")
+    return True
+
+
+def fingerprint(adata: AnnData) -> str:
+    return adata.uns["spared_sc"]["patches"]["fingerprint"]
 
 
 def writes(case: Input) -> bool:
@@ -173,9 +341,11 @@ def uses_files(case: Input) -> bool:
     return any(name in case.arguments.values for name in ("save_model", "checkpoint", "store"))
 
 
-def results_differ(first: AnnData, one: Any, other: Any) -> list[str]:
+def results_differ(
+    first: AnnData, one: Any, other: Any, not_compared: Callable[[str], bool] = lambda slot: False
+) -> list[str]:
     if isinstance(one, AnnData):
-        return compare(one, other, written_slots(first, one))
+        return compare(one, other, {slot for slot in written_slots(first, one) if not not_compared(slot)})
     if isinstance(one, pd.DataFrame):
         return tables_differ(one, other)
     return []
@@ -192,15 +362,3 @@ def tables_differ(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
 
     one, other = in_order(one), in_order(other)
     return [str(c) for c in one if not alike(one[c], other[c])]
-
-
-def through_file(adata: AnnData, folder: Path) -> AnnData | None:
-    """Written and read; none where anndata cannot write it, such as values of the user that no file holds."""
-    path = folder / "through.h5ad"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            adata.copy().write_h5ad(path)
-            return read_h5ad(path)
-        except Exception:  # noqa: BLE001
-            return None
