@@ -83,6 +83,19 @@ def make_spots(n=24, n_libraries=3, seed=0, side=SIDE) -> Spots:
     )
 
 
+def on_lattice(n_libraries=2, shape=(5, 4), *, tokens="patches", seed=0) -> Spots:
+    """Sections of a hexagonal lattice with gaps, of patches or of an embedding, in random order of rows."""
+    rng = np.random.default_rng(seed)
+    row, column = (index.ravel() for index in np.indices(shape))
+    place = np.tile(np.column_stack([row, 2 * column + row % 2]), (n_libraries, 1))
+    kept = rng.permutation(len(place))[: len(place) * 9 // 10]
+    library = np.repeat(np.arange(n_libraries), len(row))[kept]
+    spots = make_spots(len(kept), seed=seed)
+    spots = replace(spots, library=library, place=place[kept], lattice=from_array(place[kept], library, kind="hex"))
+    embedding = rng.normal(size=(len(kept), 7)).astype(np.float32)
+    return spots if tokens == "patches" else replace(spots, patches=None, embedding=embedding)
+
+
 def batch_of(spots: Spots, rows: np.ndarray, own: np.ndarray | None = None) -> Batch:
     """Training batch of some spots."""
     chosen, targets = Chosen(rows, np.ones(len(rows), dtype=bool)), Targets.of(spots, CPU)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _CARD = "card.json"
 _FORMAT = "spared-sc model 2"
-_OURS = re.compile(r"weights-[0-9a-f]{16}\.safetensors(\.part)?|card\.json\.part|\.card\.json\.lock")
+FRONT = "front"  # folder for the checkpoint of a first stage, inside that of the whole
+_OURS = re.compile(rf"weights-[0-9a-f]{{16}}\.safetensors(\.part)?|card\.json\.part|\.card\.json\.lock|{FRONT}")
 _AGAIN = "copy the whole folder again, or remove it and save or fit again"
 _CHANGES = 5  # times that a model may be replaced while it is read
 # What readers raise on arrays and values that do not fit together.

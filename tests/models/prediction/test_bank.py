@@ -9,20 +9,21 @@ import torch
 from spared_sc._models.prediction import bank
 
 
+@pytest.mark.parametrize(("metric", "order"), [("l2", 2), ("l1", 1)])
 @pytest.mark.parametrize("entries", [1 << 24, 40])
-def test_nearest_spots_by_brute_force(entries, monkeypatch):
+def test_nearest_spots_by_brute_force(metric, order, entries, monkeypatch):
     monkeypatch.setattr(bank, "_ENTRIES", entries)
     rng = np.random.default_rng(0)
     query, reference = rng.normal(size=(9, 6)), rng.normal(size=(17, 6))
     library, own = rng.integers(3, size=17), rng.integers(-1, 4, size=9)
     tensors = torch.from_numpy(query), torch.from_numpy(reference)
-    anywhere = bank.nearest(*tensors, 4).numpy()
-    elsewhere = bank.nearest(*tensors, 4, torch.from_numpy(own), torch.from_numpy(library)).numpy()
+    anywhere = bank.nearest(*tensors, 4, metric=metric).numpy()
+    codes = torch.from_numpy(own), torch.from_numpy(library)
+    elsewhere = bank.nearest(*tensors, 4, *codes, metric=metric).numpy()
     for i in range(9):
-        distance = [np.linalg.norm(query[i] - one) for one in reference]
-        order = np.argsort(distance)
-        assert anywhere[i].tolist() == order[:4].tolist()
-        assert elsewhere[i].tolist() == [j for j in order if library[j] != own[i]][:4]
+        rows = np.argsort([np.linalg.norm(query[i] - one, order) for one in reference])
+        assert anywhere[i].tolist() == rows[:4].tolist()
+        assert elsewhere[i].tolist() == [j for j in rows if library[j] != own[i]][:4]
 
 
 def test_fewer_spots_than_asked_for():

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
-from spared_sc._models.prediction.eggn import EggnNet, ExemplarBridge, Exemplars, Layer, Readout
+from helpers.networks import COMPUTE, CPU, N_GENES, on_lattice
+from spared_sc._models import training
+from spared_sc._models.prediction.bank import Bank
+from spared_sc._models.prediction.batch import Batch, Targets
+from spared_sc._models.prediction.eggn import Eggn, EggnNet, ExemplarBridge, Exemplars, Layer, Readout
 
 if TYPE_CHECKING:
     from torch_geometric.nn import SAGEConv
+from spared_sc._models.prediction.networks import Shape
 
-WIDTH, N_GENES, N_FEATURES = 8, 3, 5
+WIDTH, N_FEATURES = 8, 7
 
 
 def leaky(values, slope=0.01):
@@ -36,18 +42,21 @@ def section(n_spots=7, n_bank=12, k=3, seed=0):
     line = np.arange(n_spots - 2)  # the last spot is isolated
     edges = torch.from_numpy(np.hstack([[line, line + 1], [line + 1, line]]))
     retrieved = np.stack([generator.permutation(n_bank - 2)[:k] for _ in range(n_spots)])
-    bank = random(n_bank, N_FEATURES, seed=seed + 1), random(n_bank, N_GENES, seed=seed + 2).abs()
+    bank = Bank(n_bank, N_FEATURES, N_GENES)
+    bank.feature.copy_(random(n_bank, N_FEATURES, seed=seed + 1))
+    bank.fill(random(n_bank, N_GENES, seed=seed + 2).abs().numpy(), np.zeros(n_bank))
     return random(n_spots, N_FEATURES, seed=seed), edges, bank, torch.from_numpy(retrieved)
 
 
 def network(**sizes) -> EggnNet:
     torch.manual_seed(0)
-    return EggnNet(N_GENES, N_FEATURES, **{"width": WIDTH, "n_layers": 2, **sizes}).eval()
+    return EggnNet(Shape(N_GENES, N_FEATURES, 2), **{"width": WIDTH, "n_layers": 2, **sizes}).eval()
 
 
 def test_exemplars_and_their_nearest_by_brute_force():
-    _, _, (feature, expression), retrieved = section()
-    found = Exemplars.gather(feature, expression, retrieved, 2)
+    _, _, bank, retrieved = section()
+    feature, expression = bank.feature, bank.expression
+    found = Exemplars.gather(bank, retrieved, 2)
     rows = sorted(set(retrieved.flatten().tolist()))
     assert torch.equal(found.feature, feature[rows])
     assert torch.equal(found.expression, expression[rows])
@@ -88,7 +97,7 @@ def test_bridge_by_loops():
 
 def test_layer_is_the_mean_of_its_messages():
     feature, edges, bank, retrieved = section()
-    found = Exemplars.gather(*bank, retrieved, 2)
+    found = Exemplars.gather(bank, retrieved, 2)
     n = len(found.feature)
     spots, exemplars, expression = random(7, WIDTH), random(n, WIDTH, seed=1), random(n, WIDTH, seed=2)
     torch.manual_seed(0)
@@ -129,7 +138,7 @@ def test_readout_by_loops():
 
 def test_network_without_layers_by_matrices():
     feature, edges, bank, retrieved = section()
-    found = Exemplars.gather(*bank, retrieved, 2)
+    found = Exemplars.gather(bank, retrieved, 2)
     whole = network(n_layers=0)
     with torch.no_grad():
         ours = whole(feature, edges, found)
@@ -148,7 +157,7 @@ def test_the_expression_of_exemplars_reaches_the_bridge():
     whole = network()
     with torch.no_grad():
         whole.exemplar.weight[:, N_FEATURES:] = 0  # so that it comes in through the branch of its own only
-        found = Exemplars.gather(*bank, retrieved, 2)
+        found = Exemplars.gather(bank, retrieved, 2)
         before = whole(feature, edges, found)
         found.expression[found.of_spot[0, 0]] += 1
         after = whole(feature, edges, found)
@@ -159,8 +168,8 @@ def test_the_order_of_rows_does_not_matter():
     feature, edges, bank, retrieved = section()
     whole, order = network(), torch.tensor([3, 6, 0, 5, 2, 1, 4])
     with torch.no_grad():
-        expected = whole(feature, edges, Exemplars.gather(*bank, retrieved, 2))
-        other = whole(feature[order], order.argsort()[edges], Exemplars.gather(*bank, retrieved[order], 2))
+        expected = whole(feature, edges, Exemplars.gather(bank, retrieved, 2))
+        other = whole(feature[order], order.argsort()[edges], Exemplars.gather(bank, retrieved[order], 2))
     torch.testing.assert_close(other, expected[order])
     assert (expected[0] - expected[1]).abs().max() > 1e-4
 
@@ -170,7 +179,7 @@ def test_the_order_of_rows_does_not_matter():
 def test_small_sections(n_spots, k):
     _, _, bank, retrieved = section(k=k)
     none = torch.empty(2, 0, dtype=torch.int64)
-    output = network()(random(n_spots, N_FEATURES), none, Exemplars.gather(*bank, retrieved[:n_spots], 3))
+    output = network()(random(n_spots, N_FEATURES), none, Exemplars.gather(bank, retrieved[:n_spots], 3))
     assert output.shape == (n_spots, N_GENES)
     assert output.isfinite().all()
 
@@ -179,6 +188,131 @@ def test_published_sizes():
     found = []
     for n_genes in (32, 128, 785):
         with torch.device("meta"):
-            whole = EggnNet(n_genes, 512, width=512, n_layers=4)
+            whole = EggnNet(Shape(n_genes, 512, 2), width=512, n_layers=4)
         found.append(f"{sum(weight.numel() for weight in whole.parameters()) / 1e6:.1f}")
     assert found == ["10.9", "11.1", "12.1"]
+
+
+SMALL = {"weights": "random", "encoder": "timm:test_resnet", "image_size": 32, "width": 16, "n_layers": 2}
+SMALL |= {"n_exemplars": 3, "n_alike": 2, "n_steps": 4, "validate_every": 2}
+
+
+def fitted(spots, validation=None, compute=COMPUTE, **params) -> Eggn:
+    predictor = Eggn(**{**SMALL, **params})
+    predictor.fit(spots, validation, compute)
+    return predictor
+
+
+@pytest.fixture(params=["patches", "embedding"])
+def train(request):
+    return on_lattice(3, tokens=request.param)
+
+
+def test_a_section_is_predicted_by_itself(train):
+    predictor = fitted(train)
+    expected = predictor.predict(train, COMPUTE)
+    assert np.ptp(expected, axis=0).min() > 1e-4
+    order = np.random.default_rng(0).permutation(len(train))
+    np.testing.assert_allclose(predictor.predict(train.take(order), COMPUTE), expected[order], rtol=1e-4, atol=1e-5)
+    one = np.flatnonzero(train.library == 1)
+    np.testing.assert_allclose(predictor.predict(train.take(one), COMPUTE), expected[one], rtol=1e-4, atol=1e-5)
+    small = replace(COMPUTE, batch_size=2)
+    np.testing.assert_allclose(predictor.predict(train, small), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tiles_see_their_rim_and_predict_every_spot_once(train, monkeypatch):
+    predictor = fitted(train)
+    whole = predictor.predict(train, COMPUTE)
+    seen, run = [], EggnNet.forward
+
+    def forward(self, feature, edges, found):
+        seen.append(len(feature))
+        return run(self, feature, edges, found)
+
+    monkeypatch.setattr(EggnNet, "forward", forward)
+    predictor.most_spots, predictor.halo = 10, 100
+    np.testing.assert_allclose(predictor.predict(train, COMPUTE), whole, rtol=1e-4, atol=1e-5)  # the rim is all
+    assert sorted(seen) == sorted(np.repeat(np.bincount(train.library), 2))
+    predictor.halo = 0
+    seen.clear()
+    assert np.isfinite(predictor.predict(train, COMPUTE)).all()
+    assert sum(seen) == len(train)
+    assert max(seen) <= 10
+
+
+def test_exemplars_are_the_nearest_by_absolute_differences(train, monkeypatch):
+    calls, run = [], Exemplars.gather
+
+    def gather(bank, retrieved, n_alike):
+        calls.append(retrieved.tolist())
+        return run(bank, retrieved, n_alike)
+
+    monkeypatch.setattr(Exemplars, "gather", gather)
+    predictor = fitted(train, n_steps=1)
+    bank = predictor.network.bank
+    feature, library = bank.feature.numpy(), bank.library.numpy()
+    assert library.tolist() == train.library.tolist()
+
+    def expected(rows, leave_out):
+        order = [np.argsort(np.abs(feature[i] - feature).sum(axis=1), kind="stable") for i in rows]
+        return [[j for j in one if library[j] not in leave_out][:3] for one in order]
+
+    def rows_of(code):
+        rows = np.flatnonzero(train.library == code)
+        return rows[np.lexsort(train.place[rows].T[::-1])]
+
+    assert calls[0] in [expected(rows_of(code), {code}) for code in range(3)]
+    calls.clear()
+    predictor.predict(train, COMPUTE)
+    assert calls == [expected(rows_of(code), set()) for code in range(3)]
+    calls.clear()
+    predictor.predict(train, COMPUTE, own_library=train.library)
+    assert calls == [expected(rows_of(code), {code}) for code in range(3)]
+
+
+def test_the_loss_is_on_the_unit_scale(train):
+    section = train.take(np.flatnonzero(train.library == 0))
+    predictor = fitted(train, correlation_weight=0.7, n_steps=30, learning_rate=1e-2)
+    features = replace(train, patches=None, embedding=predictor.network.bank.feature.numpy())
+    chosen = predictor.sampler(features).tiles[0]
+    batch = Batch.of(features, chosen, None, CPU, image_size=None, own=train.library, targets=Targets.of(features, CPU))
+    with torch.no_grad():
+        loss = predictor.loss(predictor.network, batch).item()
+    prediction = predictor.predict(section, COMPUTE, own_library=section.library)
+    low, high = train.target.min(axis=0), train.target.max(axis=0)
+    estimate, target = (prediction - low) / (high - low), (section.target - low) / (high - low)
+    correlation = np.mean([np.corrcoef(estimate[:, g], target[:, g])[0, 1] for g in range(N_GENES)])
+    assert loss == pytest.approx(((estimate - target) ** 2).mean() + 0.7 * (1 - correlation), rel=1e-3)
+
+
+def test_saved_and_loaded(train):
+    predictor = fitted(train)
+    again = Eggn.from_state(*predictor.state())
+    np.testing.assert_array_equal(again.predict(train, COMPUTE), predictor.predict(train, COMPUTE))
+    assert again.n_parameters() == predictor.n_parameters() == training.n_weights(again.network)
+
+
+def test_a_fit_that_broke_off_resumes(train, tmp_path, monkeypatch):
+    validation = replace(train.take(np.arange(10)), library=np.full(10, 3))
+    expected = fitted(train, validation).predict(train, COMPUTE)
+    how, taken, run = replace(COMPUTE, checkpoint=tmp_path / "state"), [], Eggn.loss
+    monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
+
+    def loss(self, network, batch):
+        taken.append(len(batch))
+        if len(taken) == 4:
+            raise KeyboardInterrupt
+        return run(self, network, batch)
+
+    monkeypatch.setattr(Eggn, "loss", loss)
+    with pytest.warns(UserWarning, match="training interrupted after step 2"):
+        fitted(train, validation, how)
+    np.testing.assert_array_equal(fitted(train, validation, how).predict(train, COMPUTE), expected)
+    assert len(taken) == 6
+
+
+def test_a_width_that_gates_do_not_divide():
+    with pytest.raises(ValueError, match="width=6: expected a multiple of 4"):
+        Eggn(width=6)
+    with pytest.raises(ValueError, match="augment=True is unknown"):
+        Eggn(augment=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch_geometric.nn import GraphConv, SAGPooling
 from torch_geometric.utils import dense_to_sparse
 
-from spared_sc._models.prediction.sepal import GraphHead, TopSpot, encoded_place, local_graphs
+from helpers.networks import COMPUTE, N_GENES, on_lattice
+from spared_sc._models import training
+from spared_sc._models.prediction.sampling import Neighbourhoods
+from spared_sc._models.prediction.sepal import FirstStage, Sepal, SepalNet, TopSpot, encoded_place, local_graphs
+from spared_sc._models.training import n_weights
 
-N_FEATURES, N_GENES = 6, 3
+N_FEATURES = 6
 
 
 def lattice(n_rows=5, n_columns=5, left_out=(3, 11)) -> np.ndarray:
@@ -45,10 +51,10 @@ def tensors(*arrays) -> list[torch.Tensor]:
     return [torch.as_tensor(array) for array in arrays]
 
 
-def head(n_rings=1, **params) -> GraphHead:
+def head(n_rings=1, **params) -> SepalNet:
     torch.manual_seed(0)
     sizes = {"combine": "concat", "width": 8, "n_layers": 2, "pooling": "top"}
-    return GraphHead(N_FEATURES, N_GENES, **{**sizes, **params})
+    return SepalNet(N_FEATURES, N_GENES, **{**sizes, **params})
 
 
 @pytest.mark.parametrize("n_rings", [1, 2, 3])
@@ -211,6 +217,131 @@ def test_published_sizes(combine, n_layers, expected):
     found = []
     for n_genes in (32, 128, 785):
         with torch.device("meta"):
-            network = GraphHead(768, n_genes, combine=combine, width=512, n_layers=n_layers, pooling="top")
+            network = SepalNet(768, n_genes, combine=combine, width=512, n_layers=n_layers, pooling="top")
         found.append(f"{sum(weight.numel() for weight in network.parameters()) / 1e6:.2f}")
     assert tuple(found) == expected
+
+
+SMALL = {"weights": "random", "backbone": "timm:test_resnet", "image_size": 32, "width": 16, "first_width": 12}
+SMALL |= {"n_steps": 4, "first_steps": 4, "train_batch_size": 8, "validate_every": 2, "learning_rate": 1e-3}
+
+
+def corrected(**params) -> Sepal:
+    return Sepal(**{**SMALL, **params})
+
+
+def fitted(spots, validation=None, compute=COMPUTE, **params) -> Sepal:
+    predictor = corrected(**params)
+    predictor.fit(spots, validation, compute)
+    return predictor
+
+
+@pytest.fixture(params=["patches", "embedding"])
+def train(request):
+    return on_lattice(tokens=request.param)
+
+
+def test_predictions_are_the_same_from_any_batch(train):
+    predictor = fitted(train, n_rings=2)
+    expected = predictor.predict(train, COMPUTE)
+    assert np.ptp(expected, axis=0).min() > 1e-3
+    one_by_one = predictor.predict(train, replace(COMPUTE, batch_size=1))
+    np.testing.assert_allclose(one_by_one, expected, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(train))
+    np.testing.assert_allclose(predictor.predict(train.take(order), COMPUTE), expected[order], atol=1e-5)
+    section = np.flatnonzero(train.library == 1)
+    np.testing.assert_allclose(predictor.predict(train.take(section), COMPUTE), expected[section], atol=1e-5)
+
+
+def test_the_second_stage_adds_to_the_first(train):
+    predictor = fitted(train)
+    first = FirstStage(
+        **{name: SMALL[name] for name in ("weights", "backbone", "image_size", "train_batch_size", "validate_every")},
+        **{"delta": True, "width": SMALL["first_width"], "n_steps": 4},
+    )
+    first.fit(train, None, COMPUTE)
+    correction = predictor.predict(train, COMPUTE) - first.predict(train, COMPUTE)
+    assert np.abs(correction).max() > 1e-3
+    for weight in predictor.trained().parameters():
+        weight.data.zero_()
+    np.testing.assert_allclose(predictor.predict(train, COMPUTE), first.predict(train, COMPUTE), rtol=1e-4, atol=1e-4)
+
+
+def test_the_surroundings_are_learned():
+    def sections(seed):
+        spots = on_lattice(seed=seed, tokens="embedding", shape=(12, 12))
+        around = np.array([spots.embedding[row].mean(axis=0) for row in neighbours(spots)])
+        return replace(spots, target=(spots.embedding + 2 * around)[:, :N_GENES].astype(np.float32))
+
+    def neighbours(spots):
+        return [Neighbourhoods(spots, 1, 1)._around(np.array([i])).rows for i in range(len(spots))]
+
+    train, test = sections(0), sections(1)
+    predictor = fitted(
+        train,
+        width=32,
+        first_width=32,
+        first_steps=200,
+        n_steps=200,
+        first_rate=1e-2,
+        learning_rate=1e-2,
+        pooling="mean",
+    )
+    error = ((predictor.predict(test, COMPUTE) - test.target) ** 2).mean()
+    alone = predictor.trained()
+    for weight in alone.parameters():
+        weight.data.zero_()
+    first = ((predictor.predict(test, COMPUTE) - test.target) ** 2).mean()
+    assert error < 0.7 * first
+
+
+def test_saved_and_loaded(train):
+    predictor = fitted(train)
+    again = Sepal.from_state(*predictor.state())
+    np.testing.assert_array_equal(again.predict(train, COMPUTE), predictor.predict(train, COMPUTE))
+    assert again.n_parameters() == predictor.n_parameters() == n_weights(again.front) + n_weights(again.network)
+
+
+@pytest.mark.parametrize("loss", ["mse", "poisson"])
+def test_resumes_in_either_stage(train, loss, tmp_path, monkeypatch):
+    if loss == "poisson":
+        counts = np.random.default_rng(0).poisson(5, size=train.target.shape).astype(np.float32)
+        train = replace(train, counts=counts, exposure=np.ones_like(counts), loss=loss)
+    validation = replace(train.take(np.arange(10)), library=np.full(10, 2))
+    expected = fitted(train, validation).predict(train, COMPUTE)
+    how, tried = replace(COMPUTE, checkpoint=tmp_path / "state"), []
+    monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
+
+    def interrupted(kind, at):
+        run = kind.loss
+
+        def loss(self, network, batch):
+            tried.append(kind.__name__)
+            if len(tried) == at:
+                raise KeyboardInterrupt
+            return run(self, network, batch)
+
+        tried.clear()
+        return loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FirstStage, "loss", interrupted(FirstStage, 4))
+        with (
+            pytest.raises(KeyboardInterrupt, match="in the first stage"),
+            pytest.warns(UserWarning, match="interrupted"),
+        ):
+            fitted(train, validation, how)
+    with monkeypatch.context() as patched:
+        patched.setattr(Sepal, "loss", interrupted(Sepal, 4))
+        with pytest.warns(UserWarning, match="training interrupted after step 2"):
+            fitted(train, validation, how)
+    with monkeypatch.context() as patched:
+        patched.setattr(FirstStage, "loss", interrupted(FirstStage, 0))
+        patched.setattr(Sepal, "loss", interrupted(Sepal, 0))
+        np.testing.assert_array_equal(fitted(train, validation, how).predict(train, COMPUTE), expected)
+        assert tried == ["Sepal"] * 2
+
+
+def test_a_graph_network_too_narrow_for_its_layers():
+    with pytest.raises(ValueError, match="width=3: expected at least 4, as each of the 2 layers halves it"):
+        Sepal(width=3)

@@ -39,14 +39,16 @@ class Bank(Fixed):
     def __len__(self) -> int:
         return len(self.library)
 
-    def nearest(self, query: torch.Tensor, k: int, own: torch.Tensor | None = None) -> torch.Tensor:
+    def nearest(
+        self, query: torch.Tensor, k: int, own: torch.Tensor | None = None, *, metric: str = "l2"
+    ) -> torch.Tensor:
         """Rows (n, k) with the features at the least distance from each `query` (n, d), the nearest first.
 
         A query finds nothing in its `own` library (n,), -1 for none, unless all spots are of one library.
         """
         if own is not None and (self.library == self.library[0]).all():
             own = None
-        return nearest(query, self.feature, k, own, self.library)
+        return nearest(query, self.feature, k, own, self.library, metric=metric)
 
 
 def nearest(
@@ -55,11 +57,14 @@ def nearest(
     k: int,
     own: torch.Tensor | None = None,
     library: torch.Tensor | None = None,
+    *,
+    metric: str = "l2",
 ) -> torch.Tensor:
-    """The `k` rows of `reference` (m, d) at the least Euclidean distance from each row of `query` (n, d): (n, k).
+    """The `k` rows of `reference` (m, d) at the least distance from each row of `query` (n, d): (n, k).
 
-    With `own` (n,) and `library` (m,), codes of libraries, a query finds nothing in its own library; -1 stands for
-    none. If fewer than `k` lie outside the largest library, that many are found.
+    `metric` is `"l2"`, the Euclidean distance, or `"l1"`, the sum of absolute differences. With `own` (n,) and `library`
+    (m,), codes of libraries, a query finds nothing in its own library; -1 stands for none. If fewer than `k` lie outside
+    the largest library, that many are found.
     """
     k = min(k, len(reference))
     excluded = None if own is None or library is None else (own, library)
@@ -70,7 +75,10 @@ def nearest(
     square = reference.square().sum(dim=1)
     nearest_rows = []
     for part in torch.arange(len(query), device=query.device).split(max(_ENTRIES // len(reference), 1)):
-        closeness = 2 * query[part] @ reference.T - square
+        if metric == "l1":
+            closeness = -torch.cdist(query[part], reference, p=1)
+        else:
+            closeness = 2 * query[part] @ reference.T - square
         if excluded is not None:
             closeness.masked_fill_(excluded[0][part, None] == excluded[1], -torch.inf)
         nearest_rows.append(closeness.topk(k).indices)

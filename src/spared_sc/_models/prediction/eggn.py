@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch_geometric.nn import SAGEConv
 
-from spared_sc._models.prediction.networks import GeneNetwork
-from spared_sc._models.prediction.retrieval import nearest
+from spared_sc._core.params import parameter
+from spared_sc._models.prediction.bank import nearest
+from spared_sc._models.prediction.exemplars import GuidedNetwork, GuidedPredictor
+from spared_sc._models.prediction.networks import SectionPredictor
+from spared_sc._models.prediction.registry import PREDICTORS
+from spared_sc._models.prediction.spots import present
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from spared_sc._core.registry import About
+    from spared_sc._models.prediction.bank import Bank
+    from spared_sc._models.prediction.batch import Batch
+    from spared_sc._models.prediction.networks import Shape
 
 _SLOPE = 0.2  # of the rectifiers between layers, below zero
 _GATE_SHARE = 4  # features that share a gate
@@ -27,12 +40,10 @@ class Exemplars:
     edges: torch.Tensor  # (2, ...) from each one's nearest in features and expression to it
 
     @classmethod
-    def gather(
-        cls, feature: torch.Tensor, expression: torch.Tensor, retrieved: torch.Tensor, n_alike: int
-    ) -> Exemplars:
-        """Those of the training spots, of features (n, d) and expression (n, g), that are `retrieved` (m, k)."""
+    def gather(cls, bank: Bank, retrieved: torch.Tensor, n_alike: int) -> Exemplars:
+        """The `retrieved` (m, k) spots of the bank, each with an edge from the `n_alike` nearest of them."""
         rows, of_spot = retrieved.unique(return_inverse=True)
-        feature, expression = feature[rows], expression[rows]
+        feature, expression = bank.feature[rows], bank.expression[rows]
         edges = torch.empty(2, 0, dtype=torch.int64, device=rows.device)
         if len(rows) > 1:
             joined, one = torch.cat([feature, expression], dim=1), torch.arange(len(rows), device=rows.device)
@@ -115,12 +126,12 @@ class Readout(nn.Module):
         return spots + self.share * (weight * own).sum(dim=1)
 
 
-class EggnNet(GeneNetwork):
+class EggnNet(GuidedNetwork):
     """Graph network over the spots of a section and their exemplars."""
 
-    def __init__(self, n_genes: int, n_features: int, *, width: int, n_layers: int) -> None:
-        super().__init__()
-        self.n_genes = n_genes
+    def __init__(self, shape: Shape, *, width: int, n_layers: int) -> None:
+        super().__init__(shape)
+        n_genes, n_features = shape.n_genes, present(shape.n_features, "embedding")
         self.spot = nn.Linear(n_features, width, bias=False)
         self.exemplar = nn.Linear(n_features + n_genes, width, bias=False)
         self.shared = nn.Sequential(nn.LeakyReLU(_SLOPE), nn.Linear(width, width), nn.LeakyReLU())
@@ -137,3 +148,52 @@ class EggnNet(GeneNetwork):
         for layer in self.layers:
             spots, exemplars = layer(spots, exemplars, expression, edges, found)
         return self.head(self.readout(spots, exemplars, found.of_spot))
+
+
+@dataclass(kw_only=True, eq=False)
+class Eggn(GuidedPredictor[EggnNet], SectionPredictor[EggnNet]):
+    """Graph network over a section and its exemplars.
+
+    Parameters
+    ----------
+    n_alike
+        Exemplars from which each one gets messages: the nearest in features and expression.
+    width
+        Width of the network, a multiple of 4.
+    n_layers
+        Rounds of messages.
+
+    Notes
+    -----
+    Exemplars pass messages across the section, so that tiles (`most_spots`) change predictions. Kept from the released code:
+    features of ResNet-18 that stay as they are, exemplars by the sum of absolute differences, the mean over the kinds of
+    messages, the weight of the correlation. Mended: the expression of the exemplars reaches the branch that is named after
+    it (theirs cuts a slice out of hidden features); spots are joined where they touch on the lattice (theirs joins up to
+    five whose centres, in whole tiles of 256 pixels, are at most the square root of 2 apart; on Visium two spots may
+    share a tile); the best step is chosen on validation sections (theirs on the test fold).
+    """
+
+    about: ClassVar[About] = PREDICTORS["eggn"]
+    metric: ClassVar[str] = "l1"
+    encoder: str = "torchvision:resnet18"
+    augment: bool = parameter(False, choices=(False,))  # the features are those of the patches as they are
+    n_alike: int = parameter(3, least=1, whole=True)
+    width: int = parameter(512, least=_GATE_SHARE, whole=True)
+    n_layers: int = parameter(4, least=1, whole=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % _GATE_SHARE:
+            raise ValueError(
+                f"width={self.width!r}: expected a multiple of {_GATE_SHARE}, as so many features share a gate."
+            )
+
+    def make_network(self, shape: Shape, weights: str | Path) -> EggnNet:
+        """The network before training; `weights` are those of the encoder, which is not part of it."""
+        return EggnNet(shape, width=self.width, n_layers=self.n_layers)
+
+    def guided(self, network: EggnNet, batch: Batch, exemplars: torch.Tensor) -> torch.Tensor:
+        """Expression of the predicted spots, on the scale 0 to 1."""
+        found = Exemplars.gather(network.bank, exemplars, self.n_alike)
+        feature, edges = present(batch.embedding, "embedding"), present(batch.edges, "lattice")
+        return network(feature, edges, found)[batch.predicted]

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from spared_sc._core.params import parameter
 from spared_sc._models.prediction.attention import Attention, feedforward
-from spared_sc._models.prediction.backbones import Backbone, Normalise
-from spared_sc._models.prediction.bank import Bank
-from spared_sc._models.prediction.batch import Targets
-from spared_sc._models.prediction.networks import GeneNetwork, SpotPredictor, rate
+from spared_sc._models.prediction.backbones import Normalise
+from spared_sc._models.prediction.exemplars import GuidedNetwork, GuidedPredictor
+from spared_sc._models.prediction.networks import SpotPredictor
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.prediction.spots import present
-from spared_sc._models.training import OPTIMIZERS, SCHEDULES, mixed_precision
+from spared_sc._models.training import SCHEDULES, mixed_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,15 +24,12 @@ if TYPE_CHECKING:
     from spared_sc._core.registry import About
     from spared_sc._models.prediction.batch import Batch
     from spared_sc._models.prediction.networks import Shape
-    from spared_sc._models.prediction.spots import Spots
 
 _MEAN, _SD = (0.5476, 0.5218, 0.6881), (0.2461, 0.2101, 0.1649)  # of the authors' patches
-_CENTRE = (0.5, 0.5, 0.5)  # of the encoder's images: mean, and standard deviation too
 _HEAD_WIDTH = 64  # of the bridge
 _BRIDGE_HEADS = 8
 _GATE_WIDTH = 256
 _POOL_TEMPERATURE, _POOL_SHARE = 0.1, 0.5
-_LEAST_VARIANCE = 1e-8  # of a gene in a batch, below which it has no correlation
 
 
 class Bridge(nn.Module):
@@ -67,20 +62,16 @@ class Bridge(nn.Module):
         return tokens + self.to_tokens(passed), view + self.to_view(passed.mean(dim=1)), exemplars
 
 
-class EgnNet(GeneNetwork):
+class EgnNet(GuidedNetwork):
     """Transformer over the tokens of a patch, with bridges to exemplars in every second block.
 
     On an embedding, that is the only token.
     """
 
-    low: torch.Tensor
-    span: torch.Tensor
-
     def __init__(self, shape: Shape, sizes: Egn, *, on_patches: bool) -> None:
-        super().__init__()
+        super().__init__(shape)
         width, depth, n_genes = sizes.width, sizes.depth, shape.n_genes
         n_features = present(shape.n_features, "embedding")
-        self.n_genes = n_genes
         self.token_size = sizes.token_size
         n_tokens = (sizes.image_size // sizes.token_size) ** 2 if on_patches else 1
         self.normalise = Normalise(_MEAN, _SD)
@@ -95,9 +86,6 @@ class EgnNet(GeneNetwork):
         self.feedforward = nn.ModuleList(feedforward(width, sizes.feedforward) for _ in range(depth))
         self.score = nn.Linear(width, width)
         self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, n_genes))
-        self.bank = Bank(shape.n_train, n_features, n_genes)
-        self.register_buffer("low", torch.zeros(n_genes))
-        self.register_buffer("span", torch.ones(n_genes))
 
     def forward(self, images: torch.Tensor | None, feature: torch.Tensor, exemplars: torch.Tensor) -> torch.Tensor:
         """Expression (n, g), between 0 and 1, from images, their features (n, d), and rows (n, k) of exemplars."""
@@ -128,36 +116,12 @@ class EgnNet(GeneNetwork):
         return torch.cat([score.mean(dim=1) + _POOL_SHARE * attended, view], dim=1)
 
 
-def mean_correlation(estimate: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Mean over genes of the Pearson correlation over the known spots; of genes that vary there, 0 if none does."""
-    known = torch.ones_like(targets.values) if targets.known is None else targets.known.to(targets.values.dtype)
-    n = known.sum(dim=0).clamp(min=1)
-
-    def centred(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        deviation = (values - (values * known).sum(dim=0) / n) * known
-        return deviation, (deviation**2).sum(dim=0) / n
-
-    estimated, variance = centred(estimate)
-    target, target_variance = centred(targets.values)
-    varies = target_variance > _LEAST_VARIANCE
-    spread = (variance.clamp(min=_LEAST_VARIANCE) * target_variance.clamp(min=_LEAST_VARIANCE)).sqrt()
-    correlation = (estimated * target).sum(dim=0) / n / spread
-    return (correlation * varies).sum() / varies.sum().clamp(min=1)
-
-
 @dataclass(kw_only=True, eq=False)
-class Egn(SpotPredictor[EgnNet]):
+class Egn(GuidedPredictor[EgnNet], SpotPredictor[EgnNet]):
     """Exemplar-guided network, trained from scratch.
 
     Parameters
     ----------
-    encoder
-        Frozen network whose features find the exemplars: the nearest training spots of *other* libraries. Its weights are
-        `weights`.
-    n_exemplars
-        Exemplars per spot.
-    correlation_weight
-        Weight of 1 - mean correlation over the genes of a batch, beside the mean squared error.
     token_size
         Side of a token in pixels.
     width
@@ -176,21 +140,14 @@ class Egn(SpotPredictor[EgnNet]):
     """
 
     about: ClassVar[About] = PREDICTORS["egn"]
-    least_train: ClassVar[int] = 2
+    metric: ClassVar[str] = "l2"
     sees_patches: ClassVar[bool] = True
     encoder: str = "torchvision:resnet50"
-    n_exemplars: int = parameter(6, least=1, whole=True)
-    correlation_weight: float = parameter(0.5, least=0)
     token_size: int = parameter(32, least=1, whole=True)
     width: int = parameter(1024, least=1, whole=True)
     depth: int = parameter(8, least=1, whole=True)
     n_heads: int = parameter(16, least=1, whole=True)
     feedforward: int = parameter(4096, least=1, whole=True)
-    image_size: int = parameter(256, least=1, whole=True)
-    augment: bool = parameter(False, choices=(False, True))
-    learning_rate: float | str = rate(5e-4)
-    optimizer: str = parameter("adamw", choices=OPTIMIZERS)
-    weight_decay: float = parameter(1e-4, least=0)
     schedule: str = parameter("cosine", choices=SCHEDULES)
     final_rate: float = parameter(0.2, least=0, most=1)
     warmup_steps: int = parameter(100, least=0, whole=True)
@@ -203,43 +160,10 @@ class Egn(SpotPredictor[EgnNet]):
                 "tile the image."
             )
 
-    def make_front(self, shape: Shape, weights: str | Path) -> nn.Module | None:
-        """The frozen encoder, which sees pixels on the authors' scale; an embedding needs none."""
-        return Backbone(self.encoder, weights, Normalise(_CENTRE, _CENTRE)) if shape.n_features is None else None
-
     def make_network(self, shape: Shape, weights: str | Path) -> EgnNet:
         """The network before training; `weights` are those of the encoder, which is not part of it."""
         return EgnNet(shape, self, on_patches=self.on_patches)
 
-    def prepare(self, network: EgnNet, train: Spots) -> None:
-        """Keep features and expression of the training spots."""
-        # A copy of the spot's section would give the spot itself as its exemplar.
-        library = train.library if train.section is None else train.section
-        if len(np.unique(library)) < 2:
-            raise ValueError(
-                "all training spots are of one library, and exemplars come from libraries other than the spot's own: "
-                "train EGN on two or more, or use another model."
-            )
-        target, known = train.targets()
-        known = known | ~known.any(axis=0)
-        low = np.where(known, target, np.inf).min(axis=0)
-        span = np.where(known, target, -np.inf).max(axis=0) - low
-        span = np.where(span > 0, span, 1)
-        network.bank.fill((np.where(known, target, train.gene_means()) - low) / span, library)
-        network.bank.feature.copy_(torch.as_tensor(present(train.embedding, "embedding")))
-        network.low.copy_(torch.as_tensor(low))
-        network.span.copy_(torch.as_tensor(span))
-
-    def _scaled_output(self, network: EgnNet, batch: Batch) -> torch.Tensor:
-        feature = present(batch.embedding, "embedding")
-        return network(batch.images, feature, network.bank.nearest(feature, self.n_exemplars, batch.own))
-
-    def loss(self, network: EgnNet, batch: Batch) -> torch.Tensor:
-        """Squared error, and what the correlation of the genes lacks to one."""
-        targets, estimate = present(batch.targets, "target"), self._scaled_output(network, batch)
-        scaled = Targets((targets.values - network.low) / network.span, targets.known)
-        return scaled.loss(estimate) + self.correlation_weight * (1 - mean_correlation(estimate, scaled))
-
-    def output(self, network: EgnNet, batch: Batch) -> torch.Tensor:
-        """Expression, on the scale of the target."""
-        return network.low + network.span * self._scaled_output(network, batch)
+    def guided(self, network: EgnNet, batch: Batch, exemplars: torch.Tensor) -> torch.Tensor:
+        """Expression on the scale 0 to 1."""
+        return network(batch.images, present(batch.embedding, "embedding"), exemplars)

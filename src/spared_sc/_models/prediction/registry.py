@@ -129,6 +129,22 @@ PREDICTORS: Registry[Predictor] = Registry(
         paper="Li et al. (2024)",
         pretrained="torchvision shufflenet_v2_x0_5 IMAGENET1K_V1 (BSD-3-Clause)",
     ),
+    About(
+        "sepal",
+        ".sepal:Sepal",
+        "fine-tuned encoder of patches, corrected by a graph network over the surroundings of the spot",
+        needs=("tokens", "place", "lattice"),
+        paper="Mejia et al. (2023)",
+        pretrained="torchvision vit_b_16 IMAGENET1K_V1 (BSD-3-Clause)",
+    ),
+    About(
+        "eggn",
+        ".eggn:Eggn",
+        "graph network over a section and the similar spots of other libraries",
+        needs=("tokens", "place", "lattice"),
+        paper="Yang et al. (2024)",
+        pretrained="of the frozen encoder: torchvision resnet18 IMAGENET1K_V1 (BSD-3-Clause)",
+    ),
 )
 ANCHORS = ("gene_mean", "depth_only", "position_only")  # shown beside every score
 
