@@ -227,6 +227,8 @@ def test_saved_and_loaded_it_predicts_the_same(make, train, validation, tmp_path
     for damage in (
         lambda arrays, values: arrays.pop(min(name for name in arrays if name.startswith("network."))),
         lambda arrays, values: values["shape"].update(n_genes=9),
+        lambda arrays, values: values["shape"].update(n_train=True),
+        lambda arrays, values: values.update(counted=1e12),
         lambda arrays, values: values["params"].update(nothing=1),
     ):
         broken = dict(arrays), copy.deepcopy(values)

@@ -66,6 +66,11 @@ class Shape:
     n_features: int | None  # of the embedding; None where the network sees patches alone
     n_train: int  # training spots
 
+    def __post_init__(self) -> None:
+        sizes = [self.n_genes, self.n_train, *([] if self.n_features is None else [self.n_features])]
+        if any(type(size) is not int or size < 1 for size in sizes):
+            raise ValueError(f"the sizes {sizes} are no whole numbers from 1")
+
     @classmethod
     def of(cls, train: Spots) -> Shape:
         """Those of training spots."""
@@ -440,7 +445,9 @@ class NetworkPredictor(Predictor, Generic[Net]):
         """The predictor with that state; a ValueError if arrays and values do not fit."""
         try:
             predictor = cls(**values["params"])
-            predictor.offset, predictor.counted = arrays[_OFFSET], bool(values["counted"])
+            predictor.offset, predictor.counted = arrays[_OFFSET], values["counted"]
+            if type(predictor.counted) is not bool:
+                raise ValueError(f"'counted' holds {predictor.counted!r}")
             predictor.shape = shape = Shape(**values["shape"])
             if predictor.offset.shape != (shape.n_genes,):
                 raise ValueError(f"there are {predictor.offset.size} genes and not {shape.n_genes}")
