@@ -81,7 +81,7 @@ def others(name: str, n_masks: int, out: Path) -> None:
     if file.exists():
         return
     adata = read(name)
-    sp.tl.embed_patches(adata, encoder="classical", library_key="library_id")
+    sp.tl.embed_patches(adata, encoder="classical", size=1, library_key="library_id")
     scores = sp.tl.evaluate_completion(
         adata,
         methods=["gene_mean", "stack", "alra", "magic", "sme", "counts"],

@@ -1,6 +1,7 @@
 """Expression from the H&E image on real sections: scores beside anchors, and what a fit costs.
 
     python measurements/prediction.py                 ridge and nearest neighbours: HER2+ C2 to C5, and the mouse colon
+    python measurements/prediction.py --her2          HER2+ C2 to C5 alone
     python measurements/prediction.py --networks      the networks, from untrained weights and few steps, beside ridge; with
                                                       names, those alone, and the other rows stay
     python measurements/prediction.py --protocols     the same predictions by every protocol of scoring
@@ -30,7 +31,16 @@ if TYPE_CHECKING:
 
 KEY = {"library_key": "library_id"}
 SECTIONS = ["C2", "C3", "C4", "C5"]
-SIZES = (1, 2, 3, 7)  # of a patch, in spot diameters
+HER2_SIZES = (1, 3, 6)  # of a patch, in spot diameters
+FEATURES = {  # of HER2+: those of one size, of all sizes, and of both encoders
+    "classical, 1": ["X_classical, 1"],
+    "classical, 3": ["X_classical, 3"],
+    "classical, 1 + 3 + 6": ["X_classical"],
+    "EfficientNet, 3": ["X_efficientnet-lite0, 3"],
+    "EfficientNet, 1 + 3 + 6": ["X_efficientnet-lite0"],
+    "both, 1 + 3 + 6": ["X_classical", "X_efficientnet-lite0"],
+}
+SIZES = (1, 2, 3, 7)  # of the colon
 TOGETHER = "all sizes"  # their features side by side
 GAP = 6  # distances between spots that are left out between the halves
 N_GENES = 400
@@ -123,33 +133,34 @@ def expression_rows(scores: pd.DataFrame, seconds: dict[str, float]) -> list[dic
     return rows
 
 
-def differences(scores: pd.DataFrame, size: float | str) -> list[dict[str, Any]]:
+def differences(scores: pd.DataFrame, features: str) -> list[dict[str, Any]]:
     """Ridge minus each anchor, section by section, with a paired t interval."""
     part = scores[(scores["library"] != "all") & (scores["gene"] == "all")]
     rows = []
     for anchor in ("depth_only", "position_only"):
-        row: dict[str, Any] = {"patch": str(size), "anchor": anchor}
+        row: dict[str, Any] = {"patch": features, "anchor": anchor}
         for metric in ("pcc", "pcc_given_depth"):
             table = part[part["metric"] == metric].pivot(index="library", columns="prediction", values="value")
-            gap = (table[f"ridge, {size}"] - table[anchor]).dropna()
+            gap = (table[f"ridge, {features}"] - table[anchor]).dropna()
             row |= {metric: gap.mean(), f"{metric}_half": stats.sem(gap) * stats.t.ppf(0.975, len(gap) - 1)}
         rows.append(row)
     return rows
 
 
 def her2_embeddings() -> None:
-    """Ridge and nearest neighbours on classical features."""
+    """Ridge and nearest neighbours on features of one and of several sizes."""
     adata = her2()
-    embed_all_sizes(adata, **KEY)
-    seconds = {}
-    for size in (*SIZES, TOGETHER):
-        for model in ("ridge", "knn"):
-            start, name = time.perf_counter(), f"{model}, {size}"
-            sp.tl.predict_expression(adata, model=model, use_rep=f"X_{size}", key_added=name, **KEY)
-            seconds[name] = time.perf_counter() - start
+    for encoder in ("classical", "efficientnet-lite0"):
+        sp.tl.embed_patches(adata, encoder=encoder, size=HER2_SIZES, **KEY)
+        parts = np.hsplit(adata.obsm[f"X_{encoder}"], len(HER2_SIZES))
+        adata.obsm.update({f"X_{encoder}, {size}": part for size, part in zip(HER2_SIZES, parts, strict=True)})
+    models = [("ridge", features) for features in FEATURES] + [("knn", "classical, 1 + 3 + 6")]
+    for model, features in models:
+        options = {"model": model, "use_rep": FEATURES[features], "key_added": f"{model}, {features}"}
+        sp.tl.predict_expression(adata, **options, **KEY)
     scores = sp.tl.score_prediction(adata, **KEY)
-    _results.write("prediction.her2", expression_rows(scores, seconds))
-    gaps = [row for size in (*SIZES, TOGETHER) for row in differences(scores, size)]
+    _results.write("prediction.her2", expression_rows(scores, {}))
+    gaps = [row for features in FEATURES for row in differences(scores, features)]
     _results.write("prediction.her2_differences", gaps)
 
 
@@ -243,6 +254,7 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", metavar="MODEL", choices=list(FEW), default=None)
+    parser.add_argument("--her2", action="store_true")
     parser.add_argument("--protocols", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*have no length")  # of HER2+, see the docs
@@ -254,7 +266,8 @@ def main() -> None:
         protocols()
     else:
         her2_embeddings()
-        colon_halves()
+        if not options.her2:
+            colon_halves()
 
 
 if __name__ == "__main__":

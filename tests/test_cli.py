@@ -43,7 +43,7 @@ def options(adata, fitted, tmp_path) -> list[str]:
     """Those of a run that succeeds; the folder holds a slide and a model."""
     Image.fromarray(slide_of(adata)).save(tmp_path / "slide.png")
     fitted.save(tmp_path / "model")
-    um = fitted.card.data.patches.um_per_px
+    um = fitted.card.data.embeddings["X_classical"].patches.um_per_px
     return options_of(tmp_path, "slide.png", **{"--mpp": um})
 
 
@@ -133,7 +133,7 @@ def test_genes_whose_names_no_table_in_a_file_can_have(adata, tmp_path, capsys):
     fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2, 3), **KEY)
     fitted.save(tmp_path / "model")
     Image.fromarray(slide_of(adata)).save(tmp_path / "slide.png")
-    um = fitted.card.data.patches.um_per_px
+    um = fitted.card.data.embeddings["X_classical"].patches.um_per_px
     assert cli.main(options_of(tmp_path, "slide.png", **{"--mpp": um, "-o": tmp_path / "out.zarr"})) == 0
     assert "to draw a gene" not in capsys.readouterr().out
     assert ad.read_zarr(tmp_path / "out.zarr").var_names.tolist() == fitted.genes
@@ -253,7 +253,7 @@ def test_the_unit_of_a_completed_layer_and_a_damaged_image(adata, tmp_path, caps
     fitted.save(tmp_path / "model")
     path = tmp_path / "slide.tif"
     tifffile.imwrite(path, slide_of(adata), photometric="rgb", tile=(64, 64), compression="zlib")
-    um = fitted.card.data.patches.um_per_px
+    um = fitted.card.data.embeddings["X_classical"].patches.um_per_px
     assert cli.main(options_of(tmp_path, "slide.tif", **{"--mpp": um})) == 0
     assert "target: layer 'median', in the unit of layer 'log2tpm' in training" in capsys.readouterr().out
     content = bytearray(path.read_bytes())
@@ -281,7 +281,7 @@ def test_nothing_is_left_where_writing_stops_half_way(options, tmp_path, capsys,
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals of POSIX")
 def test_an_interrupt_ends_the_program_at_once(options, fitted, tmp_path):
-    um = fitted.card.data.patches.um_per_px
+    um = fitted.card.data.embeddings["X_classical"].patches.um_per_px
     large = Image.open(tmp_path / "slide.png").resize((3000, 3000))
     large.save(tmp_path / "slide.png")
     run = subprocess.Popen([*PROGRAM, *changed(options, mpp=um / 2), "--force"], stderr=subprocess.PIPE, text=True)

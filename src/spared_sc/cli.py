@@ -250,12 +250,12 @@ def _predicted_slide(options: argparse.Namespace) -> tuple[AnnData, str]:
 
 def _check_inputs(fitted: FittedPredictor, folder: Path) -> None:
     """Refuse a model that reads something else than an image."""
-    data, needs = fitted.card.data, fitted.needs
-    if "log_depth" in needs:
+    if "log_depth" in fitted.needs:
         raise ValueError(f"the model in {folder} ({fitted.name}) reads counts, and an image has none.")
-    if "embedding" in needs and data.encoder is None:
+    unknown = [name for name, made in fitted.card.data.embeddings.items() if made.encoder is None]
+    if unknown:
         raise ValueError(
-            f"the model in {folder} reads the embedding {data.use_rep!r}, which no single encoder made: make it in Python, "
+            f"the model in {folder} reads the embedding {unknown[0]!r}, which no encoder made: make it in Python, "
             "and predict with `sp.tl.predict_expression`."
         )
 

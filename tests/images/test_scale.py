@@ -104,9 +104,11 @@ def test_a_saved_predictor_cuts_the_patches_that_it_was_trained_on_or_refuses(tm
     sp.tl.embed_patches(two, **KEY)
     sp.tl.fit_predictor(two, mask_var=None, **KEY).save(tmp_path / "model")
     model = sp.tl.load_predictor(tmp_path / "model")
-    assert model.card.data.patches.side_um == pytest.approx(55)
+    assert model.card.data.embeddings["X_classical"].patches.side_um == pytest.approx(55)
     slide = sp.pp.tile_slide(tmp_path / "ATrue.tif", spot_diameter=65, min_tissue=0)
-    patches = resolve_patches(slide, get_libraries(slide, "library_id"), like=model.card.data.patches)
+    patches = resolve_patches(
+        slide, get_libraries(slide, "library_id"), like=model.card.data.embeddings["X_classical"].patches
+    )
     assert patches.recipe["sources"]["slide"]["patch_px"] == pytest.approx(110)
     sp.tl.predict_expression(slide, model=model)
     unknown = squares(tmp_path, "C", 2, stated=False)

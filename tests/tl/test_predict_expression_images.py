@@ -134,3 +134,50 @@ def test_networks_refuse_a_split_without_validation(adata):
     params = {**TINY, "learning_rate": "search"}
     with pytest.raises(ValueError, match="learning_rate='search' compares rates on validation spots"):
         sp.tl.predict_expression(two, model="shufflenet", model_params=params, split_key=None, **KEY)
+
+
+def test_a_saved_predictor_makes_all_its_embeddings(adata, tmp_path):
+    sp.tl.embed_patches(adata, size=(2, 3), key_added="X_sizes", **KEY)
+    sp.tl.embed_patches(adata, n_rings=1, **KEY)
+    names = ["X_classical_mean1", "X_sizes"]
+    train, new = of_libraries(adata, 1, 2), of_libraries(adata, 3)
+    fitted = sp.tl.fit_predictor(train, use_rep=names, **KEY)
+    expected = fitted.predict(new)
+    fitted.save(tmp_path / "model")
+    fitted = sp.tl.load_predictor(tmp_path / "model")
+    assert list(fitted.card.data.embeddings) == names
+    joined = train.copy()
+    joined.obsm["X_joined"] = np.hstack([train.obsm[name] for name in names])
+    alone = sp.tl.fit_predictor(joined, use_rep="X_joined", **KEY)
+    new.obsm["X_joined"] = np.hstack([new.obsm[name] for name in names])
+    np.testing.assert_allclose(alone.predict(new), expected, rtol=1e-5, atol=1e-5)
+    for name in names:
+        del new.obsm[name]
+    np.testing.assert_allclose(fitted.predict(new), expected, rtol=1e-4, atol=1e-4)
+    del new.uns["spared_sc"]["patches"]  # which were of one size anyway
+    np.testing.assert_allclose(fitted.predict(new), expected, rtol=0.05, atol=0.05)  # cut to 32 pixels there
+    with pytest.raises(ValueError, match="'X_joined'.*'X_joined'.* cannot be used: .*a list of different ones"):
+        sp.tl.fit_predictor(joined, use_rep=["X_joined", "X_joined"], **KEY)
+    with pytest.raises(KeyError, match="there is no obsm\\['X_other'\\]"):
+        sp.tl.fit_predictor(joined, use_rep=["X_joined", "X_other"], **KEY)
+
+
+@pytest.mark.parametrize("change", [{"size": (2, 4)}, {"size": 2}, {"size": (2, 3), "n_rings": 1}])
+def test_an_embedding_of_other_sizes_or_neighbours_is_refused(adata, change):
+    sp.tl.embed_patches(adata, size=(2, 3), key_added="X_sizes", **KEY)
+    fitted = sp.tl.fit_predictor(of_libraries(adata, 1, 2), use_rep="X_sizes", **KEY)
+    new = of_libraries(adata, 3)
+    sp.tl.embed_patches(new, key_added="X_sizes", **change)
+    with pytest.raises(
+        ValueError, match=r"obsm\['X_sizes'\] has size=.*fitted on size=\[2.0, 3.0\], n_rings=0: remove it"
+    ):
+        fitted.predict(new)
+
+
+@pytest.mark.filterwarnings("ignore:the mean embedding of a section")  # means vary less within the sections
+def test_predictions_from_several_embeddings_are_recorded(adata):
+    sp.tl.embed_patches(adata, n_rings=1, **KEY)
+    sp.tl.predict_expression(adata, use_rep=("X_classical", "X_classical_mean1"), **KEY)
+    record = adata.uns["spared_sc"]["predicted_ridge"]
+    assert record["params"]["use_rep"].tolist() == ["X_classical", "X_classical_mean1"]
+    assert record["card"]["embeddings"]["X_classical_mean1"]["params"]["n_rings"] == 1

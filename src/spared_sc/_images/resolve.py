@@ -248,8 +248,7 @@ def _from_images(
     for name, entry, rows in zip(libraries.names, located, libraries.rows(), strict=True):
         check_inside(adata, name, entry, adata.obs_names[rows])
     if like is not None:
-        # Spots differ in size between arrays, micrometres do not.
-        size, unit = (like.size, like.unit) if like.side_um is None else (like.side_um, "um")
+        size, unit = like.measure
         output_size = like.output_size
         cut = replace(cut, stain=like.stain)
     sides = [_side(name, entry, float(size), unit) for name, entry in zip(libraries.names, located, strict=True)]

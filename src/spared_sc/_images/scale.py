@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,15 @@ class PatchScale:
     def side_um(self) -> float | None:
         """Side in micrometres; `None` where unknown."""
         return None if self.um_per_px is None else self.patch_px * self.um_per_px
+
+    @property
+    def measure(self) -> tuple[float, str]:
+        """Side and unit: spots differ in size between arrays, micrometres do not."""
+        return (self.size, self.unit) if self.side_um is None else (self.side_um, "um")
+
+    def times(self, factor: float) -> PatchScale:
+        """The scale of patches that are larger by a factor, of the same images."""
+        return replace(self, size=self.size * factor, patch_px=self.patch_px * factor)
 
     def __str__(self) -> str:
         return f"{self.size:g} {self.unit} of {self.patch_px:.0f} pixels"

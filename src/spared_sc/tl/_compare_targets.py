@@ -14,7 +14,7 @@ from spared_sc._models.prediction.registry import PREDICTORS, needs_of
 from spared_sc.tl._predict_expression import predict_expression
 from spared_sc.tl._score_prediction import score_prediction
 from spared_sc.tl._target import EXPRESSION, GIVEN_DETECTION
-from spared_sc.tl._task import CLASSICAL
+from spared_sc.tl._task import CLASSICAL, embedding_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +105,8 @@ def compare_targets(
     if taken:
         raise TypeError(f"compare_targets sets {taken[0]!r} itself: leave it out.")
     if "embedding" in needs_of(model, options.get("use_rep")):
-        check_rep(adata, options.get("use_rep") or CLASSICAL, allow_unrecorded=allow_unrecorded_rep)
+        for name in embedding_names(options.get("use_rep") or CLASSICAL):
+            check_rep(adata, name, allow_unrecorded=allow_unrecorded_rep)
     checkpoint = options.pop("checkpoint", None)
     work = shallow_copy(adata)
     for name, arm in _ARMS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from spared_sc._core import docs, validate
 from spared_sc._core.compute import make_compute
 from spared_sc._core.keys import Key
-from spared_sc._core.record import check_key, record
+from spared_sc._core.record import check_key, record, records_of
 from spared_sc._core.report import logger
 from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._images.resolve import resolve_patches
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from spared_sc._models.encoder_base import Encoder
 
 _KIND = "embedding"
+_CLASSICAL_SIZES = (1.0, 3.0, 6.0)  # spot diameters: the spot, and what surrounds it
 
 
 @accepts_spatialdata
@@ -36,6 +38,8 @@ def embed_patches(
     *,
     encoder: str = "classical",
     weights: str | Path = "pretrained",
+    size: float | Sequence[float] | None = None,
+    n_rings: int = 0,
     library_key: str | None = None,
     spatial_key: str = Key.obsm.spatial,
     key_added: str | None = None,
@@ -49,8 +53,8 @@ def embed_patches(
 ) -> AnnData | None:
     """Embed the image around every spot.
 
-    The patches are those that :func:`spared_sc.pp.extract_patches` recorded; otherwise squares of one spot diameter from
-    the full-resolution image if its file is known, and from the hires image if not.
+    The patches are those that :func:`spared_sc.pp.extract_patches` recorded; otherwise squares of `size` from the
+    full-resolution image if its file is known, and from the hires image if not.
 
     Parameters
     ----------
@@ -61,12 +65,19 @@ def embed_patches(
     weights
         `"pretrained"` takes the encoder's weights from its package or the local cache, or downloads them; a path names a `.safetensors` or
         `.pth` file; `"random"` leaves the encoder untrained.
+    size
+        Side of the patches, in the unit that `extract_patches` recorded, or in spot diameters. The features of several sizes
+        are joined. By default the recorded size; without a record, `(1, 3, 6)` for `"classical"`, so that the features
+        describe the spot and what surrounds it, and 1 for other encoders.
+    n_rings
+        Average the features over the spots at most this many hops away on the lattice of the library, and the spot itself;
+        0 leaves them as they are.
     {library_key}
     spatial_key
         Key in `obsm` of the spots' positions in pixels of the full-resolution image; by default the one that
         `extract_patches` recorded, or `"spatial"`.
     key_added
-        Name of the embedding; `"X_<encoder>"` by default.
+        Name of the embedding; by default `"X_<encoder>"`, or `"X_<encoder>_mean<n_rings>"` of means.
     checkpoint
         Folder in which finished sections are kept. The same call after a crash or an interrupt does not embed them again.
     force
@@ -98,8 +109,8 @@ def embed_patches(
     ConnectionError
         If weights can neither be found nor downloaded; the message says which and where to put them.
     ValueError
-        If image and spots do not match, a file is damaged, the store of patches has changed since it was recorded, or the
-        patches are too coarse for a foundation model.
+        If a size is not positive or occurs twice, a patch is larger than the image, image and spots do not match, a file is
+        damaged, the store of patches has changed since it was recorded, or the patches are too coarse for a foundation model.
 
     Examples
     --------
@@ -112,7 +123,10 @@ def embed_patches(
     from spared_sc._models.encoders import check_resolution, get_card, load_encoder
 
     adata = validate.check_adata(adata, genes=False)
-    key_added = f"X_{encoder.rpartition('/')[2]}" if key_added is None else key_added
+    sizes = _sizes_of(adata, size, encoder)
+    validate.check_number("n_rings", n_rings, 0, whole=True)
+    if key_added is None:
+        key_added = f"X_{encoder.rpartition('/')[2]}" + (f"_mean{n_rings}" if n_rings else "")
     check_key(adata, key_added, attr="obsm")
     libraries = validate.get_libraries(adata, library_key)
     compute = make_compute(
@@ -123,12 +137,17 @@ def embed_patches(
         checkpoint=checkpoint,
     )
     card = get_card(encoder)
-    patches = resolve_patches(adata, libraries, spatial_key=spatial_key)
-    sources = patches.recipe["sources"].values()
+    patches = [resolve_patches(adata, libraries, size=one, spatial_key=spatial_key) for one in sizes]
+    recipes = [one.recipe for one in patches]
+    sources = [source for recipe in recipes for source in recipe["sources"].values()]
     scales = [source["um_per_px"] for source in sources if source["um_per_px"] > 0]  # NaN where unknown
     check_resolution(card, min(source["patch_px"] for source in sources), max(scales, default=np.nan), force=force)
     model = load_encoder(encoder, weights=weights, device=compute.device, random_state=compute.seed)
-    embedding = _embed_libraries(model, patches, libraries, compute)
+    parts = []
+    for i in range(len(sizes)):
+        here = compute.below(f"size-{i}") if len(sizes) > 1 else compute
+        parts.append(_embed_libraries(model, patches.pop(0), libraries, here))  # each keeps its images in memory
+    embedding = neighborhood_mean(np.hstack(parts), adata, libraries, spatial_key, n_rings)
     adata = adata.copy() if copy else adata
     record(
         adata,
@@ -137,15 +156,43 @@ def embed_patches(
         params={
             "encoder": encoder,
             "weights": weights,
+            "size": [recipe["size"] for recipe in recipes],
+            "n_rings": n_rings,
             "library_key": libraries.key,
             "random_state": random_state,
             "force": force,
         },
         slots={"obsm": {key_added: embedding}},
         encoder=model.identity(),
-        patches=recorded_recipe(patches.recipe),
+        patches=recorded_recipe(recipes[0]),
     )
     return adata if copy else None
+
+
+def _sizes_of(adata: AnnData, size: float | Sequence[float] | None, encoder: str) -> list[float | None]:
+    """The sizes of patches; `None` for the recorded one, or that of `extract_patches`."""
+    if size is None:
+        several = encoder == "classical" and Key.uns.patches not in records_of(adata)
+        return list(_CLASSICAL_SIZES) if several else [None]
+    sizes = list(size) if isinstance(size, Sequence | np.ndarray) and not isinstance(size, str) else [size]
+    for one in sizes:
+        validate.check_number("size", one, 1e-9)
+    if not sizes or len(set(sizes)) < len(sizes):
+        raise ValueError(f"size={size!r} cannot be used: give a number, or several different ones such as (1, 3, 6).")
+    return [float(one) for one in sizes]
+
+
+def neighborhood_mean(
+    embedding: np.ndarray, adata: AnnData, libraries: Libraries, spatial_key: str, n_rings: int
+) -> np.ndarray:
+    """Mean of an embedding (n_spots, d) over each spot and those at most `n_rings` hops away, float32."""
+    if not n_rings:
+        return embedding
+    from spared_sc._kernels.smoothing import rings
+
+    weights = rings(validate.get_lattice(adata, libraries, spatial_key), n_rings)
+    total = 1 + np.asarray(weights.sum(axis=1)).reshape(-1, 1)
+    return ((weights @ embedding + embedding) / total).astype(np.float32)
 
 
 def _embed_libraries(model: Encoder, patches: AnyPatches, libraries: Libraries, compute: Compute) -> np.ndarray:

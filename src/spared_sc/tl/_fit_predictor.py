@@ -15,7 +15,7 @@ from spared_sc.tl._target import EXPRESSION
 from spared_sc.tl._task import make_task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -30,7 +30,7 @@ def fit_predictor(
     target: str = EXPRESSION,
     layer: str = Key.layers.log2tpm,
     loss: Literal["mse", "poisson", "nb", "detected", "all"] | None = None,
-    use_rep: str | None = None,
+    use_rep: str | Sequence[str] | None = None,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
     subject_key: str | None = None,

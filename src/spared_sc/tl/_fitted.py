@@ -27,6 +27,7 @@ from spared_sc._models.prediction.linear import folds
 from spared_sc._models.prediction.novelty import Novelty
 from spared_sc._models.prediction.registry import PREDICTORS, needs_of
 from spared_sc._models.prediction.spots import present
+from spared_sc.tl._embed_patches import neighborhood_mean
 from spared_sc.tl._target import COMPLETED, EXPRESSION
 from spared_sc.tl._task import get_spots, losses_of, novelty_features
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from spared_sc._core.compute import Compute
     from spared_sc._core.validate import Libraries
-    from spared_sc._images.patches import AnyPatches
     from spared_sc._kernels.folds import Fold
     from spared_sc._models.prediction.base import Predictor
     from spared_sc._models.prediction.spots import Spots
@@ -99,7 +99,7 @@ class FittedPredictor:
     @property
     def needs(self) -> tuple[str, ...]:
         """Parts of a spot that it reads, such as "patches"."""
-        return needs_of(self.name, self.card.data.use_rep)
+        return needs_of(self.name, list(self.card.data.embeddings) or None)
 
     def __repr__(self) -> str:
         n_train = sum(library.role == "train" for library in self.card.libraries.values())
@@ -163,17 +163,20 @@ class FittedPredictor:
     ) -> Prediction:
         """Predict the expression of a slide."""
         data, needs = self.card.data, self.needs
-        embeds = "embedding" in needs and data.use_rep not in adata.obsm and data.encoder is not None
         patches = None
-        if embeds or "patches" in needs:
+        if "patches" in needs:
             patches = resolve_patches(adata, libraries, like=data.patches, spatial_key=spatial_key)
             if data.patches is not None:
                 check_scale(data.patches, patches.recipe, force=force)
         spots = get_spots(adata, libraries, needs, spatial_key=spatial_key, patches=patches)
-        if embeds and patches is not None:
-            spots = replace(spots, patches=None, embedding=self._embed(patches, compute))
-        elif "embedding" in needs:
-            spots = replace(spots, embedding=self._embedding_of(adata, force=force))
+        if data.embeddings:
+            parts = [
+                self._read(adata, name, force=force)
+                if name in adata.obsm or made.encoder is None
+                else self._embed(adata, libraries, name, spatial_key, compute, force=force)
+                for name, made in data.embeddings.items()
+            ]
+            spots = replace(spots, embedding=np.hstack(parts))
         roles, own_library = self._match(adata, libraries, spatial_key)
         placed, own = self.predictor.place(compute), own_library[libraries.codes]
         with limited_threads(compute.network_threads):
@@ -258,8 +261,8 @@ class FittedPredictor:
         data = self.card.data
         if data.loss not in losses_of(data.target):
             raise ValueError(f"a loss of {data.target!r:.60} is not {data.loss!r:.60}")
-        if ("embedding" in self.needs) != (data.use_rep is not None):
-            raise ValueError(f"{self.name!r} needs {self.needs}, and use_rep is {data.use_rep!r:.60}")
+        if ("embedding" in self.needs) != bool(data.embeddings):
+            raise ValueError(f"{self.name!r} needs {self.needs}, and its embeddings are {list(data.embeddings)!r:.60}")
         n_genes = len(checkpoint.names_of(self.genes))
         checkpoint.ids_of(self.card.gene_ids, self.genes)
         of_genes = {"gene_mean": self.gene_mean}
@@ -297,28 +300,30 @@ class FittedPredictor:
         codes = [known[matched[name]].code if name in matched else -1 for name in libraries.names]
         return roles, np.array(codes)
 
-    def _embedding_of(self, adata: AnnData, *, force: bool) -> np.ndarray:
-        """The embedding in the AnnData, if it is by the same encoder from patches of the same scale."""
-        data = self.card.data
-        use_rep = str(data.use_rep)
-        made = records_of(adata).get(use_rep, {})
-        if data.encoder is not None:
-            _check_encoder(
-                data.encoder,
-                from_record(made.get("encoder")),
-                f"obsm[{use_rep!r}]",
-                f"remove it with `del adata.obsm[{use_rep!r}]` to have it made here",
-            )
-        if data.patches is not None and "patches" in made:
-            check_scale(data.patches, recipe_of(made["patches"]), force=force)
+    def _read(self, adata: AnnData, use_rep: str, *, force: bool) -> np.ndarray:
+        """An embedding in the AnnData, if it was made as in training, from patches of the same scale."""
+        trained, made = self.card.data.embeddings[use_rep], records_of(adata).get(use_rep, {})
+        remedy = f"remove it with `del adata.obsm[{use_rep!r}]` to have it made here"
+        if trained.encoder is not None:
+            _check_encoder(trained.encoder, from_record(made.get("encoder")), f"obsm[{use_rep!r}]", remedy)
+        if trained.patches is not None and trained.params is not None and "patches" in made:
+            check_scale(trained.patches, recipe_of(made["patches"]), force=force)
+            here = from_record(made["params"])
+            if not _same_features(trained.params, here):
+                differs = ", ".join(f"{name}={here.get(name)}" for name in ("size", "n_rings"))
+                wanted = ", ".join(f"{name}={trained.params.get(name)}" for name in ("size", "n_rings"))
+                raise ValueError(f"obsm[{use_rep!r}] has {differs}, the model was fitted on {wanted}: {remedy}.")
         return validate.get_embedding(adata, use_rep)
 
-    def _embed(self, patches: AnyPatches, compute: Compute) -> np.ndarray:
-        """The embedding of patches by the encoder of the training data."""
+    def _embed(
+        self, adata: AnnData, libraries: Libraries, use_rep: str, spatial_key: str, compute: Compute, *, force: bool
+    ) -> np.ndarray:
+        """An embedding by the encoder of training, of patches of the same sizes."""
         from spared_sc._models.encoders import embed_all, load_encoder
 
-        made = self.card.data.embed_params or {}
-        name, use_rep = made["encoder"], self.card.data.use_rep
+        trained = self.card.data.embeddings[use_rep]
+        made: dict[str, Any] = trained.params or {}
+        name, sizes = made["encoder"], made["size"]
         try:
             encoder = load_encoder(
                 name, weights=made["weights"], device=compute.device, random_state=made["random_state"]
@@ -329,8 +334,30 @@ class FittedPredictor:
                 f"`sp.tl.embed_patches(adata, encoder={name!r}, weights=<the file>, key_added={use_rep!r})` first."
             ) from error
         identity = from_record(encoder.identity())
-        _check_encoder(self.card.data.encoder or {}, identity, "the encoder found here", "get the same weights")
-        return embed_all(encoder, patches, show_progress_bar=compute.show_progress_bar, n_threads=compute.n_threads)
+        _check_encoder(trained.encoder or {}, identity, "the encoder found here", "get the same weights")
+        parts = []
+        for size in sizes:
+            scale = present(trained.patches, "scale of the patches").times(size / sizes[0])
+            asked: dict[str, Any] = {}
+            if len(sizes) > 1 or len(self.card.data.embeddings) > 1:  # more than a record on the slide can name
+                asked = dict(zip(("size", "unit"), scale.measure, strict=True))
+            patches = resolve_patches(adata, libraries, like=scale, spatial_key=spatial_key, **asked)
+            check_scale(scale, patches.recipe, force=force)
+            part = embed_all(
+                encoder,
+                patches,
+                batch_size=compute.batch_size,
+                show_progress_bar=compute.show_progress_bar,
+                n_threads=compute.n_threads,
+            )
+            parts.append(part)
+        return neighborhood_mean(np.hstack(parts), adata, libraries, spatial_key, made["n_rings"])
+
+
+def _same_features(trained: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether two embeddings join the same sizes, up to their unit, and average over the same neighbours."""
+    one, other = (np.array(made["size"]) / made["size"][0] for made in (trained, here))
+    return one.shape == other.shape and np.allclose(one, other) and trained["n_rings"] == here["n_rings"]
 
 
 def _check_encoder(trained: Mapping[str, Any], here: Mapping[str, Any] | None, where: str, remedy: str) -> None:

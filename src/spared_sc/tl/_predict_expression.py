@@ -23,7 +23,7 @@ from spared_sc.tl._target import COMPLETED, EXPRESSION
 from spared_sc.tl._task import make_task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
 
@@ -39,7 +39,7 @@ def predict_expression(
     target: str = EXPRESSION,
     layer: str = Key.layers.log2tpm,
     loss: Literal["mse", "poisson", "nb", "detected", "all"] | None = None,
-    use_rep: str | None = None,
+    use_rep: str | Sequence[str] | None = None,
     mask_var: str | None = Key.var.selected,
     library_key: str | None = None,
     subject_key: str | None = None,
@@ -85,8 +85,9 @@ def predict_expression(
         For a layer, the entries that count: `"detected"`, the default, so that the prediction is expression given
         detection, or `"all"`, as in the paper, with the layer's values for undetected entries.
     use_rep
-        Embedding in `obsm`, which :func:`spared_sc.tl.embed_patches` writes. Predictors of `"tokens"`
-        (:func:`spared_sc.tl.predictors`) read it instead of patches; those of an embedding read `"X_classical"` by default.
+        Embedding in `obsm`, which :func:`spared_sc.tl.embed_patches` writes, or a list of some, whose features are joined.
+        Predictors of `"tokens"` (:func:`spared_sc.tl.predictors`) read it instead of patches; those of an embedding read
+        `"X_classical"` by default.
     {mask_var}
     {library_key}
     subject_key
@@ -204,7 +205,7 @@ def predict_expression(
             "target": target,
             "layer": layer if target in COMPLETED else target,
             "loss": task.data.loss,
-            "use_rep": task.data.use_rep,
+            "use_rep": list(task.data.embeddings),
             "mask_var": mask_var if mask_var in adata.var else None,
             "library_key": libraries.key,
             "subject_key": subject_key,

@@ -18,7 +18,7 @@ from spared_sc._core.report import warn
 from spared_sc._images.resolve import resolve_patches
 from spared_sc._images.scale import recipe_of, scale_of
 from spared_sc._kernels.folds import connected
-from spared_sc._models.prediction.card import DataCard
+from spared_sc._models.prediction.card import DataCard, EmbeddingCard
 from spared_sc._models.prediction.registry import PREDICTORS, needs_of
 from spared_sc._models.prediction.spots import LOSSES, MSE, Spots
 from spared_sc.tl._target import COMPLETED, EXPRESSION, CompletedTarget, completed_target
@@ -70,7 +70,7 @@ def make_task(
     target: str,
     layer: str,
     loss: str | None,
-    use_rep: str | None,
+    use_rep: str | Sequence[str] | None,
     mask_var: str | None,
     subject_key: str | None,
     spatial_key: str,
@@ -83,7 +83,6 @@ def make_task(
     predictor, needs = PREDICTORS.load(model), needs_of(model, use_rep)
     if use_rep is not None and "embedding" not in needs:
         raise ValueError(f"{model!r} reads no embedding: leave out use_rep={use_rep!r}, or choose another model.")
-    use_rep = CLASSICAL if use_rep is None else use_rep
     PREDICTORS.make(model, params)  # wrong parameters show before any work is done
     split = _checked_split(adata, split_key, libraries, predictor, model)
     loss = _checked_loss(loss, target, predictor, model)
@@ -92,7 +91,8 @@ def make_task(
     genes = genes[np.argsort(adata.var_names[genes], kind="stable")]  # no result depends on their order
     groups, sections = _groups(adata, libraries, validate.get_subjects(adata, subject_key, libraries), split)
     patches = resolve_patches(adata, libraries, spatial_key=spatial_key) if "patches" in needs else None
-    spots = get_spots(adata, libraries, needs, spatial_key=spatial_key, use_rep=use_rep, patches=patches)
+    names = embedding_names(CLASSICAL if use_rep is None else use_rep) if "embedding" in needs else []
+    spots = get_spots(adata, libraries, needs, spatial_key=spatial_key, use_rep=names, patches=patches)
     values, detected = validate.get_block(adata, layer, genes)
     of_entries: dict[str, Any] = {"known": None if target == EXPRESSION or loss == "all" else detected}
     completed = None
@@ -131,25 +131,33 @@ def make_task(
             loss=loss,
             leak=leak(adata, layer, libraries, split_key, split),
             fingerprint_source=source,
-            **_inputs(adata, needs, use_rep, patches),
+            embeddings={name: _embedding_card(adata, name) for name in names},
+            patches=None if patches is None else scale_of(patches.recipe),
         ),
     )
 
 
-def _inputs(adata: AnnData, needs: tuple[str, ...], use_rep: str, patches: AnyPatches | None) -> dict[str, Any]:
-    """What the card says of embedding, encoder and patches."""
-    embedded = records_of(adata).get(use_rep, {}) if "embedding" in needs else {}
-    if embedded.get("function") != "tl.embed_patches":
-        embedded = {}
-    recipe = None if patches is None else patches.recipe
-    if recipe is None and "patches" in embedded:
-        recipe = recipe_of(embedded["patches"])
-    return {
-        "use_rep": use_rep if "embedding" in needs else None,
-        "encoder": from_record(embedded.get("encoder")),
-        "embed_params": from_record(embedded.get("params")),
-        "patches": None if recipe is None else scale_of(recipe),
-    }
+def embedding_names(use_rep: str | Sequence[str]) -> list[str]:
+    """Names of embeddings; refused if there is none, or one occurs twice."""
+    several = isinstance(use_rep, Sequence | np.ndarray) and not isinstance(use_rep, str)
+    names: list[Any] = list(use_rep) if several else [use_rep]
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"use_rep={use_rep!r} cannot be used: give the name of an embedding in adata.obsm, or a list of different ones."
+        )
+    return names
+
+
+def _embedding_card(adata: AnnData, name: str) -> EmbeddingCard:
+    """What is recorded of an embedding."""
+    made = records_of(adata).get(name, {})
+    if made.get("function") != "tl.embed_patches":
+        made = {}
+    return EmbeddingCard(
+        encoder=from_record(made.get("encoder")),
+        params=from_record(made.get("params")),
+        patches=scale_of(recipe_of(made["patches"])) if "patches" in made else None,
+    )
 
 
 def _checked_split(
@@ -235,10 +243,10 @@ def get_spots(
     needs: tuple[str, ...],
     *,
     spatial_key: str,
-    use_rep: str | None = None,
+    use_rep: Sequence[str] = (),
     patches: AnyPatches | None = None,
 ) -> Spots:
-    """The spots with everything that a predictor needs but targets; an embedding if `use_rep` names one."""
+    """The spots with everything that a predictor needs but targets; embeddings, side by side, if `use_rep` names some."""
     from spared_sc._kernels.counts import row_sums
 
     position = place = log_depth = embedding = None
@@ -254,8 +262,8 @@ def get_spots(
     if "log_depth" in needs:
         counts, _ = validate.get_counts(adata)
         log_depth = np.log1p(row_sums(counts))
-    if "embedding" in needs and use_rep is not None:
-        embedding = validate.get_embedding(adata, use_rep)
+    if use_rep:
+        embedding = np.hstack([validate.get_embedding(adata, name) for name in use_rep])
     return Spots(
         libraries.codes,
         position=position,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
@@ -86,6 +87,17 @@ def test_ridge_is_that_of_scikit_learn(spots, masked):
     model.fit(spots, None, None)
     assert model.penalty == pytest.approx(penalty)
     np.testing.assert_allclose(model.predict(spots, None), expected, atol=1e-4)
+
+
+def test_ridge_on_more_features_than_spots_is_that_of_scikit_learn(spots, rng):
+    wide = np.hstack([spots.embedding, rng.normal(size=(len(spots), 388)).astype(np.float32)])
+    spots = every_entry(replace(spots, embedding=wide))
+    inputs = PCA(len(spots) - 3, svd_solver="full").fit_transform(standardized(spots))  # each section is centred
+    penalty, expected = cross_validated(inputs, spots, np.ones(spots.target.shape, bool))
+    model = linear.Ridge(standardize="library")
+    model.fit(spots, None, None)
+    assert model.penalty == pytest.approx(penalty)
+    np.testing.assert_allclose(model.predict(spots, None), expected, atol=1e-3)
 
 
 def test_depth_only_is_a_regression_on_a_parabola(spots):

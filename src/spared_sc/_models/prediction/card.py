@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, is_dataclass
-from math import isfinite
+from math import inf, isfinite
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from spared_sc._images.scale import PatchScale  # noqa: TC001 - a type that `read` needs
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingCard:
+    """How an embedding was made; `None` where that is not recorded."""
+
+    encoder: dict[str, Any] | None  # its identity
+    params: dict[str, Any] | None  # of `tl.embed_patches`
+    patches: PatchScale | None  # of the first size
+
+    def __post_init__(self) -> None:
+        """A ValueError if the embedding cannot be made from what is said of it."""
+        made = self.params
+        if len({part is None for part in (made, self.encoder, self.patches)}) > 1:
+            raise ValueError("there is no embedding, or no encoder, of which the card says more")
+        if made is None:
+            return
+        kinds = {"encoder": str, "weights": str, "random_state": int, "n_rings": int, "size": list}
+        sizes = made.get("size")
+        if any(type(made.get(name)) is not kind for name, kind in kinds.items()) or not sizes:
+            raise ValueError(f"no embedding is made with {made!r:.60}")
+        if made["n_rings"] < 0 or not all(type(size) in (int, float) and 0 < size < inf for size in sizes):
+            raise ValueError(f"no embedding is made with {made!r:.60}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,25 +43,14 @@ class DataCard:
     unit: str  # the layer that defines the unit of the target
     loss: str  # what is compared: "mse", "poisson" or "nb", or the entries of a layer, "detected" or "all"
     leak: str  # the step behind the layer that learned from other libraries, in words
-    use_rep: str | None  # name of the embedding
-    encoder: dict[str, Any] | None  # identity of the encoder behind the embedding
-    embed_params: dict[str, Any] | None  # parameters of `tl.embed_patches`
-    patches: PatchScale | None
+    embeddings: dict[str, EmbeddingCard]  # by their names in obsm, in the order in which their features are joined
+    patches: PatchScale | None  # that the predictor itself reads
     fingerprint_source: str  # "places" or "names"
 
     def __post_init__(self) -> None:
-        """A ValueError if the embedding cannot be made from what is said of it."""
+        """A ValueError if spots cannot be told apart in this way."""
         if self.fingerprint_source not in ("places", "names"):
             raise ValueError(f"spots are not known by {self.fingerprint_source!r:.60}")
-        made = self.embed_params
-        if (made is None) != (self.encoder is None) or (made is not None and self.use_rep is None):
-            raise ValueError("there is no embedding, or no encoder, of which the card says more")
-        if made is not None and [type(made.get(name)) for name in ("encoder", "weights", "random_state")] != [
-            str,
-            str,
-            int,
-        ]:
-            raise ValueError(f"no embedding is made with {made!r:.60}")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,14 @@ def principal_components(values: np.ndarray, most: int, least: float) -> tuple[n
 
     `least`: variance relative to the first one's, below which a component is left out.
     """
-    variance, axes = np.linalg.eigh(values.T @ values / len(values))
+    wide = values.shape[1] > values.shape[0]
+    # Products of rows have the same variances as those of columns, and of the two matrices the smaller one is decomposed.
+    variance, axes = np.linalg.eigh((values @ values.T if wide else values.T @ values) / len(values))
     order = np.argsort(variance)[::-1][:most]
     order = order[variance[order] > least * max(variance.max(), 1e-12)]
+    variance, axes = variance[order], axes[:, order]
+    if wide:
+        axes = values.T @ axes
+        axes /= np.linalg.norm(axes, axis=0)
     # The sign of a component is arbitrary; this makes it the same on every machine.
-    sign = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(variance))])
-    return variance[order], (axes * sign)[:, order]
+    return variance, axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(variance))])

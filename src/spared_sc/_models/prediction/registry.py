@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from spared_sc._core.registry import About, Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from spared_sc._models.prediction.base import Predictor
 
 _SPARED = "as in SpaRED (Ruiz et al. 2025)"
@@ -149,7 +151,7 @@ PREDICTORS: Registry[Predictor] = Registry(
 ANCHORS = ("gene_mean", "depth_only", "position_only")  # shown beside every score
 
 
-def needs_of(model: str, use_rep: str | None) -> tuple[str, ...]:
+def needs_of(model: str, use_rep: str | Sequence[str] | None) -> tuple[str, ...]:
     """What a predictor takes of the data; tokens are an embedding where one is named, else patches."""
     tokens = "patches" if use_rep is None else "embedding"
     return tuple(tokens if need == "tokens" else need for need in PREDICTORS[model].needs)
