@@ -36,6 +36,7 @@ KEY = {"library_key": "library_id"}
 SIZES = (1, 3, 6)  # of a patch, in spot diameters
 REPS = {"classical": "X_classical", "efficientnet-lite0": "X_efficientnet-lite0"}
 STEPS = {"n_steps": 300, "validate_every": 20, "learning_rate": 1e-3}
+SIZE = {"width": 128, "depth": 2, "n_heads": 2, "feedforward": 256}
 SMALL: dict[str, dict[str, Any]] = {
     "gene_mean": {},
     "position_only": {},
@@ -43,7 +44,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "knn": {},
     "head": {**STEPS},
     "bleep": {**STEPS},
-    "egn": {**STEPS, "width": 128, "depth": 2, "n_heads": 2, "feedforward": 256, "warmup_steps": 30},
+    "egn": {**STEPS, **SIZE, "warmup_steps": 30},
+    "eggn": {**STEPS, "width": 128},
+    "sepal": {**STEPS, "first_steps": 300, "first_rate": 1e-3, "first_width": 128, "width": 128},
+    "histogene": {**STEPS, **SIZE},
+    "hist2st": {**STEPS, **SIZE},
+    "hggep": {**STEPS, **SIZE},
 }
 WITHOUT = ("gene_mean", "position_only")  # features
 
