@@ -42,7 +42,7 @@ def step_bytes(loss: Callable[[int], torch.Tensor], network: torch.nn.Module, n_
     told apart by two small steps.
     """
     few = min(_FEW, n_spots)
-    once = saved_bytes(lambda: loss(few), network)
+    once: float = saved_bytes(lambda: loss(few), network)
     if n_spots >= 2 * few:
         square = max(saved_bytes(lambda: loss(2 * few), network) - 2 * once, 0) / (2 * few**2)
         once = (once / few - square * few) * n_spots + square * n_spots**2

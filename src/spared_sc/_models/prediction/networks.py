@@ -602,8 +602,10 @@ class SectionPredictor(NetworkPredictor[Net]):
         def loss(n: int) -> torch.Tensor:
             some = Chosen(largest.rows[:n], np.ones(n, dtype=bool))
             patches = None if train.patches is None else train.patches.read(some.rows)
-            options = {"image_size": self.image_size, "own": train.library, "targets": targets}
-            return self.loss(network, Batch.of(train, some, patches, device, **options))
+            batch = Batch.of(
+                train, some, patches, device, image_size=self.image_size, own=train.library, targets=targets
+            )
+            return self.loss(network, batch)
 
         check_step(self.name, loss, network, len(largest.rows), self.smaller)
 
