@@ -20,6 +20,17 @@ MODELS = {
         **{**TINY, "encoder": "timm:test_resnet", "image_size": 32, "token_size": 16, "width": 32, "depth": 2},
         **{"n_heads": 1, "feedforward": 32, "n_exemplars": 3, "warmup_steps": 1},
     },
+    "sepal": {**TINY, "backbone": "timm:test_resnet", "image_size": 32, "width": 16, "first_steps": 4},
+    "eggn": {
+        **{
+            "weights": "random",
+            "n_steps": 4,
+            "validate_every": 2,
+            "learning_rate": 1e-3,
+            "encoder": "timm:test_resnet",
+        },
+        **{"image_size": 32, "width": 16, "n_layers": 2, "n_exemplars": 3},
+    },
 }
 
 

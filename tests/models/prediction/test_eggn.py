@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.networks import COMPUTE, CPU, N_GENES, on_lattice
-from spared_sc._models import training
+from helpers.section_networks import eggn
 from spared_sc._models.prediction.bank import Bank
 from spared_sc._models.prediction.batch import Batch, Targets
 from spared_sc._models.prediction.eggn import Eggn, EggnNet, ExemplarBridge, Exemplars, Layer, Readout
@@ -184,22 +184,9 @@ def test_small_sections(n_spots, k):
     assert output.isfinite().all()
 
 
-def test_published_sizes():
-    found = []
-    for n_genes in (32, 128, 785):
-        with torch.device("meta"):
-            whole = EggnNet(Shape(n_genes, 512, 2), width=512, n_layers=4)
-        found.append(f"{sum(weight.numel() for weight in whole.parameters()) / 1e6:.1f}")
-    assert found == ["10.9", "11.1", "12.1"]
-
-
-SMALL = {"weights": "random", "encoder": "timm:test_resnet", "image_size": 32, "width": 16, "n_layers": 2}
-SMALL |= {"n_exemplars": 3, "n_alike": 2, "n_steps": 4, "validate_every": 2}
-
-
-def fitted(spots, validation=None, compute=COMPUTE, **params) -> Eggn:
-    predictor = Eggn(**{**SMALL, **params})
-    predictor.fit(spots, validation, compute)
+def fitted(spots, **params) -> Eggn:
+    predictor = eggn(**params)
+    predictor.fit(spots, None, COMPUTE)
     return predictor
 
 
@@ -283,32 +270,6 @@ def test_the_loss_is_on_the_unit_scale(train):
     estimate, target = (prediction - low) / (high - low), (section.target - low) / (high - low)
     correlation = np.mean([np.corrcoef(estimate[:, g], target[:, g])[0, 1] for g in range(N_GENES)])
     assert loss == pytest.approx(((estimate - target) ** 2).mean() + 0.7 * (1 - correlation), rel=1e-3)
-
-
-def test_saved_and_loaded(train):
-    predictor = fitted(train)
-    again = Eggn.from_state(*predictor.state())
-    np.testing.assert_array_equal(again.predict(train, COMPUTE), predictor.predict(train, COMPUTE))
-    assert again.n_parameters() == predictor.n_parameters() == training.n_weights(again.network)
-
-
-def test_a_fit_that_broke_off_resumes(train, tmp_path, monkeypatch):
-    validation = replace(train.take(np.arange(10)), library=np.full(10, 3))
-    expected = fitted(train, validation).predict(train, COMPUTE)
-    how, taken, run = replace(COMPUTE, checkpoint=tmp_path / "state"), [], Eggn.loss
-    monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
-
-    def loss(self, network, batch):
-        taken.append(len(batch))
-        if len(taken) == 4:
-            raise KeyboardInterrupt
-        return run(self, network, batch)
-
-    monkeypatch.setattr(Eggn, "loss", loss)
-    with pytest.warns(UserWarning, match="training interrupted after step 2"):
-        fitted(train, validation, how)
-    np.testing.assert_array_equal(fitted(train, validation, how).predict(train, COMPUTE), expected)
-    assert len(taken) == 6
 
 
 def test_a_width_that_gates_do_not_divide():
