@@ -11,6 +11,7 @@ from helpers.image_prediction import cut
 from spared_sc._models.prediction.networks import NetworkPredictor
 
 TINY = {"weights": "random", "n_steps": 4, "train_batch_size": 8, "validate_every": 2, "learning_rate": 1e-3}
+SECTION = {name: value for name, value in TINY.items() if name != "train_batch_size"}
 
 
 MODELS = {
@@ -22,14 +23,12 @@ MODELS = {
     },
     "sepal": {**TINY, "backbone": "timm:test_resnet", "image_size": 32, "width": 16, "first_steps": 4},
     "eggn": {
-        **{
-            "weights": "random",
-            "n_steps": 4,
-            "validate_every": 2,
-            "learning_rate": 1e-3,
-            "encoder": "timm:test_resnet",
-        },
+        **{**SECTION, "encoder": "timm:test_resnet"},
         **{"image_size": 32, "width": 16, "n_layers": 2, "n_exemplars": 3},
+    },
+    "hist2st": {
+        **{**SECTION, "image_size": 32, "token_size": 8, "channels": 4},
+        **{"width": 16, "depth": 1, "n_heads": 1, "feedforward": 8, "n_copies": 2},
     },
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from torch.nn import functional
@@ -75,6 +75,7 @@ class AttentionPredictor(SectionPredictor[SectionNet]):
         Whether training computes inner values twice instead of storing them: slower, with less memory, to the same result.
     """
 
+    smaller: ClassVar[str] = "train with `gradient_checkpointing=True`, or lower `most_spots` (it changes the result)"
     image_size: int = parameter(112, least=1, whole=True)
     width: int = parameter(1024, least=1, whole=True)
     depth: int = parameter(8, least=1, whole=True)
