@@ -92,7 +92,7 @@ def test_numbers_of_parameters_are_the_published(model, millions):
         (STNetHe, "sgd", 32 * 1e-6, 0, ("none", 0, 0), 32),  # a mean over 32 patches, where the authors have a sum
         (Bleep, "adamw", 1e-3, 1e-3, ("none", 0, 0), 256),
         (Egn, "adamw", 5e-4, 1e-4, ("cosine", 1 / 5, 100), 256),
-        (Sepal, "adam", 1e-5, 0, ("none", 0, 0), 256),
+        (Sepal, "adam", 1e-4, 0, ("none", 0, 0), 256),
     ],
 )
 def test_training_is_as_published(model, optimizer, rate, decay, schedule, batch):
