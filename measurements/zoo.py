@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 KEY = {"library_key": "library_id"}
 SIZES = (1, 3, 6)  # of a patch, in spot diameters
 REPS = {"classical": "X_classical", "efficientnet-lite0": "X_efficientnet-lite0"}
-STEPS = {"n_steps": 300, "validate_every": 20, "learning_rate": 1e-3}
+STEPS = {"n_steps": 300, "validate_every": 20, "learning_rate": 1e-3, "delta": True}
 SIZE = {"width": 128, "depth": 2, "n_heads": 2, "feedforward": 256}
 SMALL: dict[str, dict[str, Any]] = {
     "gene_mean": {},

@@ -56,6 +56,7 @@ class Head(SpotPredictor[HeadNet]):
 
     takes_counts: ClassVar[bool] = True
     about: ClassVar[About] = PREDICTORS["head"]
+    delta: bool = parameter(True, choices=(False, True))
     hidden: int | None = parameter(None, least=1, whole=True)
     dropout: float = parameter(0.0, least=0, most=0.95)
     learning_rate: float | str = rate(1e-3)
