@@ -81,8 +81,10 @@ def make_task(
     """Find spots, targets and their lineage; refuse a split, a target, a loss or parameters that cannot be used."""
     params = dict(params or {})
     predictor, needs = PREDICTORS.load(model), needs_of(model, use_rep)
-    if use_rep is not None and "embedding" not in needs:
-        raise ValueError(f"{model!r} reads no embedding: leave out use_rep={use_rep!r}, or choose another model.")
+    if use_rep is not None and "patches" in needs:
+        raise ValueError(
+            f"{model!r} reads patches and no embedding: leave out use_rep={use_rep!r}, or choose another model."
+        )
     PREDICTORS.make(model, params)  # wrong parameters show before any work is done
     split = _checked_split(adata, split_key, libraries, predictor, model)
     loss = _checked_loss(loss, target, predictor, model)

@@ -23,7 +23,7 @@ def seeded():
 
 
 def network_of(make, n_features, **params) -> GeneNetwork:
-    return make(**params).make_network(Shape(N_GENES, n_features, 0), "random")
+    return make(**params).make_network(Shape(N_GENES, n_features, 1), "random")
 
 
 def section(n_features, n_rows=4, n_columns=5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
