@@ -63,7 +63,7 @@ def test_a_mixer_is_two_depthwise_convolutions_and_a_pointwise_one():
 
 
 def test_graph_layers_average_neighbours_without_the_spot_itself():
-    network = hist2st().make_network(Shape(5, 6, 0), "random").eval()
+    network = hist2st().make_network(Shape(5, 6, 1), "random").eval()
     adjacency = dense_edges(9)
     place, tokens = torch.arange(18).reshape(9, 2) % 7, torch.rand(9, 6)
     found = network.hidden(tokens, place, torch.from_numpy(np.stack(adjacency.nonzero())))
