@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 from torch.nn import functional
-from torch_geometric.nn import SAGEConv
 
 from spared_sc._core.params import parameter
 from spared_sc._models.prediction.bank import nearest
 from spared_sc._models.prediction.exemplars import GuidedNetwork, GuidedPredictor
+from spared_sc._models.prediction.graph_layers import SAGEConv
 from spared_sc._models.prediction.networks import SectionPredictor
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.prediction.spots import present

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 from torch.nn import functional
-from torch_geometric.nn import SAGEConv
 
 from spared_sc._core.params import parameter
 from spared_sc._models.prediction.backbones import Normalise
+from spared_sc._models.prediction.graph_layers import SAGEConv
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.prediction.section_layers import PlaceEmbedding, SectionHeads, in_chunks, with_isolated
 from spared_sc._models.prediction.sections import CountNetwork, CountPredictor, channels_of

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 from torch.nn import functional
-from torch_geometric.nn import DenseGCNConv, DenseGraphConv
 
 from spared_sc._core.params import parameter
 from spared_sc._core.registry import About
 from spared_sc._models.checkpoint import FRONT
 from spared_sc._models.prediction.backbones import Backbone
+from spared_sc._models.prediction.graph_layers import DenseGCNConv, DenseGraphConv
 from spared_sc._models.prediction.networks import GeneNetwork, SpotPredictor, rate
 from spared_sc._models.prediction.registry import PREDICTORS
 from spared_sc._models.prediction.sampling import Neighbourhoods
