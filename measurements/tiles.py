@@ -39,6 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "eggn": {"width": 128},
 }
 STEPS = 20
+COLUMNS = ("set", "model", "way", "spots", "train_cpu", "gib", "predict_cpu", "gap_tiles", "gap_quarters")
 
 
 def spots_of(name: str) -> tuple[Spots, Spots]:
@@ -85,7 +86,7 @@ def one(name: str, model: str, way: str) -> dict[str, Any]:
     compute = Compute(device="cpu", show_progress_bar=False)
     cut = ways(max(np.bincount(train.library).max(), len(test)))
     predictor = PREDICTORS.make(model, {**MODELS[model], **cut[way], "n_steps": STEPS, "validate_every": STEPS})
-    row: dict[str, Any] = {"set": name, "model": model, "way": way, "spots": len(test)}
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"set": name, "model": model, "way": way, "spots": len(test)}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
     predictor.fit(train, None, compute)
@@ -122,7 +123,7 @@ def main() -> None:
             for way in ways(1):
                 command = [sys.executable, __file__, "--one", name, model, way]
                 ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-                failed = {"set": name, "model": model, "way": way, "failed": True}
+                failed = dict.fromkeys(COLUMNS) | {"set": name, "model": model, "way": way}
                 rows.append(json.loads(ran.stdout.splitlines()[-1]) if ran.returncode == 0 else failed)
                 print(rows[-1], flush=True)
             _results.write("tiles.embeddings", rows)

@@ -56,7 +56,7 @@ def embed_all(
         progress_bar(total=len(patches), desc=desc, show=show_progress_bar, unit="patch") as bar,
     ):
         size = batch_size or settings.batch_size or encoder.batch_size
-        parts = np.split(np.arange(len(patches)), range(size, len(patches), size))
+        parts = (np.arange(start, min(start + size, len(patches))) for start in range(0, len(patches), size))
         for rows, batch in reading.ahead(parts, lambda rows: rows):
             found = features[rows[0] : rows[-1] + 1]
             _embed(encoder, present(batch, "patches"), found, n_threads)
