@@ -134,11 +134,14 @@ def test_embeddings_of_another_width_are_refused(adata):
 FIELDS = {"model": "oracle", "genes": ["a", "a"], "libraries": None, "n_spots": "many", "data": {}}
 # Of the data, and of a library: a value that the field cannot hold.
 OF_DATA = {
-    "loss": "detected",
-    "use_rep": None,
-    "fingerprint_source": "ids",
-    "encoder": {"name": "classical"},
-    "patches": {"size": 1.0, "unit": "um", "output_size": 10**6, "patch_px": 9.0, "um_per_px": None, "stain": None},
+    "no embedding": ("embeddings", {}),
+    "encoder": ("embeddings", {"X_test": {"encoder": {"name": "classical"}, "params": None, "patches": None}}),
+    "loss": ("loss", "detected"),
+    "fingerprint_source": ("fingerprint_source", "ids"),
+    "patches": (
+        "patches",
+        {"size": 1.0, "unit": "um", "output_size": 10**6, "patch_px": 9.0, "um_per_px": None, "stain": None},
+    ),
 }
 OF_LIBRARY = {"role": "held out", "code": 2**64, "sketch": ["1"]}
 
@@ -181,7 +184,8 @@ def test_broken_models(adata, tmp_path, what):
         elif what == "another order":
             card["predictor"]["genes"].reverse()
         elif what in OF_DATA:
-            card["predictor"]["data"][what] = OF_DATA[what]
+            field, value = OF_DATA[what]
+            card["predictor"]["data"][field] = value
         elif what in OF_LIBRARY:
             card["predictor"]["libraries"]["library_2"][what] = OF_LIBRARY[what]
         else:
