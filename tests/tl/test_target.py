@@ -152,7 +152,7 @@ def test_row_order_does_not_matter(adata):
         ({"target": "given_detection", "loss": "all"}, "loss='all' is unknown for target='given_detection'"),
         (
             {"loss": "nb"},
-            "'ridge' cannot be fitted to counts: choose loss='mse', or a predictor that can: 'shufflenet'",
+            "'ridge' cannot be fitted to counts: choose loss='mse', or a predictor that can: 'head', 'shufflenet'",
         ),
         ({"layer": "sqrt"}, r"needs a layer that is log2\(1 \+ scaled count\), unlike 'sqrt'"),
     ],
