@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ _FORMAT = "spared-sc model 2"
 FRONT = "front"  # folder for the checkpoint of a first stage, inside that of the whole
 _OURS = re.compile(rf"weights-[0-9a-f]{{16}}\.safetensors(\.part)?|card\.json\.part|\.card\.json\.lock|{FRONT}")
 _AGAIN = "copy the whole folder again, or remove it and save or fit again"
-_CHANGES = 5  # times that a model may be replaced while it is read
+_PATIENCE = 30.0  # seconds in which other processes may save a model again and again while it is read
 # What readers raise on arrays and values that do not fit together.
 MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
 
@@ -162,15 +163,14 @@ def data_hash(*arrays: np.ndarray) -> str:
 
 def _read(folder: Path, kinds: tuple[str, ...]) -> tuple[bytes, dict[str, Any]]:
     """Content of the weights, and the card, that belong together."""
-    for _ in range(_CHANGES):
+    until = time.monotonic() + _PATIENCE
+    while True:
         card = _read_card(folder, kinds)
         try:
             return _read_weights(folder, card), card
-        except ValueError as error:
-            if _read_card(folder, kinds) == card:
+        except ValueError:  # unless another process has saved a model in the meantime
+            if time.monotonic() > until or _read_card(folder, kinds) == card:
                 raise
-            changed = error  # another process has saved a model in the meantime
-    raise changed
 
 
 def _read_card(folder: Path, kinds: tuple[str, ...]) -> dict[str, Any]:
