@@ -139,18 +139,21 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--models", nargs="+", default=list(SMALL), choices=list(SMALL))
     parser.add_argument("--features", nargs="+", default=list(REPS), choices=list(REPS))
+    parser.add_argument("--folder", type=Path, help="where prepared sets are kept")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.one:
         print(json.dumps(one(Path(options.one[0]), *options.one[1:])))
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
         for name in options.sets:
-            prepare(name, Path(folder))
+            if not (folder / f"{name}.h5ad").exists():
+                prepare(name, folder)
             for model in options.models:
                 for features in ("none",) if model in WITHOUT else options.features:
-                    command = [sys.executable, __file__, "--one", folder, name, model, features]
+                    command = [sys.executable, __file__, "--one", str(folder), name, model, features]
                     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                     row, key = json.loads(ran.stdout.splitlines()[-1]), (name, model, features)
                     print({key: f"{x:.3g}" if isinstance(x, float) else x for key, x in row.items()}, flush=True)
