@@ -34,5 +34,6 @@ def through_a_file(adata: ad.AnnData, path: Path) -> ad.AnnData:
     with warnings.catch_warnings():
         warnings.filterwarnings("error")
         warnings.filterwarnings("ignore", message="Writing zarr v2")
+        warnings.filterwarnings("ignore", message="The '.*' option is deprecated")  # of pandas 3.1, by anndata
         getattr(adata, f"write_{path.suffix[1:]}")(path)
     return getattr(ad, f"read_{path.suffix[1:]}")(path)
