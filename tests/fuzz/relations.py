@@ -267,7 +267,11 @@ def image_files(case: Input) -> Other | None:
     base.uns["spatial"], base.obsm["spatial"] = slides, position
     if case.name != "tl.embed_patches":
         return Other(base, {**values, "image": paths}, base=base)
-    return Other(sp.pp.extract_patches(base, image=paths, copy=True, library_key="library_id"), values, base=base)
+    # The default number of patch sizes depends on whether patches were cut.
+    cut, of_files = (
+        sp.pp.extract_patches(base, copy=True, library_key="library_id", **image) for image in ({}, {"image": paths})
+    )
+    return Other(of_files, values, base=cut)
 
 
 def through_a_file(case: Input) -> Other:
