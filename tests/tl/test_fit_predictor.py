@@ -210,3 +210,9 @@ def test_features_that_do_not_vary_are_saved(tmp_path):
     first, second = (one.predict(adata, library_key="library_id").to_numpy() for one in (model, loaded))
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("params", [np.array("text"), [("n_components", 3)], "n_components"])
+def test_parameters_are_a_dictionary(adata, params):
+    with pytest.raises(TypeError, match="model_params=.*give a dictionary"):
+        sp.tl.fit_predictor(adata, use_rep="X_test", model_params=params, **KEY)

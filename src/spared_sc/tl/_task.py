@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,6 @@ from spared_sc._models.prediction.spots import LOSSES, MSE, Spots
 from spared_sc.tl._target import COMPLETED, EXPRESSION, CompletedTarget, completed_target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from anndata import AnnData
 
     from spared_sc._core.compute import Compute
@@ -79,6 +77,8 @@ def make_task(
     novelty: bool,
 ) -> Task:
     """Find spots, targets and their lineage; refuse a split, a target, a loss or parameters that cannot be used."""
+    if params is not None and not isinstance(params, Mapping):
+        raise TypeError(f"model_params={params!r:.60} cannot be used: give a dictionary of names and values.")
     params = dict(params or {})
     predictor, needs = PREDICTORS.load(model), needs_of(model, use_rep)
     if use_rep is not None and "patches" in needs:
