@@ -454,10 +454,12 @@ def full_disk(place: Place, most: int) -> dict[str, Any]:
     n_calls = int(counted.read_text())
     row = dict.fromkeys(("failures", "clear_error", "no_error", "other_error", "half_read", "same_bytes_after"), 0)
     for n in sorted({round(x) for x in np.linspace(1, n_calls, min(n_calls, most))}):
-        place.renew()
-        error = place.do(lambda n=n: counting(n)).error()
-        if int(counted.read_text()) < n:  # a download came in fewer blocks than at first
-            continue
+        error, n_done = "", 0
+        while n_done < n:
+            n = n_done or n  # a download came in fewer blocks than at first
+            place.renew()
+            error = place.do(lambda n=n: counting(n)).error()
+            n_done = int(counted.read_text())
         row["failures"] += 1
         kind = "no_error" if not error else "clear_error" if _is_clear(error) else "other_error"
         row[kind] += 1

@@ -20,8 +20,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import _results
-import anndata as ad
 import numpy as np
+from sections import _raw
 
 import spared_sc as sp
 from spared_sc._core.validate import get_libraries
@@ -33,6 +33,8 @@ from spared_sc._models.prediction.linear import ridge_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import anndata as ad
 
     Statistics = Callable[[str, np.ndarray, np.ndarray], np.ndarray]
 
@@ -68,18 +70,7 @@ def her2() -> ad.AnnData:
 
 def bulb() -> ad.AnnData:
     """Four sections of two mice; 128 genes."""
-    folder = sp.settings.data_dir / "olfactory_bulb"
-    sections = {
-        name: sp.datasets.read_st(
-            folder / f"{name}.tsv.gz",
-            folder / f"alignment_table_{name}.tsv",
-            image=folder / f"{name}.jpg",
-            library_id=name,
-        )
-        for name in BULBS
-    }
-    adata = ad.concat(sections, label="library_id", index_unique="_", merge="same")
-    adata.uns["spatial"] = {name: section.uns["spatial"][name] for name, section in sections.items()}
+    adata = _raw("MOB")
     sp.pp.recipe_spared(adata, **KEY)
     return adata
 

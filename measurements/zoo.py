@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import _results
 import anndata as ad
 import numpy as np
-from prediction import colon
+from prediction import colon, her2
 from sections import ORGANOIDS, _raw
 
 import spared_sc as sp
@@ -52,13 +52,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "hggep": {**STEPS, **SIZE},
 }
 WITHOUT = ("gene_mean", "position_only")  # features
-
-
-def her2() -> ad.AnnData:
-    """Four sections of patient C, each predicted by the others."""
-    adata = sp.datasets.her2st(["C2", "C3", "C4", "C5"], images=True)
-    sp.pp.recipe_spared(adata, **KEY)
-    return adata
 
 
 def her2_other() -> ad.AnnData:

@@ -121,7 +121,7 @@ def test_recipe_reproduces_table_1_of_the_paper(data_dir, folder, n_spots, befor
     adata = sp.datasets.read_visium(paths, load_images=False, library_key="library_id")
     with sp.settings.override(data_dir=data_dir), pytest.warns(UserWarning, match="genes have no length") as caught:
         sp.pp.recipe_spared(adata, library_key="library_id", gene_lengths="human")
-    assert sum(issubclass(one.category, UserWarning) for one in caught) == 1
+    assert len([one for one in caught if "option is deprecated" not in str(one.message)]) == 1  # of pandas 3.1
     selected = adata.var["spared_selected"].to_numpy()
     assert adata.n_obs == n_spots
     assert selected.sum() == 128
