@@ -2,6 +2,7 @@
 
     python measurements/zoo.py                       every set and model, on embeddings; an hour on one core
     python measurements/zoo.py --sets VLO --models ridge histogene
+    python measurements/zoo.py --patches             HER2+ C2 to C5, from patches with an EfficientNet; an hour on one core
 
 Sections are predicted by fits to the other sections of a set, networks choose their step on one of these. B4 is a section of
 another patient than C2 to C5, which are trained on. Each half of the colon is predicted by a fit to the other. The
@@ -52,6 +53,25 @@ SMALL: dict[str, dict[str, Any]] = {
     "hggep": {**STEPS, **SIZE},
 }
 WITHOUT = ("gene_mean", "position_only")  # features
+LITE = "timm:tf_efficientnet_lite0"
+PATCH = {"size": 3, "output_size": 112}  # in spot diameters, and in pixels
+FEW = {"n_steps": 60, "validate_every": 10, "learning_rate": 1e-3, "delta": True}
+ON_PATCHES: dict[str, dict[str, Any]] = {
+    "ridge": {},
+    "shufflenet": {**FEW, "backbone": LITE, "train_batch_size": 32},
+    "stnet": {**FEW, "backbone": LITE, "train_batch_size": 32},
+    "bleep": {**FEW, "backbone": LITE, "train_batch_size": 64, "loss_chunk": 64},
+    "egn": {**FEW, **SIZE, "encoder": LITE, "image_size": 128, "train_batch_size": 32, "warmup_steps": 6},
+    "eggn": {**FEW, "encoder": LITE, "image_size": 128, "width": 128},
+    "sepal": {
+        **{**FEW, "n_steps": 300, "image_size": 112, "backbone": LITE, "width": 128},
+        **{"first_steps": 60, "first_rate": 1e-3, "first_width": 128, "train_batch_size": 32},
+    },
+    "histogene": {**FEW, **SIZE, "n_steps": 300},
+    "hist2st": {**FEW, **SIZE, "width": 512, "channels": 8, "n_copies": 2},
+    "hggep": {**FEW, **SIZE, "depth": 1, "n_copies": 2, "weights": "random"},
+}
+PATCHES = "EfficientNet-Lite0"  # in place of the features' name
 
 
 def her2_other() -> ad.AnnData:
@@ -99,12 +119,16 @@ def prepare(name: str, folder: Path) -> None:
 def one(folder: Path, name: str, model: str, features: str) -> dict[str, Any]:
     """Scores, CPU seconds and memory of a model on a set, in this process."""
     adata = ad.read_h5ad(folder / f"{name}.h5ad")
+    if features == PATCHES:
+        sp.pp.extract_patches(adata, **PATCH, **KEY)
+    if features == PATCHES and model == "ridge":
+        sp.tl.embed_patches(adata, encoder="efficientnet-lite0", key_added=PATCHES, **KEY)
     start = time.process_time()
     sp.tl.predict_expression(
         adata,
         model=model,
-        use_rep=REPS.get(features),
-        model_params=SMALL[model],
+        use_rep=PATCHES if features == PATCHES and model == "ridge" else REPS.get(features),
+        model_params=(ON_PATCHES if features == PATCHES else SMALL)[model],
         key_added="predicted",
         show_progress_bar=False,
         subject_key="subject" if name == "MOB" else None,
@@ -118,10 +142,10 @@ def one(folder: Path, name: str, model: str, features: str) -> dict[str, Any]:
     return row | {"gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
-def kept() -> list[dict[str, Any]]:
+def kept(table: str) -> list[dict[str, Any]]:
     """Rows so far."""
     try:
-        return _results.read("zoo.embeddings")
+        return _results.read(table)
     except (FileNotFoundError, KeyError):
         return []
 
@@ -130,8 +154,9 @@ def main() -> None:
     """Each model in a process of its own; what is there already stays."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--models", nargs="+", default=list(SMALL), choices=list(SMALL))
+    parser.add_argument("--models", nargs="+", choices=sorted({*SMALL, *ON_PATCHES}))
     parser.add_argument("--features", nargs="+", default=list(REPS), choices=list(REPS))
+    parser.add_argument("--patches", action="store_true", help="networks on patches, of the first set")
     parser.add_argument("--folder", type=Path, help="where prepared sets are kept")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -139,19 +164,25 @@ def main() -> None:
     if options.one:
         print(json.dumps(one(Path(options.one[0]), *options.one[1:])))
         return
+    table, models = ("zoo.patches", ON_PATCHES) if options.patches else ("zoo.embeddings", SMALL)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        for name in options.sets:
+        for name in list(SETS)[:1] if options.patches else options.sets:
             if not (folder / f"{name}.h5ad").exists():
                 prepare(name, folder)
-            for model in options.models:
-                for features in ("none",) if model in WITHOUT else options.features:
-                    command = [sys.executable, __file__, "--one", str(folder), name, model, features]
-                    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                    row, key = json.loads(ran.stdout.splitlines()[-1]), (name, model, features)
-                    print({key: f"{x:.3g}" if isinstance(x, float) else x for key, x in row.items()}, flush=True)
-                    rows = [*(old for old in kept() if (old["set"], old["model"], old["features"]) != key), row]
-                    _results.write("zoo.embeddings", rows)
+            for model in options.models or models:
+                for features in [PATCHES] if options.patches else ["none"] if model in WITHOUT else options.features:
+                    add(table, folder, name, model, features)
+
+
+def add(table: str, folder: Path, *what: str) -> None:
+    """Add the row of a set, model and features, from a process of its own."""
+    command = [sys.executable, __file__, "--one", str(folder), *what]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    row = json.loads(ran.stdout.splitlines()[-1])
+    print({key: f"{x:.3g}" if isinstance(x, float) else x for key, x in row.items()}, flush=True)
+    others = [old for old in kept(table) if (old["set"], old["model"], old["features"]) != what]
+    _results.write(table, [*others, row])
 
 
 if __name__ == "__main__":
