@@ -228,6 +228,41 @@ def test_whole_slide_formats_name_the_package(tmp_path, monkeypatch):
         open_image(path)
 
 
+@pytest.fixture
+def slide(tmp_path):
+    """A slide as Aperio's scanners write it, and its pixels; tiles of the edge reach beyond it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 1100, 3), dtype=np.uint8)
+    scanned = {"photometric": "rgb", "metadata": None, "compression": "zlib"}
+    text = "Aperio Image Library v11.2.1 \r\n1100x700 (256x256) JPEG/RGB Q=100|AppMag = 40|MPP = 0.2500"
+    with tifffile.TiffWriter(tmp_path / "a.svs") as file:
+        file.write(pixels, tile=(256, 256), description=text, **scanned)
+        file.write(pixels[::8, ::8].copy(), description="Aperio thumbnail", rowsperstrip=16, **scanned)
+        file.write(pixels[::4, ::4].copy(), tile=(256, 256), description=text, **scanned)
+    return tmp_path / "a.svs", pixels
+
+
+@pytest.mark.parametrize("box", [(0, 700, 0, 1100), (250, 262, 500, 520), (690, 700, 1090, 1100)])
+def test_scanner_formats_are_read_by_openslide(slide, tmp_path, box):
+    pytest.importorskip("openslide")
+    path, pixels = slide
+    source = open_image(path)
+    assert source.shape == pixels.shape[:2]
+    assert source.um_per_px == pytest.approx(0.25)
+    np.testing.assert_array_equal(source.read(*box), open_image(pixels).read(*box))
+    assert [level.shape for level in source.overviews] == [(175, 275)]
+    np.testing.assert_array_equal(source.overviews[0].read(0, 175, 0, 275), pixels[::4, ::4])
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 300_000])
+def test_damaged_scanner_files_are_refused(slide, tmp_path, n_bytes):
+    pytest.importorskip("openslide")
+    path, pixels = slide
+    whole = path.read_bytes()
+    path.write_bytes(whole[:n_bytes])
+    with pytest.raises(ValueError, match=r"a\.svs"):
+        open_image(path).read(0, 700, 0, 1100)
+
+
 def test_large_files_leave_pillow_as_it_was(image, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     open_image(pillow(tmp_path / "a.png", image)).read(0, 10, 0, 10)
