@@ -153,9 +153,11 @@ def _open_slide(path: Path, cache: Cache | None) -> Source:
 
         def decode(row: int, col: int) -> np.ndarray:
             y, x = row * BLOCK, col * BLOCK
-            start = tuple(round(v * slide.level_downsamples[k]) for v in (x, y))
+            scale = slide.level_downsamples[k]
             with image_file(path):
-                region = slide.read_region(start, k, (min(BLOCK, width - x), min(BLOCK, height - y)))
+                region = slide.read_region(
+                    (round(x * scale), round(y * scale)), k, (min(BLOCK, width - x), min(BLOCK, height - y))
+                )
             # What was never scanned is transparent: glass.
             pixels = np.asarray(region)
             return np.where(pixels[..., 3:] == 0, np.uint8(255), pixels[..., :3])
