@@ -52,6 +52,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "hist2st": {**STEPS, **SIZE},
     "hggep": {**STEPS, **SIZE},
 }
+SHORT = {"HER2+ C2-C5": "c", "HER2+ B4": "b4", "VLO": "vlo", "VKO": "vko", "MOB": "mob", "mouse colon": "colon"}
+DEFAULT = ("ridge", "classical")
 WITHOUT = ("gene_mean", "position_only")  # features
 LITE = "timm:tf_efficientnet_lite0"
 PATCH = {"size": 3, "output_size": 112}  # in spot diameters, and in pixels
@@ -173,6 +175,36 @@ def main() -> None:
             for model in options.models or models:
                 for features in [PATCHES] if options.patches else ["none"] if model in WITHOUT else options.features:
                     add(table, folder, name, model, features)
+    if not options.patches:
+        summarise()
+
+
+def summarise() -> None:
+    """A row per model and features over all sets; and for every set the model that is best on the other sets."""
+    import pandas as pd
+
+    rows = pd.DataFrame(kept("zoo.embeddings"))
+    pcc, d2 = (
+        rows.pivot_table(index=["model", "features"], columns="set", values=metric, dropna=False).dropna()
+        for metric in ("pcc_given_depth", "d2")
+    )
+    models = []
+    for key in sorted(pcc.index, key=lambda key: -pcc.loc[key].mean()):
+        row = {"model": key[0], "features": key[1], "pcc_given_depth": pcc.loc[key].mean(), "d2": d2.loc[key].mean()}
+        ridge = ("ridge", key[1])
+        if ridge in pcc.index and key != ridge:
+            row |= {"above_pcc": int((pcc.loc[key] > pcc.loc[ridge]).sum())}
+            row |= {"above_d2": int((d2.loc[key] > d2.loc[ridge]).sum()), "sets": pcc.shape[1]}
+        row["cpu"] = rows.set_index(["model", "features"]).loc[key, "cpu"].sum()
+        models.append(row | {f"pcc_{SHORT[name]}": pcc.loc[key, name] for name in pcc})
+    _results.write("zoo.models", models)
+    chosen = []
+    for name in pcc:
+        best = pcc.drop(columns=name).rank().mean(axis=1).idxmax()
+        row = {"set": name, "model": best[0], "features": best[1]}
+        row |= {"pcc_given_depth": pcc.loc[best, name], "d2": d2.loc[best, name]}
+        chosen.append(row | {"ridge_pcc": pcc.loc[DEFAULT, name], "ridge_d2": d2.loc[DEFAULT, name]})
+    _results.write("zoo.chosen", chosen)
 
 
 def add(table: str, folder: Path, *what: str) -> None:
