@@ -13,7 +13,7 @@ import spared_sc as sp
 
 SOURCE = Path(sp.__file__).parent
 TESTS = Path(__file__).parent
-PUBLIC = ("datasets", "pp", "tl", "pl", "get")
+PUBLIC = ("benchmark", "datasets", "pp", "tl", "pl", "get")
 
 BELOW = {"_kernels", "_core", "_images", "_models"}
 LAYERS = {  # part -> the other parts that it may import; what is not named here lies on top

@@ -1,3 +1,4 @@
+from . import benchmark as benchmark
 from . import datasets as datasets
 from . import get as get
 from . import pl as pl
