@@ -12,6 +12,7 @@ from spared_sc._kernels.metrics import finite_mean
 
 LEAST_UNITS = 3  # for an interval
 UNITS = {
+    "source": "sources",
     "set": "sets",
     "subject": "subjects",
     "library": "libraries",
