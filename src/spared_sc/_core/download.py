@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spared_sc._core.locks import only_writer
 from spared_sc._core.report import logger, progress_bar
 from spared_sc._core.settings import settings
 
+if TYPE_CHECKING:
+    import threading
+
 _WAITS = (1.0, 2.0, 4.0)  # seconds before each new attempt
+_LONGEST_WAIT = 120.0  # seconds that a busy server may ask for
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two blocks
 _BLOCK = 2**17
 _SLOW = (60.0, 2**16)  # seconds, and the bytes that must have come in each such time
@@ -44,12 +50,23 @@ _PASSING = {
 }
 
 
-def fetch(url: str, path: Path, *, known_hash: str | None) -> Path:
+class StoppedError(Exception):
+    """A download was given up because another one failed, or because of an interrupt."""
+
+
+def address(url: str) -> str:
+    """Where a file is requested; tests put a server of their own in the place of all others."""
+    return url
+
+
+def fetch(url: str, path: Path, *, known_hash: str | None, stop: threading.Event | None = None) -> Path:
     """Download a file, or finish a download that was interrupted.
 
     Data are written to `<name>.part` beside the destination, which replaces the file in one step when it is complete and
-    its hash is right. An interrupted download is resumed only where a hash can prove that both parts belong together.
-    One process downloads a file at a time; another one waits for it, and finds the file.
+    its hash is right. An interrupted download is resumed where a hash can prove that both parts belong together, or where
+    the server says that its file is the same (`<name>.part.version` holds the ETag or date of the first part).
+    One process downloads a file at a time; another one waits for it, and finds the file. `stop` ends the download between
+    two blocks, from another thread; what has come stays.
 
     `known_hash` is such as `"sha256:<hexadecimal digits>"`, or `None`: then the server must say how long the file is, and
     a file that is empty, a web page, or of another kind than its ending says is refused. An existing file stays until the
@@ -65,14 +82,15 @@ def fetch(url: str, path: Path, *, known_hash: str | None) -> Path:
             stack.enter_context(only_writer(path, wait=_OTHER))
         if _version(path) not in (None, before) and _matches(path, known_hash):
             return path  # another process has downloaded it in the meantime
-        return _fetched(url, path, known_hash)
+        return _fetched(url, path, known_hash, stop)
 
 
-def _fetched(url: str, path: Path, known_hash: str | None) -> Path:
+def _fetched(url: str, path: Path, known_hash: str | None, stop: threading.Event | None) -> Path:
     part = path.with_name(f"{path.name}.part")
     resumed = known_hash is not None and part.exists()
     if not (resumed and _matches(part, known_hash)):
-        _persistently(url, lambda: _stream(url, part, known=known_hash is not None))
+        _persistently(url, lambda: _stream(url, part, known=known_hash is not None, stop=stop))
+    _version_file(part).unlink(missing_ok=True)
     if known_hash is None:
         _check_kind(url, part, path)
     if _matches(part, known_hash):
@@ -82,7 +100,7 @@ def _fetched(url: str, path: Path, known_hash: str | None) -> Path:
     part.unlink()
     if resumed:
         logger.info("the rest of an earlier download of %s does not belong to it: starting again", path.name)
-        return _fetched(url, path, known_hash)
+        return _fetched(url, path, known_hash, stop)
     raise ValueError(
         f"{url} is not the expected file: its hash is not {known_hash}, and it was deleted. The file was changed at its "
         "source, or a proxy answered in its place: try again from another network, or update spared_sc."
@@ -152,7 +170,7 @@ def read_text(url: str) -> str:
 
     def read() -> str:
         content = b""
-        with requests.get(url, stream=True, timeout=_TIMEOUT) as response:
+        with requests.get(address(url), stream=True, timeout=_TIMEOUT) as response:
             _check_answer(url, response)
             for block in _blocks(response):
                 content += block
@@ -204,16 +222,29 @@ def _persistently(url: str, attempt: Callable[[], Any]) -> Any:
         except requests.RequestException as error:
             if error.response is not None and error.response.status_code not in _PASSING:
                 raise ConnectionError(
-                    f"{url} could not be downloaded ({error}): the server refuses it. Check that the address still "
-                    "exists, or get the file in another way."
+                    f"{url} could not be downloaded ({error}): the server refuses it. Open the address in a browser to see "
+                    "whether it still exists, or get the file in another way."
                 ) from error
-            if not waits:
+            asked = _retry_after(error.response)
+            if not waits or asked > _LONGEST_WAIT:
+                busy = f"the server asks to wait for {asked:g} s; try again then" if asked else ""
                 raise ConnectionError(
-                    f"{url} could not be downloaded ({error}): check the network connection and try again."
+                    f"{url} could not be downloaded ({error}): {busy or 'check the network connection and try again'}."
                 ) from error
-            wait = waits.pop(0)
+            wait = max(waits.pop(0), asked)
             logger.info("%s was interrupted (%s): trying again in %g s", url, error, wait)
             time.sleep(wait)
+
+
+def _retry_after(response: Any) -> float:
+    """Seconds that a busy server asks to wait, as a number or a date."""
+    text = "" if response is None else response.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return 0.0
 
 
 def _check_answer(url: str, response: Any) -> None:
@@ -222,8 +253,11 @@ def _check_answer(url: str, response: Any) -> None:
 
     response.raise_for_status()
     if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        raise requests.ConnectionError(f"the answer is {response.status_code} {response.reason}, without a file")
-    if url.startswith("https:") and not response.url.startswith("https:"):
+        like = ", as of a firewall that lets no programs through" if response.status_code == HTTPStatus.ACCEPTED else ""
+        raise requests.HTTPError(
+            f"the answer is {response.status_code} {response.reason}, without a file{like}", response=response
+        )
+    if address(url).startswith("https:") and not response.url.startswith("https:"):
         raise requests.ConnectionError(f"it leads to {response.url}, which is not encrypted")
 
 
@@ -265,27 +299,70 @@ def _check_length(response: Any, known: bool | None) -> None:
         raise requests.ConnectionError("the server does not say how long it is, so that it may be cut short")
 
 
-def _stream(url: str, part: Path, *, known: bool) -> None:
+def _version_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.version")
+
+
+def _version_at_source(response: Any) -> str:
+    """What tells whether a file at its source is still the same; empty where the server says nothing."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _keep_version(part: Path, version: str, url: str) -> None:
+    """Note of which version of the file at `url` the part is."""
+    if version:
+        _version_file(part).write_text(f"{url}\n{version}", encoding="utf-8")
+    else:
+        _version_file(part).unlink(missing_ok=True)
+
+
+def _resumable(url: str, part: Path, known: bool) -> dict[str, str]:
+    """Headers that ask for the rest of a file, where both parts can be shown to belong together."""
+    start = part.stat().st_size if part.exists() else 0
+    if not start:
+        return {}
+    if known:
+        return {"Range": f"bytes={start}-"}
+    version = _version_file(part)
+    source, _, tag = version.read_text(encoding="utf-8").partition("\n") if version.exists() else ("", "", "")
+    return {"Range": f"bytes={start}-", "If-Range": tag} if tag and source == url else {}
+
+
+def _stream(url: str, part: Path, *, known: bool, stop: threading.Event | None = None) -> None:
     """Write a file to `part`, or append the rest of it; `known` is whether its hash is known."""
     import requests
 
-    start = part.stat().st_size if known and part.exists() else 0
+    rest = _resumable(url, part, known)
+    start = part.stat().st_size if rest else 0
     # Uncompressed: a file that is compressed for transfer cannot be requested in parts.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+    headers = {"Accept-Encoding": "identity", **rest}
+    with requests.get(address(url), headers=headers, stream=True, timeout=_TIMEOUT) as response:
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
         _check_answer(url, response)
         start = start if response.status_code == HTTPStatus.PARTIAL_CONTENT else 0
-        total = start + (_length(response) or 0)
+        length = _length(response) or 0
         with writing(part):
+            _check_space(part, length, start)
             part.touch()
-            with part.open("r+b") as file, progress_bar(total=total, desc=part.stem, unit="B") as bar:
+            _keep_version(part, "" if known else _version_at_source(response), url)
+            with part.open("r+b") as file, progress_bar(total=start + length, desc=part.stem, unit="B") as bar:
                 bar.unit_scale = True
                 file.seek(start)
                 bar.update(start)
                 for block in _blocks(response):
                     file.write(block)
                     bar.update(len(block))
+                    if stop is not None and stop.is_set():
+                        raise StoppedError(url)
                 file.truncate()
             _check_length(response, known)
+
+
+def _check_space(part: Path, length: int, start: int) -> None:
+    """Refuse, before the download, a file for which there is no space."""
+    old = part.stat().st_size - start if part.exists() else 0  # is overwritten
+    free = shutil.disk_usage(part.parent).free
+    if length - old > free:
+        raise OSError(errno.ENOSPC, f"{length:,} bytes are to come, and {free:,} are free")
