@@ -34,7 +34,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     kept = {path for path in SOURCE.rglob("*") if path.is_file() and not {"__pycache__", ".mypy_cache"} & {*path.parts}}
     assert files == {path.relative_to(SOURCE).as_posix() for path in kept}
-    assert {Path(name).suffix for name in files} >= {".py", ".pyi", ".typed", ".json", ".txt"}
+    assert {Path(name).suffix for name in files} >= {".py", ".pyi", ".typed", ".toml"}
 
 
 @pytest.mark.slow

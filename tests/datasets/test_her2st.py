@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import gzip
+import io
 import json
-import logging
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -13,88 +13,71 @@ import pandas as pd
 import pytest
 
 import spared_sc as sp
-from helpers.server import Server, sha256
+from helpers.repositories import picture, play, st_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from helpers.server import Server
+
 
 @pytest.fixture
-def collection(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Sections E1 and E2 on a server, a registry that knows one file of them, and an empty cache."""
-    import gzip
-    import io
-
-    from PIL import Image
-
-    module = importlib.import_module("spared_sc.datasets._her2st")
-    for name in ("E1", "E2"):
-        counts = f"\tA\t{name}\tC\n" + "".join(f"{x}x{y}\t{x}\t0\t{y}\n" for x in (1, 2, 3) for y in (1, 2))
-        spots = "x\ty\tnew_x\tnew_y\tpixel_x\tpixel_y\tselected\n" + "".join(
-            f"{x}\t{y}\t{x}.01\t{y}.02\t{100 * x}.5\t{100 * y}\t1\n" for x in (1, 2, 3) for y in (1, 2)
-        )
-        server.files[f"/data/ST-cnts/{name}.tsv.gz"] = gzip.compress(counts.encode())
-        server.files[f"/data/ST-spotfiles/{name}_selection.tsv"] = spots.encode()
-    labels = "Row.names\tx\ty\tpixel_x\tpixel_y\tlabel\n" + "".join(
-        f"a\t{x - 0.2}\t{y + 0.3}\t1\t1\t{'tumour' if x > 1 else 'stroma'}\n" for x in (1, 2, 3) for y in (1, 2)
-    )
-    server.files["/data/ST-pat/lbl/E1_labeled_coordinates.tsv"] = (labels + "b\tNA\tNA\t1\t1\ttumour\n").encode()
-    image = io.BytesIO()
-    Image.new("RGB", (400, 300), (200, 150, 180)).save(image, "JPEG")
-    server.files["/data/ST-imgs/E/E1/slide 7_E1.jpg"] = image.getvalue()
-    server.files["/data/ST-imgs/E/E1/slide%207_E1.jpg"] = image.getvalue()
-    server.files["/list/ST-imgs/E/E1"] = json.dumps([{"name": "slide 7_E1.jpg"}, {"name": "README"}]).encode()
-    known = {"ST-cnts/E1.tsv.gz": sha256(server.files["/data/ST-cnts/E1.tsv.gz"])}
-    monkeypatch.setattr(module, "_URL", f"{server.url}/data")
-    monkeypatch.setattr(module, "_LIST_URL", f"{server.url}/list")
-    monkeypatch.setattr(module, "_registry", lambda: known)
+def sources(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The collection on a server, which knows the checksums of the patients A to D, and an empty cache."""
+    play(server, monkeypatch, "HER2ST")
     with sp.settings.override(data_dir=None, cache_dir=tmp_path / "cache"):
         yield server
 
 
-def test_her2st_is_downloaded_once(collection: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.INFO, "spared_sc"):
-        adata = sp.datasets.her2st(["E1", "E2"])
-    assert "no checksum is on record for 'ST-spotfiles/E1_selection.tsv'" in caplog.text
-    assert "'ST-cnts/E1.tsv.gz'" not in caplog.text
-    assert adata.shape == (12, 2)
-    assert adata.var_names.tolist() == ["A", "C"]
-    assert adata.obs["label"].tolist()[:6] == ["stroma"] * 2 + ["tumour"] * 4
-    assert adata.obs["label"].isna().sum() == 6
+def test_her2st_is_downloaded_once(sources: Server, tmp_path: Path):
+    adata = sp.datasets.her2st(["E1", "E2"])
+    assert adata.shape == (50, 60)
+    truth = st_files("E1", "E")["ST-cnts/E1.tsv.gz"]
+    expected = pd.read_csv(io.BytesIO(gzip.decompress(truth)), sep="\t", index_col=0)
+    np.testing.assert_array_equal(adata[adata.obs["library_id"] == "E1"].X.toarray(), expected[adata.var_names])
+    assert adata.obs["label"].tolist()[:25] == ["stroma"] * 5 + ["tumour"] * 20
+    assert adata.obs["label"].isna().sum() == 25
     assert set(adata.obs["subject"]) == {"E"}
-    n_asked = len(collection.asked)
+    assert "split" not in adata.obs
+    n_asked = len(sources.asked)
     assert n_asked == 5
-    collection.files.clear()  # offline from here on
+    sources.files.clear()  # offline from here on
     again = sp.datasets.her2st("E1")
-    np.testing.assert_array_equal(again.obsm["spatial"], adata.obsm["spatial"][:6])
+    np.testing.assert_array_equal(again.obsm["spatial"], adata.obsm["spatial"][:25])
     outer = sp.datasets.her2st(["E1", "E2"], join="outer", labels=False)
-    assert outer.var_names.tolist() == ["A", "E1", "C", "E2"]
+    assert outer.var_names.tolist() == [*adata.var_names, "onlyE1", "onlyE2"]
     assert "label" not in outer.obs
-    assert len(collection.asked) == n_asked
-    assert sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()) == sorted(
-        ["E1.tsv.gz", "E2.tsv.gz", "E1_selection.tsv", "E2_selection.tsv", "E1_labeled_coordinates.tsv"]
-    )
+    assert len(sources.asked) == n_asked
+    folder = tmp_path / "cache" / "her2st"
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "SHA256SUMS",
+        "ST-cnts/E1.tsv.gz",
+        "ST-cnts/E2.tsv.gz",
+        "ST-pat/lbl/E1_labeled_coordinates.tsv",
+        "ST-spotfiles/E1_selection.tsv",
+        "ST-spotfiles/E2_selection.tsv",
+    ]
 
 
-def test_her2st_images_are_found_on_the_server(collection: Server):
+def test_her2st_images_are_found_on_the_server(sources: Server):
     adata = sp.datasets.her2st("E1", images=True)
     slot = adata.uns["spatial"]["E1"]
-    assert slot["images"]["hires"].shape == (300, 400, 3)
+    assert slot["images"]["hires"].shape == (700, 600, 3)
     assert slot["metadata"]["source_image_path"].endswith("slide 7_E1.jpg")
-    collection.files.clear()
+    sources.files.clear()
     sp.datasets.her2st("E1", images=True)
-    with pytest.raises(ConnectionError, match=r"3 files .*'ST-imgs/E/E2/\*.jpg'.*SPARED_SC_DATA_DIR"):
+    with pytest.raises(ConnectionError, match=r"3 files of HER2ST .*image.* of E2.*SPARED_SC_DATA_DIR"):
         sp.datasets.her2st("E2", images=True)
 
 
-def test_her2st_image_folder_of_the_user(collection: Server, tmp_path: Path):
+def test_her2st_image_folder_of_the_user(sources: Server, tmp_path: Path):
     for name in ("one.jpg", "._one.jpg", "two.jpg"):
         path = tmp_path / "data" / "her2st" / "data" / "ST-imgs" / "E" / "E1" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(collection.files["/data/ST-imgs/E/E1/slide 7_E1.jpg"])
+        path.write_bytes(picture("JPEG"))
     with sp.settings.override(data_dir=tmp_path / "data"):
-        with pytest.raises(ValueError, match=r"E1 holds several images \('one.jpg', 'two.jpg'\)"):
+        with pytest.raises(ValueError, match=r"several files that may be the image of section E1 .*one.jpg.*two.jpg"):
             sp.datasets.her2st("E1", images=True)
         path.unlink()
         adata = sp.datasets.her2st("E1", images=True)
@@ -103,39 +86,41 @@ def test_her2st_image_folder_of_the_user(collection: Server, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
-    [(b"[]", "lists nothing instead of one image"), (b"<html>", "does not list"), (b'{"message": 1}', "does not list")],
+    [(b"[]", "lists nothing instead of one file"), (b"<html>", "does not list"), (b'{"message": 1}', "does not list")],
 )
-def test_her2st_server_without_an_image(collection: Server, answer: bytes, reason: str):
-    collection.files["/list/ST-imgs/E/E1"] = answer
-    with pytest.raises(ConnectionError, match=rf"1 files .*{reason}"):
+def test_her2st_server_without_an_image(sources: Server, answer: bytes, reason: str):
+    sources.files["/api.github.com/repos/almaan/her2st/contents/data/ST-imgs/E/E1"] = answer
+    with pytest.raises(ConnectionError, match=rf"4 files .*{reason}"):
         sp.datasets.her2st("E1", images=True)
 
 
 @pytest.mark.parametrize("name", ["../../../../../../outside/evil.jpg", "/evil.jpg", "a\\evil.jpg", "a\0.jpg"])
-def test_her2st_image_name_that_leads_out_of_the_cache(collection: Server, tmp_path: Path, name: str):
-    collection.files["/list/ST-imgs/E/E1"] = json.dumps([{"name": name}]).encode()
-    with pytest.raises(ValueError, match=r"list/ST-imgs/E/E1 names the file .*not a plain file name"):
+def test_her2st_image_name_that_leads_out_of_the_cache(sources: Server, tmp_path: Path, name: str):
+    where = "/api.github.com/repos/almaan/her2st/contents/data/ST-imgs/E/E1"
+    sources.files[where] = json.dumps([{"name": name}]).encode()
+    with pytest.raises(ValueError, match=r"ST-imgs/E/E1.* names the file .*not a plain file name"):
         sp.datasets.her2st("E1", images=True)
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".jpg"]
 
 
-def test_her2st_offline_names_files_and_folder(collection: Server, tmp_path: Path):
-    collection.files.clear()
+def test_her2st_offline_names_files_and_folder(sources: Server, tmp_path: Path):
+    sources.files.clear()
     with pytest.raises(ConnectionError) as caught:
         sp.datasets.her2st("E")
-    for part in ("ST-cnts/E1.tsv.gz", "ST-spotfiles/E3_selection.tsv", str(tmp_path), "SPARED_SC_DATA_DIR", "7 files"):
+    for part in ("counts, labels, spots of E1", "of E3", str(tmp_path), "SPARED_SC_DATA_DIR", "7 files", "github.com"):
         assert part in str(caught.value)
 
 
-def test_her2st_with_the_wrong_content(collection: Server, tmp_path: Path):
-    collection.files["/data/ST-cnts/E1.tsv.gz"] = b"<html>log in</html>"
-    with pytest.raises(ValueError, match=r"E1.tsv.gz is not the expected file"):
-        sp.datasets.her2st("E1")
-    collection.files["/data/ST-cnts/E2.tsv.gz"] = b"<html>log in</html>"  # no hash
+def test_her2st_with_the_wrong_content(sources: Server, tmp_path: Path):
+    base = "/raw.githubusercontent.com/almaan/her2st/master/data/ST-cnts"
+    sources.files[f"{base}/A2.tsv.gz"] = b"<html>log in</html>"
+    with pytest.raises(ConnectionError, match=r"A2.tsv.gz is not the expected file"):
+        sp.datasets.her2st("A2")
+    sources.files[f"{base}/E2.tsv.gz"] = b"<html>log in</html>"  # no hash
     with pytest.raises(ConnectionError, match=r"E2.tsv.gz could not be downloaded: it is a web page"):
         sp.datasets.her2st("E2")
     # Put there by somebody else.
-    for name in ("E1", "E2"):
+    for name in ("A2", "E2"):
         path = tmp_path / "cache" / "her2st" / "ST-cnts" / f"{name}.tsv.gz"
         assert not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,17 +130,17 @@ def test_her2st_with_the_wrong_content(collection: Server, tmp_path: Path):
 
 
 def test_her2st_with_a_cache_that_cannot_be_written(
-    collection: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    sources: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     from spared_sc._core import download
 
     monkeypatch.setattr(download, "_temporary", {})
     (tmp_path / "file").write_bytes(b"x")
     with sp.settings.override(cache_dir=tmp_path / "file" / "cache"):
-        assert sp.datasets.her2st("E1").n_obs == 6
-        n_asked = len(collection.asked)
-        assert sp.datasets.her2st("E1").n_obs == 6  # found again by this process
-    assert len(collection.asked) == n_asked
+        assert sp.datasets.her2st("E1").n_obs == 25
+        n_asked = len(sources.asked)
+        assert sp.datasets.her2st("E1").n_obs == 25  # found again by this process
+    assert len(sources.asked) == n_asked
     assert "cannot be written" in caplog.text
 
 
@@ -273,9 +258,9 @@ def test_her2st_choice_of_sections(data_dir: Path, tmp_path: Path):
         assert outer.X.sum() > two.X.sum()
         assert (outer[:187, one.var_names].X != one.X).nnz == 0
         for wrong in ("E4", "I", "a1", ""):
-            with pytest.raises(ValueError, match=rf"no section '{wrong}': choose from A1 to A6"):
+            with pytest.raises(ValueError, match=rf"no section '{wrong}' in HER2ST: choose from 'A1', 'A2'"):
                 sp.datasets.her2st(wrong)
-        with pytest.raises(ValueError, match="no section was given"):
+        with pytest.raises(ValueError, match="no section of HER2ST was given"):
             sp.datasets.her2st([])
         with pytest.raises(ValueError, match="join='left' is unknown"):
             sp.datasets.her2st("A1", join="left")
@@ -283,22 +268,24 @@ def test_her2st_choice_of_sections(data_dir: Path, tmp_path: Path):
             sp.datasets.her2st("A1", library_key="subject")
 
 
-def test_her2st_takes_what_the_data_folder_has(data_dir: Path, tmp_path: Path):
-    """The folder of a clone, with one section unpacked from it."""
+def test_her2st_in_a_clone_of_the_repository(data_dir: Path, tmp_path: Path):
     for relative in ("ST-cnts/C2.tsv.gz", "ST-spotfiles/C2_selection.tsv"):
         path = tmp_path / "her2st" / "data" / relative
         path.parent.mkdir(parents=True)
         path.write_bytes((data_dir / "her2st" / relative).read_bytes())
     with sp.settings.override(data_dir=tmp_path, cache_dir=tmp_path / "cache"):
-        assert sp.datasets.her2st().n_obs == 187
+        assert sp.datasets.her2st("C2").n_obs == 187
+        path.write_bytes(path.read_bytes() + b"\n")
+        with pytest.raises(ValueError, match=r"C2_selection.tsv is not the file of HER2ST: its checksum is not"):
+            sp.datasets.her2st("C2")
 
 
-def test_registry_is_that_of_the_files(data_dir: Path):
+def test_checksums_are_those_of_the_files(data_dir: Path):
     import hashlib
-    import importlib
 
-    registry = importlib.import_module("spared_sc.datasets._her2st")._registry()
-    assert len(registry) == 24 + 24 + 4 + 5
-    for relative, known in registry.items():
-        digest = hashlib.sha256((data_dir / "her2st" / relative).read_bytes()).hexdigest()
-        assert known == f"sha256:{digest}"
+    from spared_sc.datasets._catalogue import entry_of
+
+    known = entry_of("HER2ST").sha256
+    assert len(known) == 24 + 24 + 4 + 5
+    for relative, digest in known.items():
+        assert hashlib.sha256((data_dir / "her2st" / relative).read_bytes()).hexdigest() == digest

@@ -65,10 +65,15 @@ def test_published_split():
     adata.obs["library_id"] = adata.obs["library_id"].cat.rename_categories(names)
     sp.pp.split_libraries(adata, **KEY, assignment="VLO")
     assert adata.obs.groupby("library_id", observed=True)["split"].first().tolist() == ["train", "train", "val", "test"]
-    with pytest.raises(KeyError, match="4 libraries are not in SpaRED's VKO"):
+    with pytest.raises(KeyError, match="4 libraries are not in the published split of VKO"):
         sp.pp.split_libraries(adata, **KEY, assignment="VKO")
-    with pytest.raises(KeyError, match="no published split 'VL'"):
+    with pytest.raises(ValueError, match="no data set 'VL'; near are 'VLO'"):
         sp.pp.split_libraries(adata, **KEY, assignment="VL")
+    adata.obs["library_id"] = adata.obs["library_id"].cat.rename_categories(
+        ["V19D02-085_B1", "V19D02-085_C1", "V19D02-085_D1", "other"]
+    )
+    with pytest.warns(UserWarning, match=r"VKO has no test split: it is one of 15 of the 26 sets .*MHPC"):
+        sp.pp.split_libraries(adata[adata.obs["library_id"] != "other"].copy(), **KEY, assignment="vko")
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (0, 0.5, 0.5), (0.5, 0.2, 0.2), (1.2, -0.2, 0)])

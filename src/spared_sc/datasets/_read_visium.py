@@ -201,7 +201,11 @@ def _read_run(
 ) -> list[Section]:
     """The section of a folder, or the sections of an aggregated run."""
     folder, bin_um = section_folder(path, bin_size)
-    layout = find_layout(folder, counts_file, bin_um)
+    return read_layout(name, find_layout(folder, counts_file, bin_um), load_images, in_tissue_only)
+
+
+def read_layout(name: str, layout: Layout, load_images: bool, in_tissue_only: bool) -> list[Section]:
+    """The section of some files, or the sections of an aggregated run."""
     counts = read_counts(layout.counts)
     found = suffixes(counts.barcodes)
     if len(found) < 2:

@@ -81,6 +81,19 @@ class _Found:
         return sorted(sample for sample, files in self.samples.items() if files.keys() & set(roles))
 
 
+def role_of(path: str) -> str | None:
+    """What a file is by the name that Space Ranger gives it and its folder; `raw` is also said of parts of a raw matrix."""
+    folder, _, name = path.rpartition("/")
+    role = next((role for role, pattern in _ROLES.items() if pattern.match(name)), None)
+    kind = _COUNTS_FOLDER.match(folder.rpartition("/")[2])
+    return "raw" if role in _MTX and kind and kind["kind"] == "raw" else role
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Files of one role, the preferred one first."""
+    return sorted(paths, key=_rank)
+
+
 def section_folder(folder: Path, bin_size: int | None) -> tuple[Path, int | None]:
     """The folder with the counts: `outs` inside of it, or that of the bins of Visium HD; and the size of the bins."""
     if bin_size is not None and (isinstance(bin_size, bool) or not isinstance(bin_size, int | float | np.integer)):

@@ -14,7 +14,8 @@ from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.report import logger, warn
 from spared_sc._core.sdata import accepts_spatialdata
-from spared_sc.datasets._splits import spared_splits
+from spared_sc.datasets._catalogue import entry_of
+from spared_sc.datasets._splits import of_sections, split_faults
 from spared_sc.pp._find_duplicate_libraries import find_duplicate_libraries
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def split_libraries(
         equal ones in random order, each in the split that is farthest from its share. A share of zero leaves a split
         out.
     assignment
-        Fixed split instead of a random one: a mapping from every library to `"train"`, `"val"` or `"test"`, or the
-        abbreviation of a SpaRED data set (such as `"VLO"`) for its published split.
+        Fixed split instead of a random one: a mapping from every library to `"train"`, `"val"` or `"test"`, or the name
+        of a data set of :func:`spared_sc.datasets.catalogue` (such as `"VLO"`) for its published split.
     intra_subject
         Allow one subject in several splits. Scores then do not generalise to other subjects.
     random_state
@@ -69,14 +70,14 @@ def split_libraries(
     Raises
     ------
     KeyError
-        If a column does not exist, a library is in no split, or the data set is unknown.
+        If a column does not exist or a library is in no split.
     ValueError
-        If subjects are unknown, too few, or would be in several splits.
+        If subjects are unknown, too few, or would be in several splits; or if the data set is unknown.
 
     Warns
     -----
     UserWarning
-        If libraries that are copies of each other are assigned to different splits.
+        If libraries that are copies of each other are assigned to different splits, or a published split has known faults.
 
     Notes
     -----
@@ -172,15 +173,12 @@ def _draw(
 
 def _assigned(names: list[str], assignment: str | Mapping[str, str]) -> list[str]:
     if isinstance(assignment, str):
-        known = spared_splits()
-        if assignment not in known:
-            raise KeyError(
-                f"there is no published split {assignment!r}; SpaRED's sets are {validate.listing(known, 30)}: pass one of those, or a table of libraries and parts."
-            )
-        source, assignment = f"SpaRED's {assignment}", known[assignment]
+        entry = entry_of(assignment)
+        source, assignment, faults = f"the published split of {entry.key}", of_sections(entry), split_faults(entry)
     else:
         # Libraries go by their names as text, also where the column holds numbers.
-        source, assignment = "`assignment`", {name_of(name): split for name, split in assignment.items()}
+        source, faults = "`assignment`", []
+        assignment = {name_of(name): split for name, split in assignment.items()}
     missing = [name for name in names if name not in assignment]
     if missing:
         raise KeyError(
@@ -193,6 +191,8 @@ def _assigned(names: list[str], assignment: str | Mapping[str, str]) -> list[str
     splits = [str(assignment[name]) for name in names]
     if "train" not in splits:
         raise ValueError(f"{source} puts no library into 'train': give one that value.")
+    for fault in faults:
+        warn(fault)
     return splits
 
 
