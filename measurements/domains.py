@@ -212,7 +212,7 @@ def _halves(name: str, seed: int) -> tuple[AnnData, AnnData]:
     """Two halves of the molecules; genes to complete are chosen on the first."""
     adata = read_raw(name)
     if name == "DLPFC":
-        lengths = pd.read_csv(sp.settings.data_dir / "annotation" / "gencode.v43.basic.gene_lengths.tsv.gz", sep="\t")
+        lengths = sp.datasets.gene_lengths("human")
         symbols = dict(zip(lengths["gene_id"].str.split(".").str[0], lengths["gene_name"], strict=True))
         adata.var_names = [symbols.get(gene, gene) for gene in adata.var_names]
     counts = sps.csr_matrix(adata.X)

@@ -43,7 +43,7 @@ def read(name: str, *, with_split: bool = False) -> ad.AnnData:
     if with_split:
         adata.obs["split"] = adata.obs["library_id"].astype(str).map(SPLITS[name])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*have no length")  # mitochondrial genes, see the docs
+        warnings.filterwarnings("ignore", message=".*have no length")  # genes that are no longer annotated
         warnings.filterwarnings("ignore", message=".*genes")
         sp.pp.recipe_spared(adata, library_key="library_id")
     return adata

@@ -32,7 +32,7 @@ def main() -> None:
         selected = {}
         for layer in ("median", "log2tpm"):
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*have no length")  # mitochondrial genes, see the docs
+                warnings.filterwarnings("ignore", message=".*have no length")  # genes that are no longer annotated
                 done = sp.pp.recipe_spared(adata, library_key="library_id", moran_layer=layer, copy=True)
             summary = done.uns["spared_sc"]["spared_filter"]["summary"]
             detected = done[:, done.var["spared_selected"]].layers["detected"].toarray()

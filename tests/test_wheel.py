@@ -34,7 +34,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     kept = {path for path in SOURCE.rglob("*") if path.is_file() and not {"__pycache__", ".mypy_cache"} & {*path.parts}}
     assert files == {path.relative_to(SOURCE).as_posix() for path in kept}
-    assert {Path(name).suffix for name in files} >= {".py", ".pyi", ".typed", ".toml"}
+    assert {Path(name).suffix for name in files} >= {".py", ".pyi", ".typed", ".toml", ".xz"}
 
 
 @pytest.mark.slow
@@ -51,6 +51,8 @@ def test_the_installed_wheel_runs_the_demo(wheel, tmp_path):
     where = run([python, "-c", "import spared_sc; print(spared_sc.__file__)"], tmp_path)
     assert environment in Path(where.strip()).parents
     assert "spared-sc" in run([scripts / "spared-sc", "info"], tmp_path)
+    lengths = "import spared_sc as sp; print(*(len(sp.datasets.gene_lengths(name)) for name in ('human', 'mouse')))"
+    assert run([python, "-c", lengths], tmp_path).split() == ["62703", "56884"]
     said = run([scripts / "spared-sc", "demo", "--output", "demo"], tmp_path)
     assert "made-up collection" in said
     assert {"completed.h5ad", "summary.txt", "missing.png"} <= {path.name for path in (tmp_path / "demo").iterdir()}

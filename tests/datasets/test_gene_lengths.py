@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+import socket
 from typing import TYPE_CHECKING
 
-import numpy as np
+import pytest
 
 import spared_sc as sp
-from spared_sc._core import genes
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
-
-    from helpers.server import Server
 
 
 GTF = (
@@ -24,18 +19,21 @@ GTF = (
 )
 
 
-def test_gencode_over_http(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import gzip
+def test_tables_need_no_network_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was used")
 
-    packed = gzip.compress(GTF.encode())
-    digest = hashlib.md5(packed).hexdigest()
-    server.files |= {"/r.annotation.gtf.gz": packed, "/MD5SUMS": f"{digest}  r.annotation.gtf.gz\n".encode()}
-    monkeypatch.setitem(genes._GENCODE, "human", ("r", server.url))
-    with sp.settings.override(data_dir=None, cache_dir=tmp_path):
-        tables = [sp.datasets.gene_lengths("human") for _ in range(2)]
-    assert [path for path, _ in server.asked] == ["/MD5SUMS", "/r.annotation.gtf.gz"]
-    assert [path.name for path in (tmp_path / "annotation").iterdir()] == ["r.gene_lengths.tsv.gz"]
-    for table in tables:
-        np.testing.assert_array_equal(table["length"], [50, np.nan])
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with sp.settings.override(data_dir=None, cache_dir=tmp_path / "cache"):
+        human, mouse = sp.datasets.gene_lengths(), sp.datasets.gene_lengths("mouse")
+    assert human.set_index("gene_name")["length"]["ACTB"] > 1000
+    assert mouse.set_index("gene_name")["length"]["Actb"] > 1000
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_of_ones_own(tmp_path: Path):
     (tmp_path / "own.gtf").write_text(GTF)
-    assert sp.datasets.gene_lengths(tmp_path / "own.gtf")["length"].tolist() == [50, 70]
+    table = sp.datasets.gene_lengths(tmp_path / "own.gtf")
+    assert table["length"].tolist() == [50, 70]
+    with pytest.raises(FileNotFoundError, match="expected 'human', 'mouse' or the path"):
+        sp.datasets.gene_lengths("rat")

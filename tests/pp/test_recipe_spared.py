@@ -112,6 +112,18 @@ def test_recipe_reads_the_layer_it_is_told(collection):
         np.testing.assert_array_equal(other.layers[name].toarray(), collection.layers[name].toarray())
 
 
+def test_mitochondrial_genes_take_part_where_asked(collection):
+    """With TPM they are not kept, as in SpaRED, unless asked for; with CPM they are."""
+    name = collection.var_names[np.asarray((collection.X > 0).mean(axis=0)).ravel().argmax()]
+    collection.var_names = ["MT-CO1" if gene == name else gene for gene in collection.var_names]
+    for options, kept in (({}, False), ({"mitochondrial": True}, True), ({"gene_lengths": None}, True)):
+        done = sp.pp.recipe_spared(collection, library_key="library_id", n_genes=9, copy=True, **options)
+        assert done.var["spared_keep"]["MT-CO1"] == kept
+        sums = (2.0 ** done.layers["log2tpm"].toarray() - 1)[:, done.var["spared_keep"]].sum(axis=1)
+        np.testing.assert_allclose(sums, 1e6, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:[12] of .* genes have no length .*'MTRNR2L12'")  # no longer annotated
 @pytest.mark.parametrize(
     ("folder", "n_spots", "before", "after"),
     [("lung_organoid", 1832, 0.90, 0.26), ("kidney_organoid", 1355, 0.92, 0.33)],
@@ -119,10 +131,11 @@ def test_recipe_reads_the_layer_it_is_told(collection):
 def test_recipe_reproduces_table_1_of_the_paper(data_dir, folder, n_spots, before, after):
     paths = sorted((data_dir / "villacampa" / folder).glob("V19*"))
     adata = sp.datasets.read_visium(paths, load_images=False, library_key="library_id")
-    with sp.settings.override(data_dir=data_dir), pytest.warns(UserWarning, match="genes have no length") as caught:
-        sp.pp.recipe_spared(adata, library_key="library_id", gene_lengths="human")
-    assert len([one for one in caught if "option is deprecated" not in str(one.message)]) == 1  # of pandas 3.1
+    sp.pp.recipe_spared(adata, library_key="library_id")
     selected = adata.var["spared_selected"].to_numpy()
+    mitochondrial = adata.var_names.str.startswith("MT-")
+    assert (adata.layers["log2tpm"].toarray()[:, mitochondrial] > 0).any()
+    assert not adata.var["spared_keep"][mitochondrial].any()
     assert adata.n_obs == n_spots
     assert selected.sum() == 128
     summary = adata.uns["spared_sc"]["spared_filter"]["summary"]

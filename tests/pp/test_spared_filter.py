@@ -179,6 +179,30 @@ def test_filter_with_own_genes(collection):
     np.testing.assert_array_equal(result.var["expressed_fraction"], by_rule.var["expressed_fraction"])
 
 
+@pytest.mark.parametrize("by", ["symbol", "id"])
+def test_mitochondrial_genes_can_be_left_out(collection, by, caplog):
+    """After the rule, as in SpaRED: the other genes are kept as with them. Genes that are named are kept."""
+    best = collection.var_names[np.argsort(-dense(collection.X > 0).mean(axis=0))[:2]]
+    symbols = {best[0]: "MT-CO1", best[1]: "MT-ND1"}
+    if by == "symbol":
+        collection.var_names = [symbols.get(name, name) for name in collection.var_names]
+        best = list(symbols.values())
+    else:
+        ids = dict(zip(best, ["ENSG00000198804.2", "ENSG00000198888"], strict=True))
+        collection.var["gene_ids"] = [ids.get(name, "") for name in collection.var_names]
+    options = {"library_key": "library_id", "copy": True}
+    kept = {
+        value: sp.pp.spared_filter(collection, mitochondrial=value, **options).var["spared_keep"]
+        for value in (True, False)
+    }
+    assert kept[True][best].all()
+    assert not kept[False][best].any()
+    pd.testing.assert_series_equal(kept[False].drop(best), kept[True].drop(best))
+    assert kept[False].sum() > 0
+    named = sp.pp.spared_filter(collection, mitochondrial=False, genes=list(best), **options)
+    assert set(named.var_names[named.var["spared_keep"]]) == set(best)
+
+
 def test_filter_judges_genes_on_train_libraries_only(collection):
     split = {"library_1": "train", "library_2": "test", "library_3": "train"}
     collection.obs["split"] = collection.obs["library_id"].map(split)

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from spared_sc._core.download import cache_folder, cache_folders, fetch, read_text, writing
 from spared_sc._core.keys import Key
 from spared_sc._core.report import logger
-from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _COLUMNS = ("gene_id", "gene_name", "gene_type", "chromosome", "length")
-_GENCODE = {
-    "human": ("gencode.v43.basic", "https://ftp.ebi.ac.uk/pub/databases/gencode/Gencode_human/release_43"),
-    "mouse": ("gencode.vM33.basic", "https://ftp.ebi.ac.uk/pub/databases/gencode/Gencode_mouse/release_M33"),
-}
+_FORMER = "former_names"
+ORGANISMS = ("human", "mouse")  # with a table in the package, which scripts/gene_tables.py makes
+_TABLES = Path(__file__).with_name("gene_tables")
 # References of several species put the genome in front of ids and symbols: GRCh38_, GRCh38__, mm10___.
 _GENOME_PREFIX = re.compile(r"^(?:GRCh|GRCm|hg|mm)\d+_+")
 # GENCODE marks the copies of the pseudo-autosomal genes on chromosome Y by their ending.
@@ -36,10 +33,6 @@ _ENSEMBL_SPECIES = r"^ENS([A-Z]*)G\d"  # empty for human
 _GENOME = r"^(GRCh|GRCm|hg|mm)\d+_"
 _GENOMES = {"GRCh": "", "hg": "", "GRCm": "MUS", "mm": "MUS"}
 _FEW = 0.05  # share of the genes whose symbols changed between two annotations
-_WAYS_OUT = (
-    "put the file into the folder that SPARED_SC_DATA_DIR names, pass the path of a GTF file or of a gene table "
-    "as gene_lengths=, or pass gene_lengths=None for counts per million."
-)
 
 
 @dataclass(frozen=True)
@@ -67,57 +60,15 @@ class GeneMatch:
 
 def load_gene_table(source: str | Path) -> pd.DataFrame:
     """Table of genes with their lengths, from an organism or a path; see `spared_sc.datasets.gene_lengths`."""
-    if str(source) in _GENCODE:
-        return _gencode_table(str(source))
+    if str(source) in ORGANISMS:
+        return _read_table(_TABLES / f"{source}.tsv.xz")
     path = Path(source).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no gene table {str(source)!r}: expected {listing(_GENCODE)} or the path of a .gtf, .tsv or .csv "
+            f"there is no gene table {str(source)!r}: expected {listing(ORGANISMS)} or the path of a .gtf, .tsv or .csv "
             "file (also .gz)."
         )
     return parse_gtf(path) if ".gtf" in path.suffixes else _read_table(path)
-
-
-def _gencode_table(organism: str) -> pd.DataFrame:
-    release, url = _GENCODE[organism]
-    name = f"{release}.gene_lengths.tsv.gz"
-    places = [folder / name for folder in cache_folders("annotation")]
-    if settings.data_dir is not None:
-        places.insert(0, settings.data_dir / "annotation" / name)
-    for path in places:
-        if path.is_file():
-            return _read_table(path)
-    cached = cache_folder("annotation") / name
-    gtf = _download_gtf(f"{release}.annotation.gtf.gz", url, cached.parent, places)
-    table = parse_gtf(gtf)
-    # The tables that SpaRED published give the mitochondrial genes no length, and so do the tables prepared from them.
-    # In some spots their transcripts are so many that TPM, shares of all, would hide the other genes; and values must
-    # not depend on where the table came from.
-    table.loc[table["chromosome"] == "chrM", "length"] = np.nan
-    with writing(cached), TemporaryDirectory(dir=cached.parent) as folder:
-        # Renamed when it is complete, so that a second process never reads half a table.
-        written = Path(folder) / name
-        table.to_csv(written, sep="\t", index=False)
-        written.replace(cached)
-    gtf.unlink(missing_ok=True)
-    logger.info("wrote the lengths of %d %s genes to %s", len(table), organism, cached)
-    return table
-
-
-def _download_gtf(name: str, url: str, folder: Path, places: list[Path]) -> Path:
-    """The GTF of a GENCODE release, checked against the release's own list of md5 sums."""
-    logger.info("downloading %s/%s", url, name)
-    try:
-        lines = [line.split() for line in read_text(f"{url}/MD5SUMS").splitlines()]
-        known = {line[1]: line[0] for line in lines if len(line) == 2}
-        if name not in known:
-            raise ValueError(f"{url}/MD5SUMS does not list {name}")
-        return fetch(f"{url}/{name}", folder / name, known_hash=f"md5:{known[name]}")
-    except (ConnectionError, ValueError) as error:  # no network, or not the file of the release
-        raise ConnectionError(
-            f"the gene lengths are not on this machine (searched {listing(places)}), and {url}/{name} "
-            f"could not be downloaded ({error}). Try again with a network connection, {_WAYS_OUT}"
-        ) from error
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -126,11 +77,11 @@ def _read_table(path: Path) -> pd.DataFrame:
         table = pd.read_csv(
             path,
             sep="," if ".csv" in path.suffixes else "\t",
-            dtype=dict.fromkeys(_COLUMNS[:-1], str) | {"length": float},
+            dtype=dict.fromkeys((*_COLUMNS[:-1], _FORMER), str) | {"length": float},
             keep_default_na=False,
             na_values={"length": ["", "NA", "nan", "NaN"]},
         )
-    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise ValueError(
             f"{path.name} cannot be read as a gene table ({error}): expected tab-separated columns "
             f"{listing(_COLUMNS)} (commas in a .csv), the length in bp."
@@ -142,7 +93,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             f"{listing(_COLUMNS)}; pass a plain list of lengths as a pandas Series or a dict."
         )
     _check_lengths(table["gene_id"], table["length"], path.name)
-    return table[list(_COLUMNS)]
+    return table.assign(**{_FORMER: table.get(_FORMER, "")})[[*_COLUMNS, _FORMER]]
 
 
 def _check_lengths(names: pd.Series, lengths: pd.Series, where: str) -> None:
@@ -180,7 +131,7 @@ def parse_gtf(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"{path.name} has no exon lines: expected a GTF file with genes and exons.")
     table = pd.DataFrame([(gene_id, *values[1:]) for gene_id, values in genes.items()], columns=list(_COLUMNS[:-1]))
     table["length"] = _covered(np.array(codes), np.array(starts), np.array(ends), len(genes))
-    return table
+    return table.assign(**{_FORMER: ""})
 
 
 def _gtf_lines(path: Path) -> Iterator[tuple[int, str, str, int, int, str]]:
@@ -260,37 +211,67 @@ def match_lengths(names: pd.Index, ids: pd.Series | None, table: pd.DataFrame) -
     """Lengths of genes with these names and, where there are some, ids, from a table as of `load_gene_table`.
 
     Ensembl ids come first (those in `ids`, then those in `names`), without their version; then symbols as they are; then
-    symbols without the `-1` that scanpy adds to repeated ones. A symbol is not matched across species, which ids and genome
-    prefixes such as `GRCh38_` name, nor to a gene that another one of the data has by its id: it is then an old symbol. Of
-    several genes with the same symbol, protein-coding ones come first, then the longest.
+    symbols that the gene had before; then both without the `-1` that scanpy adds to repeated ones. A symbol is not matched
+    across species, which ids and genome prefixes such as `GRCh38_` name, nor to a gene that another one of the data has by
+    its id: it is then an old symbol. An old symbol is not matched to a gene that another one of the data has by its id or
+    its present symbol. Of several genes with the same symbol, protein-coding ones come first, then the longest.
     """
     table = table.reset_index(drop=True)
-    symbols = _without_genome(names)
-    own_ids = canonical_ids(names, ids)
+    symbols, own_ids = _without_genome(names), canonical_ids(names, ids)
     table_ids = _ensembl_ids(table["gene_id"])
-    ranked = table.assign(
+    bare = symbols.str.replace(r"-\d+$", "", regex=True)
+    present, former = _ranked_symbols(table), _former_symbols(table)
+
+    by_id, by_symbol = _position(own_ids, table_ids), _position(symbols, present)
+    disagreeing = (by_id >= 0) & (by_symbol >= 0) & (table["gene_name"].reindex(by_id).to_numpy() != symbols.to_numpy())
+    by_former, by_bare = _position(symbols, former), _position(bare, present)
+    by_symbol = np.where((by_symbol < 0) & (by_former < 0), by_bare, by_symbol)
+    by_former = np.where(by_former < 0, _position(bare, former), by_former)
+    foreign = _foreign(names, ids, own_ids, table_ids)
+    by_symbol[foreign | np.isin(by_symbol, by_id[by_id >= 0])] = -1
+    by_former[foreign | np.isin(by_former, np.r_[by_id[by_id >= 0], by_symbol[by_symbol >= 0]])] = -1
+
+    ways = {"id": by_id, "symbol": by_symbol, "former symbol": by_former}
+    row = np.full(len(symbols), -1)  # of the table
+    matched_by = {}
+    for way, place in ways.items():
+        new = (row < 0) & (place >= 0)
+        row[new] = place[new]
+        matched_by[way] = int((new & table["length"].notna().reindex(row, fill_value=False).to_numpy()).sum())
+    lengths = table["length"].astype(float).reindex(row).to_numpy()  # NaN where nothing was found
+    return GeneMatch(
+        lengths=lengths,
+        matched_by=matched_by,
+        unmatched=[str(gene) for gene in np.asarray(names)[np.isnan(lengths)]],
+        disagreeing=[str(gene) for gene in np.asarray(names)[disagreeing]],
+    )
+
+
+def _ranked_symbols(table: pd.DataFrame) -> pd.Series:
+    """Symbols of the table, of genes that share one the best first."""
+    ranks = table.assign(
         noncoding=table["gene_type"] != "protein_coding",
         copy_on_y=table["gene_id"].str.endswith("_PAR_Y"),
         shorter=-table["length"],
-    ).sort_values(["noncoding", "copy_on_y", "shorter"], kind="stable")["gene_name"]
-
-    by_id = _position(own_ids, table_ids)
-    by_symbol = _position(symbols, ranked)
-    bare = _position(symbols.str.replace(r"-\d+$", "", regex=True), ranked)
-    disagreeing = (by_id >= 0) & (by_symbol >= 0) & (table["gene_name"].reindex(by_id).to_numpy() != symbols.to_numpy())
-    by_symbol = np.where(by_symbol >= 0, by_symbol, bare)
-    foreign = _foreign(names, ids, own_ids, table_ids)
-    by_symbol[foreign | np.isin(by_symbol, by_id[by_id >= 0])] = -1
-
-    row = np.where(by_id >= 0, by_id, by_symbol)  # of the table
-    lengths = table["length"].astype(float).reindex(row).to_numpy()  # NaN where nothing was found
-    known = ~np.isnan(lengths)
-    return GeneMatch(
-        lengths=lengths,
-        matched_by={"id": int((known & (by_id >= 0)).sum()), "symbol": int((known & (by_id < 0)).sum())},
-        unmatched=[str(gene) for gene in np.asarray(names)[~known]],
-        disagreeing=[str(gene) for gene in np.asarray(names)[disagreeing]],
     )
+    return ranks.sort_values(["noncoding", "copy_on_y", "shorter"], kind="stable")["gene_name"]
+
+
+def _former_symbols(table: pd.DataFrame) -> pd.Series:
+    """Symbols that one gene alone had before and none has now, with the gene's index label."""
+    symbols = table.loc[table[_FORMER] != "", _FORMER].str.split("|").explode()
+    return symbols[~symbols.duplicated(keep=False) & ~symbols.isin(table["gene_name"])]
+
+
+def mitochondrial(names: Any, ids: Any = None) -> np.ndarray:
+    """Which genes lie on the mitochondrial genome: by Ensembl id, else by a symbol such as `MT-CO1` or `mt-Co1`."""
+    own_ids = canonical_ids(names, ids)
+    found = _without_genome(names).str.match("(?i)mt-").to_numpy(dtype=bool)
+    for organism, start in (("human", "ENSG"), ("mouse", "ENSMUSG")):
+        if own_ids.str.startswith(start, na=False).any():
+            table = load_gene_table(organism)
+            found |= own_ids.isin(_ensembl_ids(table.loc[table["chromosome"] == "chrM", "gene_id"])).to_numpy()
+    return found
 
 
 def canonical_ids(names: Any, ids: Any) -> pd.Series:
@@ -433,6 +414,7 @@ def _table_of(lengths: pd.Series | Mapping[str, float]) -> pd.DataFrame:
             "gene_type": "",
             "chromosome": "",
             "length": lengths,
+            _FORMER: "",
         }
     )
 

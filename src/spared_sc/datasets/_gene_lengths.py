@@ -16,12 +16,9 @@ def gene_lengths(source: str | Path = "human") -> pd.DataFrame:
     Parameters
     ----------
     source
-        `"human"` (GENCODE v43 basic) or `"mouse"` (GENCODE vM33 basic): the table
-        `gencode.<release>.basic.gene_lengths.tsv.gz` is read from the folder `annotation` of `settings.data_dir`, or of
-        `settings.cache_dir`. When it is in neither, the annotation of that release (a GTF file of some tens of MB) is
-        downloaded from GENCODE, checked against the release's md5 sums, and converted; the table is kept in the cache, or,
-        with a warning, for this process only where the cache cannot be written.
-        Or the path of a `.gtf`, or of a table `.tsv` or `.csv` with the columns below, each also as `.gz`.
+        `"human"` (GENCODE v43, basic annotation) or `"mouse"` (GENCODE vM33, basic annotation): tables in the package,
+        which need no network. Or the path of a `.gtf`, or of a table `.tsv` or `.csv` with the columns below, each also
+        as `.gz`.
 
     Returns
     -------
@@ -31,9 +28,9 @@ def gene_lengths(source: str | Path = "human") -> pd.DataFrame:
     - `gene_name`: symbol
     - `gene_type`: such as `protein_coding`
     - `chromosome`
-    - `length`: bp covered by the exons of all transcripts of the gene; NaN where unknown. The mitochondrial genes of
-      `"human"` and `"mouse"` have none, as in the tables that SpaRED published: their transcripts are many and vary with
-      the quality of the tissue, and TPM are shares of all transcripts
+    - `length`: bp covered by the exons of all transcripts of the gene; NaN where unknown
+    - `former_names`: symbols that the gene had in earlier annotations and that no gene has now, separated by `|`; empty
+      where none are known, as in a `.gtf`. A table may lack this column
 
     Raises
     ------
@@ -41,17 +38,18 @@ def gene_lengths(source: str | Path = "human") -> pd.DataFrame:
         There is no such file.
     ValueError
         The file is no gene table, or is damaged.
-    ConnectionError
-        The annotation is not on this machine and cannot be downloaded.
 
     Notes
     -----
-    Annotation: Frankish et al. (2021), GENCODE 2021, Nucleic Acids Research 49, D916-D923.
+    Annotation: Frankish et al. (2021), GENCODE 2021, Nucleic Acids Research 49, D916-D923. The documentation of the
+    recipe says where the former names come from.
 
     Examples
     --------
     >>> import spared_sc as sp
-    >>> table = sp.datasets.gene_lengths("human")  # doctest: +SKIP
+    >>> table = sp.datasets.gene_lengths("human").set_index("gene_name")
+    >>> float(table["length"]["CCN1"]), table["former_names"]["CCN1"]
+    (2278.0, 'CYR61')
     >>> table = sp.datasets.gene_lengths("my_reference/genes.gtf")  # doctest: +SKIP
     """
     from spared_sc._core.genes import load_gene_table

@@ -50,8 +50,8 @@ def normalize_tpm(
     gene_lengths
         Lengths in bp. `"auto"` uses `var["gene_length"]` where it exists, and GENCODE for the organism that the gene
         names suggest otherwise. Or `"human"` (GENCODE v43), `"mouse"` (GENCODE vM33), the path of a GTF file or of a
-        prepared table, a Series or mapping from gene name or Ensembl id to length, or `None` for CPM. Symbols, Ensembl
-        ids with and without version, and names with a genome prefix all match.
+        prepared table, a Series or mapping from gene name or Ensembl id to length, or `None` for CPM. Symbols, also of
+        older annotations, Ensembl ids with and without version, and names with a genome prefix all match.
     {counts_layer}
     mask_var
         Boolean column of `var` with the genes whose sum is scaled; all others are scaled by the same factors.

@@ -46,7 +46,8 @@ def recipe_spared(
     ----------
     {adata}
     gene_lengths
-        See :func:`normalize_tpm`.
+        See :func:`normalize_tpm`. With lengths, mitochondrial genes are not kept, as in SpaRED, whose lengths have none;
+        `mitochondrial=True` keeps them. With `None`, they are kept where they pass the filter.
     n_genes
         Number of genes to select. `None` follows SpaRED: 128, or 32 when 320 or fewer are left after the filter.
     moran_layer
@@ -97,6 +98,7 @@ def recipe_spared(
     validate.check_adata(adata)
     for layer in (Key.layers.detected, Key.layers.log2tpm):
         check_key(adata, layer)
+    filter_options.setdefault("mitochondrial", gene_lengths is None)
     adata = adata.copy() if copy else adata
     with one_step(adata) as work:
         spared_filter(work, library_key=library_key, split_key=split_key, subset_genes=subset_genes, **filter_options)

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sps
 
 from spared_sc._core import docs, validate
+from spared_sc._core.genes import mitochondrial as is_mitochondrial
 from spared_sc._core.keys import Key
 from spared_sc._core.record import check_key, one_step, record
 from spared_sc._core.report import logger, warn
@@ -33,6 +34,7 @@ def spared_filter(
     min_library_expressed_fraction: float = 0.0,
     real_data_share: float = 0.7,
     genes: Sequence[str] | None = None,
+    mitochondrial: bool = True,
     split_key: str | None = Key.obs.split,
     subset_spots: bool = True,
     subset_genes: bool = False,
@@ -61,6 +63,9 @@ def spared_filter(
         Least share of detected entries over all kept genes (the "real-data rule").
     genes
         Keep these genes instead of applying any gene criterion.
+    mitochondrial
+        Whether mitochondrial genes that pass may be kept. SpaRED's data sets have none, and
+        :func:`spared_sc.pp.recipe_spared` with TPM leaves them out as well. Has no effect with `genes`.
     subset_spots
         Drop the spots that fail, as scanpy's filters do. Otherwise they are only marked.
     subset_genes
@@ -133,6 +138,8 @@ def spared_filter(
             min_library_fraction=min_library_expressed_fraction,
             real_data_share=real_data_share,
         )
+        if not mitochondrial:
+            keep_gene = _without_mitochondrial(adata, keep_gene)
     keep_spot &= row_sums(matrix, keep_gene.astype(float)) > 0
     _check_verdicts(libraries, keep_spot, keep_gene, detection)
 
@@ -154,6 +161,7 @@ def spared_filter(
                 "min_library_expressed_fraction": min_library_expressed_fraction,
                 "real_data_share": real_data_share,
                 "genes": None if genes is None else [str(gene) for gene in genes],
+                "mitochondrial": mitochondrial,
                 "subset_spots": subset_spots,
                 "subset_genes": subset_genes,
                 "split_key": split_key,
@@ -197,6 +205,15 @@ def _own_genes(adata: AnnData, genes: Sequence[str]) -> np.ndarray:
             f"Drop them, or write them as the data do (such as {validate.listing(adata.var_names, 3)})."
         )
     return adata.var_names.isin(list(genes))
+
+
+def _without_mitochondrial(adata: AnnData, keep_gene: np.ndarray) -> np.ndarray:
+    """The kept genes that are not mitochondrial; the log names the others."""
+    left_out = keep_gene & is_mitochondrial(adata.var_names, adata.var.get(Key.var.gene_ids))
+    if left_out.any():
+        names = validate.listing(adata.var_names[left_out], 3)
+        logger.info("%d mitochondrial genes (%s) are not kept; mitochondrial=True keeps them", left_out.sum(), names)
+    return keep_gene & ~left_out
 
 
 def _spots_between(total: np.ndarray, bounds: tuple[float, float], slot: str) -> np.ndarray:
