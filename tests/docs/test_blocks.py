@@ -41,16 +41,12 @@ def sections(collection) -> AnnData:
 
 @pytest.fixture(scope="module")
 def disk(sections, tmp_path_factory) -> Path:
-    """A folder with what the pages read: section folders, an image, gene lengths."""
+    """A folder with what the pages read: section folders and an image."""
     folder = tmp_path_factory.mktemp("pages")
     for name in NAMES:
         write_visium(sections[sections.obs["library_id"] == name].copy(), name, folder / "sections" / name)
     hires = sections.uns["spatial"]["A1"]["images"]["hires"]
     Image.fromarray(hires).resize((1200, 1200)).save(folder / "slide.tif")
-    lengths = sections.var[["gene_ids", "gene_length"]].set_axis(["gene_id", "length"], axis=1)
-    lengths = lengths.assign(gene_name=lengths.index, gene_type="protein_coding", chromosome="chr1")
-    (folder / "annotation").mkdir()
-    lengths.to_csv(folder / "annotation" / "gencode.v43.basic.gene_lengths.tsv.gz", sep="\t", index=False)
     return folder
 
 
