@@ -88,6 +88,11 @@ def ready(raw):
 
 
 TABLES = [
+    "pl.benchmark_categories",
+    "pl.benchmark_data_sets",
+    "pl.benchmark_methods",
+    "pl.benchmark_parameters",
+    "pl.benchmark_wins",
     "pl.completion_scores",
     "pl.completion_curve",
     "pl.gene_scores",
@@ -105,6 +110,7 @@ READING = [  # write nothing
 ]
 LISTS = ["tl.completers", "tl.encoders", "tl.predictors"]  # take nothing, or a name
 LOADING = ["tl.load_predictor"]  # take a folder
+OTHER = {"pl.catalogue": "table", "pl.critical_difference": "comparison"}  # what they take
 MAKING = ["pp.tile_slide"]  # make an AnnData out of something else
 SUFFIXES = dict.fromkeys(("_rate", "_denoised"), {*WITH_RATE, "counts", "factor"})  # slots that not every method has
 SUFFIXES |= dict.fromkeys(("_sd", "_denoised_sd"), {"counts", "factor"})
@@ -127,7 +133,7 @@ def test_functions_can_be_sent_to_other_processes_and_take_spatialdata(name):
 def test_signature(name):
     parameters = inspect.signature(function(name)).parameters
     positional = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    first = dict.fromkeys(TABLES, "scores") | dict.fromkeys(MAKING, "image") | dict.fromkeys(LOADING, "folder")
+    first = dict.fromkeys(TABLES, "scores") | dict.fromkeys(MAKING, "image") | dict.fromkeys(LOADING, "folder") | OTHER
     if name not in LISTS:
         assert positional[0].name == first.get(name, "adata")
     assert len(positional) <= 2

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 import spared_sc as sp
 from helpers import KEY, dense
+from helpers.benchmark import made_results
 from helpers.completion_plots import table
 from helpers.figures import assert_nothing_is_cut_off
 
@@ -53,6 +54,9 @@ def data(collection) -> SimpleNamespace:
         trial=trial,
         gene=adata.var_names[adata.var["spared_selected"]][0],
         completion=table(shares=(0.1, 0.3)),
+        benchmark=made_results(targets=("expression", "log2tpm")),
+        comparison=sp.benchmark.compare(made_results(), "mse"),
+        sets=sp.datasets.catalogue(),
         prediction=sp.tl.score_prediction(adata, **KEY),
     )
 
@@ -63,9 +67,16 @@ CALLS = {
     "alignment": (lambda d, **kw: sp.pl.alignment(d.adata, **KEY, **kw), ONE),
     "audit": (lambda d, **kw: sp.pl.audit(d.adata, **kw), None),
     "batch_effect": (lambda d, **kw: sp.pl.batch_effect(d.adata, **KEY, **kw), None),
+    "benchmark_categories": (lambda d, **kw: sp.pl.benchmark_categories(d.benchmark, **kw), {"by": "organism"}),
+    "benchmark_data_sets": (lambda d, **kw: sp.pl.benchmark_data_sets(d.benchmark, **kw), {}),
+    "benchmark_methods": (lambda d, **kw: sp.pl.benchmark_methods(d.benchmark, **kw), {}),
+    "benchmark_parameters": (lambda d, **kw: sp.pl.benchmark_parameters(d.benchmark, **kw), {}),
+    "benchmark_wins": (lambda d, **kw: sp.pl.benchmark_wins(d.benchmark, **kw), {}),
+    "catalogue": (lambda d, **kw: sp.pl.catalogue(d.sets, **kw), None),
     "completion_curve": (lambda d, **kw: sp.pl.completion_curve(d.completion, **kw), {}),
     "completion_scatter": (lambda d, **kw: sp.pl.completion_scatter(d.trial, **kw), {"key": "median"}),
     "completion_scores": (lambda d, **kw: sp.pl.completion_scores(d.completion, **kw), {"regime": "detected"}),
+    "critical_difference": (lambda d, **kw: sp.pl.critical_difference(d.comparison, **kw), {}),
     "gene_scores": (lambda d, **kw: sp.pl.gene_scores(d.prediction, **kw), {}),
     "lattice": (lambda d, **kw: sp.pl.lattice(d.adata, **KEY, **kw), ONE),
     "missing": (lambda d, **kw: sp.pl.missing(d.adata, **KEY, **kw), {}),
@@ -126,7 +137,7 @@ def test_given_axes_are_drawn_into(name, data):
 @pytest.mark.parametrize("name", NAMES)
 def test_size_texts_and_the_data(name, data):
     plot, _ = CALLS[name]
-    before = {key: value.copy() for key, value in vars(data).items() if key != "gene"}
+    before = {key: value.copy() for key, value in vars(data).items() if key not in ("gene", "comparison")}
     state = np.random.get_state()[1].copy()  # noqa: NPY002 - the global state is what must stay
     for size in (None, (9, 6)):
         fig = figure_of(plot(data, figsize=size))

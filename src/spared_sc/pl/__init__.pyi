@@ -1,9 +1,16 @@
 from ._alignment import alignment as alignment
 from ._audit import audit as audit
 from ._batch_effect import batch_effect as batch_effect
+from ._benchmark_categories import benchmark_categories as benchmark_categories
+from ._benchmark_data_sets import benchmark_data_sets as benchmark_data_sets
+from ._benchmark_methods import benchmark_methods as benchmark_methods
+from ._benchmark_parameters import benchmark_parameters as benchmark_parameters
+from ._benchmark_wins import benchmark_wins as benchmark_wins
+from ._catalogue import catalogue as catalogue
 from ._completion_curve import completion_curve as completion_curve
 from ._completion_scatter import completion_scatter as completion_scatter
 from ._completion_scores import completion_scores as completion_scores
+from ._critical_difference import critical_difference as critical_difference
 from ._gene_scores import gene_scores as gene_scores
 from ._lattice import lattice as lattice
 from ._missing import missing as missing
