@@ -5,5 +5,6 @@ from . import pl as pl
 from . import pp as pp
 from . import tl as tl
 from ._core.settings import settings as settings
+from ._explorer._explore import explore as explore
 
 __version__: str

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import re
-import shutil
 import sys
 import time
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spared_sc import __version__
 from spared_sc._core.files import as_path, writing
-from spared_sc._core.locks import only_writer
 from spared_sc._core.names import check_library_name, file_name
+from spared_sc._core.outputs import Unusable, complete_or_absent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -66,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _demo(options.output) if options.command == "demo" else _info()
     except KeyboardInterrupt:
         return _fail(options, "interrupted", 130)
-    except _Unusable as error:
+    except Unusable as error:
         return _fail(options, str(error), 2)
     except _ERRORS as error:
         logging.getLogger("spared_sc").debug("where it happened", exc_info=True)
@@ -117,72 +115,13 @@ def _predict(options: argparse.Namespace) -> int:
     output = as_path(str(options.output), "--output")
     if output.suffix not in _FORMATS:
         return _fail(options, f"the output {options.output} must end in .h5ad or .zarr", 2)
-    with _messages_in_options(), _complete_or_absent(output) as part:
+    with _messages_in_options(), complete_or_absent(output) as part:
         result, key = _predicted_slide(options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the file formats' versions
             (result.write_h5ad if output.suffix == ".h5ad" else result.write_zarr)(part)
     _tell_result(result, key, options.output)
     return 0
-
-
-class _Unusable(Exception):
-    """An option that cannot be used."""
-
-
-@contextmanager
-def _complete_or_absent(output: Path, *, replaceable: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
-    """A place to write to beside the output, which is moved there at the end; an error or an interrupt removes it.
-
-    The place is checked before the block. What is at the output stays, unless it is `replaceable`.
-    """
-    with ExitStack() as stack:
-        with writing(output):
-            _check_free(output, replaceable)
-            stack.enter_context(only_writer(output))
-            _check_free(output, replaceable)  # another process may have written it
-            part, old = (output.with_name(f".{output.name}.spared-sc-{name}") for name in ("part", "old"))
-            if old.exists() and not output.exists():  # by a process that was killed
-                old.rename(output)
-            for left in (part, old):
-                _remove(left)
-            part.mkdir()
-        stack.callback(_remove, part)
-        with _explained(output):
-            yield part / output.name
-        with writing(output, "Nothing was changed."):
-            _check_free(output, replaceable)
-            if output.exists():
-                output.rename(old)
-            (part / output.name).rename(output)
-            _remove(old)
-
-
-def _check_free(output: Path, replaceable: Callable[[Path], bool]) -> None:
-    if not output.parent.is_dir():
-        raise _Unusable(f"there is no folder {output.parent} to write to")
-    if os.path.lexists(output) and not replaceable(output):
-        raise _Unusable(f"{output} exists: remove it, or give another name as --output")
-
-
-@contextmanager
-def _explained(output: Path) -> Iterator[None]:
-    """Say of a full disk what to do about it; the libraries of the file formats hide it in long messages."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        full = os.strerror(errno.ENOSPC)
-        if getattr(error, "errno", None) == errno.ENOSPC or full in str(error):
-            raise OSError(f"{output} cannot be written ({full}): free some space. Nothing was changed.") from error
-        raise
-
-
-def _remove(path: Path) -> None:
-    """Remove what is at a temporary name of ours."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -318,7 +257,7 @@ def _demo(output: Path) -> int:
     output = as_path(str(output), "--output")
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    with _complete_or_absent(output, replaceable=_is_demo) as part:
+    with complete_or_absent(output, replaceable=_is_demo) as part:
         part.mkdir()
         _write_demo(part, output, report, start)
     return 0

@@ -1,0 +1,208 @@
+"""The folder of a page: files that are numbered, never named by data, and a limit on their size."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spared_sc import __version__
+from spared_sc._core.outputs import complete_or_absent
+from spared_sc._core.validate import listing
+from spared_sc._explorer import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from spared_sc._explorer.collect import Collection, Column, Section
+
+INDEX = "index.html"
+_BOKEH = ("bokeh.min.js", "bokeh-gl.min.js", "bokeh-api.min.js")
+_PAGE = ("explorer.css", "data.js", "colours.js", "maps.js", "page.js")
+# Every name that is ever written; a folder with others is somebody else's.
+_OURS = re.compile(
+    rf"{INDEX}|assets|assets/({'|'.join(map(re.escape, (*_BOKEH, *_PAGE)))})|data|data/[a-z]+(-\d+)?\.js"
+)
+_QUALITY = 82  # of JPEG
+_AROUND, _ENDS = 100, 64  # most bytes of a gene's file around its values: of the script, and of a panel's range
+
+
+def write_page(collection: Collection, folder: Path, title: str, *, image_side: int, max_mb: float) -> None:
+    """Write the page; refused before anything is written if it would be larger than `max_mb`."""
+    scripts = bokeh_scripts()
+    page = files("spared_sc._explorer") / "page"
+    own = {f"assets/{name}": (page / name).read_bytes() for name in _PAGE}
+    own |= {f"data/{name}.js": content for name, content in _pieces(collection, title, image_side)}
+    own[INDEX] = (page / INDEX).read_bytes()  # written last: a folder without it is no page
+    rest = sum(map(len, own.values())) + sum(script.stat().st_size for script in scripts)
+    check_size(collection, rest, max_mb)
+    with complete_or_absent(folder, replaceable=is_page, option="`export=`") as part:
+        (part / "assets").mkdir(parents=True)
+        (part / "data").mkdir()
+        for script in scripts:
+            shutil.copyfile(script, part / "assets" / script.name)
+        for i, gene in enumerate(collection.genes):
+            (part / "data" / f"gene-{i}.js").write_bytes(_gene_piece(collection, gene, f"gene-{i}"))
+        for name, content in own.items():
+            (part / name).write_bytes(content)
+
+
+def is_page(folder: Path) -> bool:
+    """Whether a folder holds a page of this package and nothing else, or is empty."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    return not names or (INDEX in names and all(_OURS.fullmatch(name) for name in names))
+
+
+def bokeh_scripts() -> list[Path]:
+    """Bokeh's scripts, as they lie in the installed package."""
+    try:
+        from bokeh.settings import settings
+    except ImportError as error:
+        raise ImportError(
+            'the explorer needs Bokeh, an optional dependency: install it with `pip install "spared-sc[explore]"`.'
+        ) from error
+    return [Path(settings.bokehjs_path()) / "js" / name for name in _BOKEH]
+
+
+class Image:
+    """A section's picture as a JPEG, and the place of its corners in the pixels of the section."""
+
+    def __init__(self, content: bytes, left: float, top: float, width: float, height: float) -> None:
+        self.content = content
+        self.place = [left, top, width, height]
+
+
+def jpeg(section: Section, side: int) -> Image | None:
+    """The part of the image that holds spots, at most `side` pixels wide and high."""
+    from PIL import Image as Pictures
+
+    if section.image is None:
+        return None
+    height, width = section.image.shape[:2]
+    left, right, top, bottom = section.window
+    x0, x1 = max(int(left), 0), min(int(np.ceil(right)) + 1, width)
+    y0, y1 = max(int(top), 0), min(int(np.ceil(bottom)) + 1, height)
+    pixels = _eight_bit(section.image)[y0:y1, x0:x1, :3]
+    picture = Pictures.fromarray(pixels[..., 0] if pixels.shape[2] < 3 else pixels)
+    picture.thumbnail((side, side))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_QUALITY)
+    return Image(file.getvalue(), x0 - 0.5, y0 - 0.5, x1 - x0, y1 - y0)
+
+
+def _eight_bit(image: np.ndarray) -> np.ndarray:
+    """0 to 255; numbers with a point are 0 to 1, or 0 to 255 where some are larger."""
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    if image.dtype.kind in "ui":
+        return np.ascontiguousarray(image / np.iinfo(image.dtype).max * 255, dtype=np.uint8)
+    return np.clip(image * (1 if image.max() > 1 else 255), 0, 255).astype(np.uint8)
+
+
+def check_size(collection: Collection, rest: int, max_mb: float) -> None:
+    """Refuse a page that is too large, with the options that make it fit; `rest` are bytes of all but the genes' files."""
+    n_spots, n_panels, n_genes = len(collection.rows), len(collection.panels), len(collection.genes)
+    of_gene = encode.piece_size(n_spots * n_panels + n_spots // 8 + 1) + _AROUND + _ENDS * n_panels
+    total, most = rest + n_genes * of_gene, max_mb * 1e6
+    if total <= most:
+        return
+    fitting = int((most - rest) // of_gene)
+    remedies = [f"`max_mb={total / 1e6:.0f}`"]
+    if fitting > 0:
+        remedies.insert(0, f"`genes=` with at most {fitting:,} genes")
+    if n_panels > 1:
+        remedies.insert(-1, f"fewer `layers=` ({listing([p.name for p in collection.panels], 4)})")
+    if len(collection.sections) > 1:
+        remedies.insert(-1, "fewer `libraries=`")
+    if rest > most:
+        remedies.insert(0, "`img=False`")
+    raise ValueError(
+        f"the page would have {total / 1e6:,.0f} MB: {n_spots:,} spots x {n_genes:,} genes x {n_panels} layers, and "
+        f"{rest / 1e6:,.1f} MB of images and scripts; {max_mb:g} MB are allowed. Pass {', '.join(remedies[:-1])}, or "
+        f"{remedies[-1]}."
+    )
+
+
+def _pieces(collection: Collection, title: str, image_side: int) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of all files of data but those of genes."""
+    start, sections = 0, []
+    for i, section in enumerate(collection.sections):
+        names = collection.adata.obs_names[section.rows].astype(str).tolist()
+        body = encode.floats(section.xy[:, 0]) + encode.floats(section.xy[:, 1])
+        yield f"section-{i}", encode.piece(f"section-{i}", {"names": names}, body)
+        image = jpeg(section, image_side)
+        if image is not None:
+            yield f"image-{i}", encode.piece(f"image-{i}", {"place": image.place}, image.content)
+        sections.append(_described(section, start, image is not None))
+        start += len(section.rows)
+    for i, column in enumerate(collection.columns):
+        yield f"column-{i}", _column_piece(column, collection.rows, f"column-{i}")
+    yield "page", encode.piece("page", _summary(collection, sections, title))
+
+
+def _described(section: Section, start: int, has_image: bool) -> dict[str, Any]:
+    return {
+        "name": section.name,
+        "start": start,
+        "n": len(section.rows),
+        "size": float(section.size),
+        "square": section.square,
+        "window": [float(end) for end in section.window],
+        "image": has_image,
+    }
+
+
+def _summary(collection: Collection, sections: list[dict[str, Any]], title: str) -> dict[str, Any]:
+    """What the page knows from the start."""
+    return {
+        "version": __version__,
+        "title": title,
+        "n_spots": len(collection.rows),
+        "sections": sections,
+        "panels": [
+            {key: getattr(panel, key) for key in ("slot", "kind", "title", "unit", "scale", "zeros")}
+            for panel in collection.panels
+        ],
+        "differences": collection.differences,
+        "genes": collection.genes,
+        "numbers": [
+            {"label": label, "values": [encode.number(value) for value in values]}
+            for label, values in collection.gene_numbers.items()
+        ],
+        "verdicts": collection.verdicts,
+        "columns": [{"name": c.name, "categories": c.categories, "colours": c.colours} for c in collection.columns],
+    }
+
+
+def _gene_piece(collection: Collection, gene: str, name: str) -> bytes:
+    """For every panel its codes, then the mask of the spots that detected the gene."""
+    ends: list[tuple[float, float] | None] = []
+    blocks = []
+    for panel in collection.panels:
+        values = collection.values(panel, gene)
+        made = None if values is None else encode.coded(values)
+        ends.append(made.ends if made else None)
+        if made:
+            blocks.append(made.codes.tobytes())
+    detected = collection.detected(gene)
+    if detected is not None:
+        blocks.append(encode.packed(detected))
+    return encode.piece(name, {"ends": ends, "detected": detected is not None}, b"".join(blocks))
+
+
+def _column_piece(column: Column, rows: np.ndarray, name: str) -> bytes:
+    values = column.values[rows]
+    if column.categories is not None:
+        codes = np.where(np.isfinite(values), np.nan_to_num(values), encode.MISSING).astype(np.uint8)
+        return encode.piece(name, {"ends": None}, codes.tobytes())
+    made = encode.coded(values)
+    if made is None:  # no spot of these libraries has one
+        return encode.piece(name, {"ends": [0.0, 0.0]}, bytes([encode.MISSING]) * len(rows))
+    return encode.piece(name, {"ends": made.ends}, made.codes.tobytes())
