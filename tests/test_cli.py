@@ -19,6 +19,7 @@ import spared_sc as sp
 from helpers import KEY
 from helpers.image_prediction import SECTIONS, embed, of_libraries
 from helpers.locks import written_by_another
+from helpers.repositories import play
 from spared_sc import cli
 
 if TYPE_CHECKING:
@@ -419,3 +420,49 @@ def test_a_full_disk_is_told_in_one_line(options, tmp_path, capsys, monkeypatch,
     said = capsys.readouterr().err.splitlines()[-1]
     assert "out.h5ad cannot be written (No space left on device): free some space. Nothing was changed." in said
     assert left_behind(tmp_path) == []
+
+
+def test_data_list_and_info(capsys):
+    assert cli.main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(sp.datasets.catalogue())
+    assert lines[1].split() == ["VMB", "mouse", "14", "43,804", "Vicari", "Mouse", "Brain"]
+    assert cli.main(["data", "info", "mmbr"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "licence: unknown unverified: read it on the page of the record" in text
+    assert "published: sections 8, subjects 2, spots 34583" in text
+    assert "verified: Table 1 of the paper" in text
+    assert "of the test split of MMBR are in the train split of MMBP2" in text
+    assert cli.main(["data", "info", "VL0"]) == 1
+    assert "near are 'VLO' (villacampa_lung_organoid)" in capsys.readouterr().err
+
+
+def test_data_fetch_and_verify(server, tmp_path, monkeypatch, capsys):
+    play(server, monkeypatch, "VHS")
+    with sp.settings.override(data_dir=None, cache_dir=tmp_path):
+        arguments = ["data", "fetch", "VHS", "--sections", "V11T17-102_A1", "--images", "none"]
+        assert cli.main(arguments) == 0
+        said = capsys.readouterr()
+        assert "downloading 4 files of VHS (0.1 MB) from https://figshare.scilifelab.se/" in said.err
+        assert said.out.splitlines()[-1].startswith("4 files, ")
+        assert cli.main(["data", "verify"]) == 0
+        assert capsys.readouterr().out == "4 fine\n"
+        next(tmp_path.rglob("*_list.csv")).write_text("")
+        assert cli.main(["data", "verify", "VHS"]) == 1
+        said = capsys.readouterr().out
+        assert said.startswith("changed: ")
+        assert said.endswith("3 fine, 1 changed\n")
+        server.files.clear()
+        assert cli.main(["data", "fetch", "VHS"]) == 1
+        said = capsys.readouterr().err
+    assert "files of VHS are not on this machine" in said
+    assert not [word for word in PYTHON if word in said]
+
+
+def test_data_of_the_user(tmp_path, capsys):
+    path = tmp_path / "own.toml"
+    path.write_text("[MINE]\nname = 1\n")
+    assert cli.main(["data", "list", "--catalogue", str(path)]) == 1
+    assert "[MINE] has name = 1: expected a text" in capsys.readouterr().err
+    assert cli.main(["data", "verify", "--catalogue", str(tmp_path / "none.toml")]) == 1
+    assert "there is no catalogue" in capsys.readouterr().err

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "predict":
             return _predict(options)
+        if options.command == "data":
+            return _data(options)
         return _demo(options.output) if options.command == "demo" else _info()
     except KeyboardInterrupt:
         return _fail(options, "interrupted", 130)
@@ -95,8 +97,29 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--force", action="store_true", help="predict even if patches differ from training in size or resolution"
     )
+    _add_data(commands.add_parser("data", help="data sets by name: list, describe, download and verify them"))
     commands.add_parser("info", help="versions, devices and folders, for bug reports")
     return parser
+
+
+def _add_data(data: argparse.ArgumentParser) -> None:
+    """Options of `spared-sc data`."""
+    actions = data.add_subparsers(dest="action", required=True)
+    chosen = {
+        "list": actions.add_parser("list", help="all data sets"),
+        "info": actions.add_parser("info", help="what is known of a data set, and how it is known"),
+        "fetch": actions.add_parser("fetch", help="download a data set, as far as it is not on this machine"),
+        "verify": actions.add_parser("verify", help="compare files with their checksums; fails if any has drifted"),
+    }
+    for name in ("info", "fetch"):
+        chosen[name].add_argument("name", help="abbreviation or name of the data set")
+    chosen["verify"].add_argument("name", nargs="?", help="abbreviation or name of a data set (all)")
+    chosen["fetch"].add_argument("--sections", nargs="+", metavar="SECTION", help="sections or subjects (all)")
+    chosen["fetch"].add_argument(
+        "--images", choices=("hires", "full", "none"), default="hires", help="which images to fetch (hires)"
+    )
+    for action in chosen.values():
+        action.add_argument("--catalogue", type=Path, help="TOML file with data sets of your own")
 
 
 def in_options(text: str) -> str:
@@ -221,6 +244,66 @@ def _tell_result(result: AnnData, key: str, output: Path) -> None:
         print(
             f"to draw a gene: sp.pl.predicted(anndata.read_{output.suffix[1:]}({str(output)!r}), {result.var_names[0]!r})"
         )
+
+
+def _data(options: argparse.Namespace) -> int:
+    from spared_sc import settings
+
+    actions = {"list": _list_data, "info": _describe_data, "fetch": _fetch_data, "verify": _verify_data}
+    with settings.override(verbosity=settings.verbosity or "warning"):
+        return actions[options.action](options)
+
+
+def _list_data(options: argparse.Namespace) -> int:
+    from pandas import isna
+
+    import spared_sc as sp
+
+    print(f"{'name':<9} {'organism':<8} {'sections':>8} {'spots':>7}  title")
+    for key, row in sp.datasets.catalogue(options.catalogue).iterrows():
+        spots = "" if isna(row["spots"]) else f"{row['spots']:,}"
+        print(f"{key:<9} {row['organism']:<8} {row['n_sections']:>8} {spots:>7}  {row['title']}")
+    return 0
+
+
+def _describe_data(options: argparse.Namespace) -> int:
+    import textwrap
+
+    from spared_sc.datasets._catalogue import entry_of
+    from spared_sc.datasets._splits import split_faults
+
+    entry = entry_of(options.name, options.catalogue)
+    print(f"{entry.key} ({entry.name})")
+    for name, (value, known) in entry.statements().items():
+        print(f"{name}: {value or 'unknown'}")
+        print(textwrap.fill(known, 110, initial_indent="    ", subsequent_indent="    "))
+    for text in (*entry.notes, *split_faults(entry)):
+        print(textwrap.fill(f"note: {text}", 114, subsequent_indent="    "))
+    return 0
+
+
+def _fetch_data(options: argparse.Namespace) -> int:
+    import spared_sc as sp
+
+    images = None if options.images == "none" else options.images
+    with sp.settings.override(verbosity="info"):
+        table = sp.datasets.fetch(options.name, options.sections, images=images, catalogue=options.catalogue)
+    for row in table.itertuples():
+        print(f"{row.section:<24} {row.role:<12} {row.bytes / 1e6:>10,.1f} MB  {row.path}")
+    print(f"{len(table)} files, {table['bytes'].sum() / 1e6:,.1f} MB")
+    return 0
+
+
+def _verify_data(options: argparse.Namespace) -> int:
+    import spared_sc as sp
+
+    table = sp.datasets.verify(options.name, catalogue=options.catalogue)
+    drifted = table[table["status"].isin(["changed", "missing"])]
+    for row in drifted.itertuples():
+        print(f"{row.status}: {row.path} (by {row.checked_against})")
+    counts = table["status"].value_counts()
+    print(", ".join(f"{n} {status}" for status, n in counts.items()) or "there are no files of data sets here")
+    return int(len(drifted) > 0)
 
 
 def _info() -> int:

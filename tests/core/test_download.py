@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+from email.utils import formatdate
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -296,6 +298,93 @@ def test_two_processes_download_once(server: Server, target: Path):
     assert target.read_bytes() == CONTENT
     assert inside(target) == ["a.bin"]
     assert len(server.asked) == 1
+
+
+def tagged(handler: Handler, tag: str, content: bytes = CONTENT, cut: int | None = None) -> None:
+    """An answer as of servers that give versions, and parts of the same version only."""
+    wanted, asked_for = handler.headers.get("Range"), handler.headers.get("If-Range")
+    start = int(wanted[6:-1]) if wanted and asked_for == tag else 0
+    handler.head(206 if start else 200, Content_Length=str(len(content) - start), ETag=tag)
+    handler.wfile.write(content[start:cut])
+
+
+def test_a_version_proves_that_parts_belong_together(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "_WAITS", ())
+    server.answers["/a.bin"] = lambda handler: tagged(handler, '"1"', cut=300_000)
+    with pytest.raises(ConnectionError, match="try again"):
+        fetch(f"{server.url}/a.bin", target, known_hash=None)
+    assert inside(target) == ["a.bin.part", "a.bin.part.version"]
+    server.answers["/a.bin"] = lambda handler: tagged(handler, '"1"')
+    fetch(f"{server.url}/a.bin", target, known_hash=None)
+    assert server.asked[-1] == ("/a.bin", "bytes=300000-")
+    assert target.read_bytes() == CONTENT
+    assert inside(target) == ["a.bin"]
+
+
+@pytest.mark.parametrize("first", ['"1"', 'W/"2"', ""])
+def test_another_version_is_downloaded_anew(server: Server, target: Path, first: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "_WAITS", ())
+    server.answers["/a.bin"] = lambda handler: tagged(handler, first, b"x" * len(CONTENT), 300_000)
+    with pytest.raises(ConnectionError, match="try again"):
+        fetch(f"{server.url}/a.bin", target, known_hash=None)
+    server.answers["/a.bin"] = lambda handler: tagged(handler, '"2"')
+    assert fetch(f"{server.url}/a.bin", target, known_hash=None).read_bytes() == CONTENT
+    server.answers["/b.bin"] = lambda handler: tagged(handler, '"2"')
+    target.with_name("a.bin.part").write_bytes(b"y" * 400_000)  # of another address, with the same version
+    target.with_name("a.bin.part.version").write_text(f'{server.url}/a.bin\n"2"')
+    assert fetch(f"{server.url}/b.bin", target, known_hash=None).read_bytes() == CONTENT
+
+
+def test_busy_server_says_when_to_come_back(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch):
+    waited: list[float] = []
+    monkeypatch.setattr(download.time, "sleep", waited.append)
+
+    def busy(after: str) -> Callable[[Handler], None]:
+        def answer(handler: Handler) -> None:
+            del server.answers["/a.bin"]
+            handler.head(429, Retry_After=after, Content_Length="0")
+
+        return answer
+
+    server.answers["/a.bin"] = busy("7")
+    assert fetch(f"{server.url}/a.bin", target, known_hash=None).read_bytes() == CONTENT
+    assert max(waited) == 7.0
+    server.answers["/a.bin"] = busy(formatdate(time.time() + 50, usegmt=True))
+    fetch(f"{server.url}/a.bin", target.with_name("b.bin"), known_hash=None)
+    assert 40 < max(waited) <= 50
+    server.answers["/a.bin"] = busy("3600")
+    with pytest.raises(ConnectionError, match=r"the server asks to wait for 3600 s; try again then"):
+        fetch(f"{server.url}/a.bin", target.with_name("c.bin"), known_hash=None)
+    assert inside(target) == ["a.bin", "b.bin"]
+
+
+def test_firewall_that_answers_nothing(server: Server, target: Path):
+    server.answers["/a.bin"] = sends(b"", 202, Content_Length="0")
+    with pytest.raises(ConnectionError, match=r"the answer is 202 Accepted, without a file, as of a firewall.*browser"):
+        fetch(f"{server.url}/a.bin", target, known_hash=None)
+    assert len(server.asked) == 1
+    assert inside(target) == []
+
+
+def test_full_disk_is_seen_before_the_download(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=len(CONTENT) - 1))
+    with pytest.raises(
+        OSError, match=r"a.bin.part cannot be written .*1,000,003 bytes are to come, and 1,000,002 are free"
+    ):
+        fetch(f"{server.url}/a.bin", target, known_hash=None)
+    assert inside(target) == []
+    target.with_name("a.bin.part").write_bytes(CONTENT[:10])  # a part that is there needs no space again
+    assert fetch(f"{server.url}/a.bin", target, known_hash=sha256(CONTENT)).read_bytes() == CONTENT
+
+
+def test_a_download_can_be_stopped_and_goes_on_later(server: Server, target: Path):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(download.StoppedError):
+        fetch(f"{server.url}/a.bin", target, known_hash=sha256(CONTENT), stop=stop)
+    assert 0 < target.with_name("a.bin.part").stat().st_size < len(CONTENT)
+    assert fetch(f"{server.url}/a.bin", target, known_hash=sha256(CONTENT)).read_bytes() == CONTENT
+    assert server.asked[-1][1] is not None
 
 
 def test_read_text(server: Server):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import re
 import shutil
 import tempfile
 import time
@@ -72,9 +73,9 @@ def fetch(url: str, path: Path, *, known_hash: str | None, stop: threading.Event
     a file that is empty, a web page, or of another kind than its ending says is refused. An existing file stays until the
     new one is complete.
     """
+    before = _version(path)  # first: what appears from here on is the work of another process or thread
     if known_hash is not None and path.is_file() and _matches(path, known_hash):
         return path
-    before = _version(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -220,20 +221,25 @@ def _persistently(url: str, attempt: Callable[[], Any]) -> Any:
         try:
             return attempt()
         except requests.RequestException as error:
+            failed = f"{url} could not be downloaded ({_reason(error)})"
             if error.response is not None and error.response.status_code not in _PASSING:
                 raise ConnectionError(
-                    f"{url} could not be downloaded ({error}): the server refuses it. Open the address in a browser to see "
-                    "whether it still exists, or get the file in another way."
+                    f"{failed}: the server refuses it. Open the address in a browser to see whether it still exists, or get "
+                    "the file in another way."
                 ) from error
             asked = _retry_after(error.response)
             if not waits or asked > _LONGEST_WAIT:
                 busy = f"the server asks to wait for {asked:g} s; try again then" if asked else ""
-                raise ConnectionError(
-                    f"{url} could not be downloaded ({error}): {busy or 'check the network connection and try again'}."
-                ) from error
+                raise ConnectionError(f"{failed}: {busy or 'check the network connection and try again'}.") from error
             wait = max(waits.pop(0), asked)
-            logger.info("%s was interrupted (%s): trying again in %g s", url, error, wait)
+            logger.info("%s was interrupted (%s): trying again in %g s", url, _reason(error), wait)
             time.sleep(wait)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the layers of the libraries that it went through."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return re.sub(r"^HTTPS?Connection\w*\([^)]*\): ", "", str(reason or error))
 
 
 def _retry_after(response: Any) -> float:

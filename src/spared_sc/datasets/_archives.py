@@ -11,13 +11,11 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from spared_sc._core.download import writing
-from spared_sc.datasets._files import reading
+from spared_sc.datasets._files import ContentError, reading
 from spared_sc.datasets._sources import is_archive
-
-_EXPECTED = "a zip or tar archive"
 
 
 def list_members(archive: Path, inside: str | None = None) -> list[str]:
@@ -25,7 +23,7 @@ def list_members(archive: Path, inside: str | None = None) -> list[str]:
 
     Of the archives inside, those with a name as `inside` are opened, or all of them.
     """
-    with reading(archive, _EXPECTED):
+    with _opened(archive):
         return [path for path, _ in _walk(archive, archive.name, inside, "")]
 
 
@@ -37,7 +35,7 @@ def extract_members(archive: Path, wanted: Mapping[str, Path], inside: str | Non
     """
     left = dict(wanted)
     try:
-        with reading(archive, _EXPECTED):
+        with _opened(archive):
             for path, file in _walk(archive, archive.name, inside, ""):
                 target = left.pop(path, None)
                 if target is not None:
@@ -46,7 +44,18 @@ def extract_members(archive: Path, wanted: Mapping[str, Path], inside: str | Non
                     return
     except _CannotWriteError as error:
         raise error.reason from error
-    raise ValueError(f"{archive} has changed while it was read: {sorted(left)[0]} is not in it any more. Try again.")
+    raise ValueError(
+        f"{archive} does not hold {sorted(left)[0]}: it has changed since its files were listed. Try again."
+    )
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[None]:
+    with reading(archive, "a zip or tar archive"):
+        try:
+            yield
+        except (tarfile.TarError, zipfile.BadZipFile) as error:
+            raise ContentError(str(error).partition("\n")[0]) from error
 
 
 class _CannotWriteError(Exception):
@@ -110,3 +119,8 @@ def _tar(file: Path | IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
         for member in archive:
             if member.isfile() and (content := archive.extractfile(member)) is not None:
                 yield member.name, content
+        # Damage looks like the end to tarfile; the checksum of what is compressed stands at its real end.
+        rest: Any = archive.fileobj
+        for block in iter(lambda: rest.read(2**20), b""):
+            if any(block):
+                raise tarfile.ReadError("its content is damaged")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from spared_sc._core.download import writing
 from spared_sc._core.locks import only_writer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+_ONE = threading.Lock()  # downloads of one call end at once, and need not wait as for another process
 SUMS = "SHA256SUMS"  # in the format of sha256sum, which can check it as well
 
 
@@ -24,11 +27,20 @@ def recorded(folder: Path) -> dict[str, str]:
 
 def remember(folder: Path, digests: dict[str, str]) -> None:
     """Add sha256 sums to those of a folder, or replace them."""
+    _change(folder, lambda sums: sums | digests)
+
+
+def forget(folder: Path, path: str) -> None:
+    """Remove the sum of a file that is no longer wanted."""
+    _change(folder, lambda sums: {name: digest for name, digest in sums.items() if name != path})
+
+
+def _change(folder: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
     file = folder / SUMS
-    with writing(file), only_writer(file):
-        sums = recorded(folder) | digests
+    with _ONE, writing(file), only_writer(file):
         part = file.with_name(f"{file.name}.part")
-        part.write_text("".join(f"{digest}  {path}\n" for path, digest in sorted(sums.items())), encoding="utf-8")
+        lines = [f"{digest}  {path}\n" for path, digest in sorted(change(recorded(folder)).items())]
+        part.write_text("".join(lines), encoding="utf-8")
         part.replace(file)
 
 

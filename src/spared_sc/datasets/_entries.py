@@ -67,6 +67,28 @@ class DataSet:
             found |= own
         return tuple(found.values())
 
+    def statements(self) -> dict[str, tuple[str, str]]:
+        """What the catalogue says, field by field, each with how it is known."""
+        splits = {split: [one.name for one in self.sections.values() if one.split == split] for split in SPLITS}
+        subjects = dict.fromkeys(section.subject for section in self.sections.values())
+        said = {
+            "title": self.title,
+            "organism": self.organism,
+            "tissue": self.tissue,
+            "technology": self.technology,
+            "sections": f"{len(self.sections)}",
+            "subject": ", ".join(subjects),
+            "split": "; ".join(f"{split} {', '.join(names)}" for split, names in splits.items() if names),
+            "recipe": _listed(self.recipe) + (f", ComBat by {self.combat}" if self.combat else ""),
+            "published": _listed(self.published),
+            "citation": f"{self.citation}{f', doi:{self.doi}' if self.doi else ''}",
+            "licence": self.licence,
+            "source": "; ".join(_listed(block) for block in self.source),
+            "files": _listed(self.files) or "by the name of the section",
+            "sha256": f"{len(self.sha256)} files" if self.sha256 else "",
+        }
+        return {name: (value, self.known[name]) for name, value in said.items()}
+
     def digest(self, path: str) -> str | None:
         """`"sha256:..."` of a file by its path or its name, where it is on record."""
         if not hasattr(self, "_digests"):
@@ -74,3 +96,7 @@ class DataSet:
             object.__setattr__(self, "_digests", by_name)
         found = self._digests.get(path.rpartition("/")[2])  # type: ignore[attr-defined]
         return None if found is None else f"sha256:{found}"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

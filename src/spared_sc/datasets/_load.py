@@ -167,8 +167,9 @@ def load_entry(
 
 def _split(entry: DataSet, libraries: pd.Series) -> pd.Categorical:
     """The published split of each spot; its known faults are a warning."""
-    for fault in split_faults(entry):
-        warn(fault)
+    faults = split_faults(entry)
+    if faults:
+        warn(" ".join(faults))
     splits = of_sections(entry)
     without = sorted(set(libraries.astype(str)) - splits.keys())
     if without:

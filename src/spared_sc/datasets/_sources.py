@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -130,20 +130,16 @@ def _mendeley(
         files = _mendeley_files(record, version)
     except ConnectionError as error:
         logger.info("no list of the files of %s, and no checksums: %s", record, error)
-        if "file" not in block:
-            zips = f"{_MENDELEY}/public-api/zip/{record}/download/{version}", f"{_MENDELEY_ZIPS}/{record}-{version}.zip"
-            return [Remote(path=f"{record}-{version}.zip", urls=zips)]
-        files = {block["file"]: Remote(path=block.get("archive", block["file"]), urls=())}
+        files = {}
     if "file" in block:
         own = f"{_MENDELEY}/public-files/datasets/{record}/files/{block['file']}/file_downloaded"
-        found = files.get(block["file"])
-        if found is None:
-            raise ConnectionError(
-                f"the record {record} has no file {block['file']} any more: see {_mendeley_page(block)}."
-            )
-        return [Remote(path=found.path, urls=(own, *found.urls), known_hash=found.known_hash, size=found.size)]
-    archive = block.get("archive")
-    return [one for one in files.values() if archive is None or fnmatch.fnmatch(one.path.rpartition("/")[2], archive)]
+        usual = Remote(path=block.get("archive", block["file"]), urls=())
+        listed = files.get(block["file"], usual)
+        return [replace(listed, path=usual.path, urls=(own, *(url for url in listed.urls if url != own)))]
+    archive = block.get("archive", "*")
+    chosen = [one for one in files.values() if fnmatch.fnmatch(one.path.rpartition("/")[2], archive)]
+    zips = f"{_MENDELEY}/public-api/zip/{record}/download/{version}", f"{_MENDELEY_ZIPS}/{record}-{version}.zip"
+    return chosen or [Remote(path=f"{record}-{version}.zip", urls=zips)]
 
 
 def _mendeley_files(record: str, version: int) -> dict[str, Remote]:

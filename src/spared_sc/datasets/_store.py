@@ -15,7 +15,7 @@ from spared_sc._core.report import announce, logger
 from spared_sc._core.settings import settings
 from spared_sc._core.validate import listing
 from spared_sc.datasets._archives import extract_members, list_members
-from spared_sc.datasets._checksums import recorded, remember, sha256_of
+from spared_sc.datasets._checksums import forget, recorded, remember, sha256_of
 from spared_sc.datasets._section_files import belongs, check_one, sort_files
 from spared_sc.datasets._sources import Remote, is_archive, remotes, source_page
 
@@ -57,9 +57,7 @@ class Search:
         return (self.needed[section] | self.welcome) - self.found.get(section, {}).keys()
 
 
-def find_files(
-    entry: DataSet, needed: Mapping[str, set[str]], welcome: set[str], *, download: bool = True
-) -> dict[str, dict[str, Path]]:
+def find_files(entry: DataSet, needed: Mapping[str, set[str]], welcome: set[str]) -> dict[str, dict[str, Path]]:
     """Section -> role -> file. What is not on this machine is downloaded, in the order of the sources of the set.
 
     Folders are searched first: that of the set in `settings.data_dir`, then that in the cache. Archives there are opened
@@ -72,14 +70,12 @@ def find_files(
         for archive in _archives_in(search, root):
             if search.missing:
                 _take_out(search, archive, _block_of(entry, archive.name))
-    if download:
-        for block in entry.source:
-            if block.get("holds") == "images" and not any("image" in roles for roles in search.missing.values()):
-                continue
-            if search.missing:
-                _ask(search, block)
+    for block in entry.source:
+        images_only = block.get("holds") == "images"
+        if any("image" in roles for roles in search.missing.values()) if images_only else search.missing:
+            _ask(search, block)
     if search.missing:
-        raise ConnectionError(_nothing(search)) if download else FileNotFoundError(_nothing(search))
+        raise ConnectionError(_nothing(search))
     return search.found
 
 
@@ -138,7 +134,7 @@ def _take_out(search: Search, archive: Path, block: Mapping[str, Any]) -> None:
     entry, root = search.entry, cache_folder(search.entry.folder)
     inside = None if block.get("archive") == archive.name else block.get("archive")
     before = f"{archive.name}/"  # may name the section
-    names = [before + name for name in list_members(archive, inside)]
+    names = [before + name for name in _members(search, archive, inside)]
     targets: dict[str, Path] = {}
     of: dict[str, tuple[str, str]] = {}
     for section, files in sort_files(entry, search.sections(search.missing), names).items():
@@ -159,6 +155,19 @@ def _take_out(search: Search, archive: Path, block: Mapping[str, Any]) -> None:
         search.add(section, role, targets[member])
 
 
+def _members(search: Search, archive: Path, inside: str | None) -> list[str]:
+    """Names in an archive; one of ours that is damaged is not kept."""
+    try:
+        return list_members(archive, inside)
+    except ValueError as error:
+        root = cache_folder(search.entry.folder)
+        if not archive.is_relative_to(root / ARCHIVES):
+            raise
+        archive.unlink()
+        forget(root, archive.relative_to(root).as_posix())
+        raise ValueError(f"{error} It was deleted: the next call downloads it again.") from error
+
+
 def _ask(search: Search, block: Mapping[str, Any]) -> None:
     """Download from one source what is missing."""
     sections = search.sections(search.missing)
@@ -175,7 +184,6 @@ def _ask(search: Search, block: Mapping[str, Any]) -> None:
                 _take_out(search, archive, block)
     except ConnectionError as error:
         search.reasons.append(str(error))
-        logger.info("%s: %s", search.entry.key, error)
 
 
 def _may_hold(search: Search, one: Remote) -> bool:
@@ -255,7 +263,7 @@ def _fetch_one(one: Remote, root: Path, relative: str, recorded_sum: str | None,
 def _tell(entry: DataSet, block: Mapping[str, Any], files: Sequence[Remote]) -> None:
     """Say what is about to be downloaded, before it is."""
     sizes = [one.size for one in files]
-    size = f"{sum(filter(None, sizes)) / 1e6:,.0f} MB" if all(sizes) else "of a size that the source does not list"
+    size = f"{sum(filter(None, sizes)) / 1e6:,.1f} MB" if all(sizes) else "of a size that the source does not list"
     what = f"{len(files)} files" if len(files) > 1 else files[0].path
     announce(f"downloading {what} of {entry.key} ({size}) from {source_page(block)} into {cache_folder(entry.folder)}")
 

@@ -191,8 +191,8 @@ def _assigned(names: list[str], assignment: str | Mapping[str, str]) -> list[str
     splits = [str(assignment[name]) for name in names]
     if "train" not in splits:
         raise ValueError(f"{source} puts no library into 'train': give one that value.")
-    for fault in faults:
-        warn(fault)
+    if faults:
+        warn(" ".join(faults))
     return splits
 
 
