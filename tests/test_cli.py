@@ -443,7 +443,7 @@ def test_data_fetch_and_verify(server, tmp_path, monkeypatch, capsys):
         arguments = ["data", "fetch", "VHS", "--sections", "V11T17-102_A1", "--images", "none"]
         assert cli.main(arguments) == 0
         said = capsys.readouterr()
-        assert "downloading 4 files of VHS (0.1 MB) from https://figshare.scilifelab.se/" in said.err
+        assert "downloading 4 files of VHS (0.0 MB) from https://figshare.scilifelab.se/" in said.err
         assert said.out.splitlines()[-1].startswith("4 files, ")
         assert cli.main(["data", "verify"]) == 0
         assert capsys.readouterr().out == "4 fine\n"
