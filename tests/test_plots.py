@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 import spared_sc as sp
 from helpers import KEY, dense
-from helpers.benchmark import made_results
+from helpers.benchmark_tables import made_results
 from helpers.completion_plots import table
 from helpers.figures import assert_nothing_is_cut_off
 

@@ -11,7 +11,7 @@ import scikit_posthocs as posthocs
 from scipy import stats
 
 import spared_sc as sp
-from helpers.benchmark import made_results
+from helpers.benchmark_tables import made_results
 from spared_sc._core.benchmark_tables import Choice, data_set_means
 
 # Pairs in bold in Table 4 of the paper, without those of Hist2ST and HGGEP, which have no published scores to test.

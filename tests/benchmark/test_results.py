@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import spared_sc as sp
-from helpers.benchmark import joined, made_tables
+from helpers.benchmark_tables import joined, made_tables
 from spared_sc.benchmark._tables import CELLS, CELLS_FILE, SCORES, SCORES_FILE, as_table, to_parquet
 
 

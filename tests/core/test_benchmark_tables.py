@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.benchmark import cell, joined, made_results, score
+from helpers.benchmark_tables import cell, joined, made_results, score
 from spared_sc._core.benchmark_tables import Choice, data_set_means
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import spared_sc as sp
-from helpers.benchmark import made_results
+from helpers.benchmark_tables import made_results
 from helpers.figures import assert_nothing_is_cut_off
 from spared_sc._core.benchmark_tables import Choice, data_set_means
 
