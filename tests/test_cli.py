@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+import webbrowser
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -378,7 +380,9 @@ def test_one_program_writes_an_output(options, tmp_path, capsys, monkeypatch):
         assert f"is being written by process {writer}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("before", ["nothing", "empty", "demo", "mine", "mine among the demo's", "a file"])
+@pytest.mark.parametrize(
+    "before", ["nothing", "empty", "demo", "mine", "mine among the demo's", "mine in the demo's page", "a file"]
+)
 def test_the_demo_replaces_an_earlier_demo_alone(tmp_path, capsys, monkeypatch, before):
     def write(folder, *_):
         (folder / "summary.txt").write_text("new")
@@ -392,7 +396,12 @@ def test_the_demo_replaces_an_earlier_demo_alone(tmp_path, capsys, monkeypatch, 
     if "demo" in before:
         (output / "summary.txt").write_text("old")
         (output / "completion_A.png").write_text("old")
-    if before.startswith("mine"):
+        (output / "explorer" / "data").mkdir(parents=True)
+        (output / "explorer" / "index.html").write_text("old")
+        (output / "explorer" / "data" / "gene-0.js").write_text("old")
+    if before.startswith("mine in"):
+        (output / "explorer" / "data" / "notes.txt").write_text("mine")
+    elif before.startswith("mine"):
         (output / "missing.png").write_text("mine")
     if before.startswith("mine among"):
         (output / "notes.txt").write_text("mine")
@@ -466,3 +475,53 @@ def test_data_of_the_user(tmp_path, capsys):
     assert "[MINE] has name = 1: expected a text" in capsys.readouterr().err
     assert cli.main(["data", "verify", "--catalogue", str(tmp_path / "none.toml")]) == 1
     assert "there is no catalogue" in capsys.readouterr().err
+
+
+@pytest.fixture
+def saved(collection, tmp_path) -> Path:
+    adata = collection(n_libraries=2, shape=(6, 6), n_genes=12, recipe={"n_genes": 4})
+    adata.write_h5ad(tmp_path / "two.h5ad")
+    return tmp_path / "two.h5ad"
+
+
+def test_explore_writes_a_page_and_opens_it(saved, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("bokeh")
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    assert cli.main(["explore", str(saved), "--export", str(tmp_path / "site")]) == 0
+    assert opened == [(tmp_path / "site" / "index.html").as_uri()]
+    assert opened[0] in capsys.readouterr().out
+    assert len(list((tmp_path / "site" / "data").glob("gene-*.js"))) == 4
+    assert cli.main(["explore", str(saved), "--export", str(tmp_path / "site"), "--no-open"]) == 0
+    assert len(opened) == 1
+
+
+def test_explore_serves_a_page_until_an_interrupt(saved):
+    pytest.importorskip("bokeh")
+    command = [*PROGRAM, "explore", str(saved), "--serve", "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split()[-1]
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(address + "data/page.js", timeout=10) as answer:
+            assert answer.read().startswith(b"SparedExplorer.receive(")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--genes", "FOO"], 1, "there is no gene 'FOO'"),
+        (["--layers", "foo"], 1, "pass some of those as --layers"),
+        (["--max-mb", "1"], 1, "--max-mb 2"),
+        (["--export", "."], 2, "give another name as --export"),
+    ],
+)
+def test_errors_of_explore_name_its_options(saved, tmp_path, capsys, monkeypatch, arguments, code, message):
+    pytest.importorskip("bokeh")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["explore", str(saved), "--no-open", *arguments]) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not any(word in said for word in PYTHON)

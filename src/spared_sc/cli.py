@@ -9,7 +9,8 @@ import re
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ _DEMO_SECTIONS = Path("villacampa") / "lung_organoid"
 # What goes wrong with files, values, devices and memory; anything else is a mistake of ours.
 _ERRORS = (OSError, LookupError, ValueError, TypeError, ImportError, MemoryError, RuntimeError)
 _DEMO_FILES = re.compile(r"completed\.h5ad|missing\.png|genes\.png|summary\.txt|completion_.*\.png")
+_EXPLORER = "explorer"  # folder of the demo's page
 _FORMATS = (".h5ad", ".zarr")
 # Words of messages that speak of Python's arguments -> the same for somebody who has the options of `predict`.
 _WORDS = (
@@ -46,6 +48,9 @@ _WORDS = (
     (r",? as `image=`", ""),
     (r"\bdevice '([^']*)' cannot be used here: (.*), or None\.", r"--device \1 cannot be used here: \2."),
     (r"force=True", "--force"),
+    (r"`(genes|layers|libraries|export|library_key)=`", lambda match: f"--{match[1].replace('_', '-')}"),
+    (r"`max_mb=(\d+)`", r"--max-mb \1"),
+    (r"`img=False`", "--no-image"),
     (r"\b(mpp|pitch)=([-\w.]+)", r"--\1 \2"),
     (r"\bspot_diameter=([-\w.]+)", r"--spot-diameter \1"),
     (r"\bmin_tissue=([-\w.]+)", r"--min-tissue \1"),
@@ -63,11 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _predict(options)
         if options.command == "data":
             return _data(options)
+        if options.command == "explore":
+            return _explore(options)
         return _demo(options.output) if options.command == "demo" else _info()
     except KeyboardInterrupt:
         return _fail(options, "interrupted", 130)
     except Unusable as error:
-        return _fail(options, str(error), 2)
+        return _fail(options, in_options(str(error)), 2)
     except _ERRORS as error:
         logging.getLogger("spared_sc").debug("where it happened", exc_info=True)
         text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
@@ -98,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="predict even if patches differ from training in size or resolution"
     )
     _add_data(commands.add_parser("data", help="data sets by name: list, describe, download and verify them"))
+    _add_explore(commands.add_parser("explore", help="sections in a browser: a page that needs no network"))
     commands.add_parser("info", help="versions, devices and folders, for bug reports")
     return parser
 
@@ -120,6 +128,20 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     )
     for action in chosen.values():
         action.add_argument("--catalogue", type=Path, help="TOML file with data sets of your own")
+
+
+def _add_explore(explore: argparse.ArgumentParser) -> None:
+    explore.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files to show, .h5ad or .zarr")
+    explore.add_argument("--export", type=Path, help="folder to write and keep (by default a temporary one)")
+    explore.add_argument("--serve", action="store_true", help="serve the page at an address of this machine")
+    explore.add_argument("--no-open", action="store_true", help="do not open the page in a browser")
+    explore.add_argument("--genes", nargs="+", metavar="GENE", help="genes to show (the selected and predicted ones)")
+    explore.add_argument("--layers", nargs="+", metavar="LAYER", help="layers and predictions to show")
+    explore.add_argument("--libraries", nargs="+", metavar="LIBRARY", help="sections to show (all)")
+    explore.add_argument("--library-key", help="column of obs with the section of each spot (library_id if it exists)")
+    explore.add_argument("--title", help="title of the page (the name of the file)")
+    explore.add_argument("--no-image", action="store_true", help="leave out the tissue images")
+    explore.add_argument("--max-mb", type=float, default=200.0, help="largest size of the folder in MB (200)")
 
 
 def in_options(text: str) -> str:
@@ -169,6 +191,36 @@ def _messages_in_options() -> Iterator[None]:
             yield
     finally:
         logger.removeFilter(reword)
+
+
+def _explore(options: argparse.Namespace) -> int:
+    import spared_sc as sp
+    from spared_sc._explorer.read import read_files
+
+    with _messages_in_options():
+        adata, library_key = read_files(options.paths, options.library_key)
+        page = sp.explore(
+            adata,
+            options.export,
+            genes=options.genes,
+            layers=options.layers,
+            library_key=library_key,
+            libraries=options.libraries,
+            img=not options.no_image,
+            title=options.title or ", ".join(path.stem for path in options.paths),
+            max_mb=options.max_mb,
+            serve=options.serve,
+            open_browser=False,
+        )
+    print(f"written to {page.folder}/, open {page.address}", flush=True)
+    if not options.no_open and not page.open():
+        print("no browser could be opened here", file=sys.stderr)
+    if page.server is not None:
+        print("serving until Ctrl-C", file=sys.stderr)
+        with suppress(KeyboardInterrupt):
+            page.server.wait()
+        page.close()
+    return 0
 
 
 def _library_name(image: Path) -> str:
@@ -349,6 +401,10 @@ def _demo(output: Path) -> int:
 def _is_demo(folder: Path) -> bool:
     """Whether a folder is empty, or holds the files of an earlier demo and nothing else."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if _EXPLORER in names:
+        from spared_sc._explorer.write import is_page
+
+        names -= {_EXPLORER} if is_page(folder / _EXPLORER) else set()
     return not names or ("summary.txt" in names and all(_DEMO_FILES.fullmatch(name) for name in names))
 
 
@@ -372,6 +428,10 @@ def _write_demo(folder: Path, output: Path, report: _Report, start: float) -> No
     for name, drawn in figures.items():
         _save(drawn, folder / name)
     adata.write_h5ad(folder / "completed.h5ad", compression="gzip")
+    has_page = find_spec("bokeh") is not None
+    if has_page:
+        title = f"spared-sc demo: {origin.partition(' (')[0]}"
+        sp.explore(adata, folder / _EXPLORER, library_key=_LIBRARY_KEY, title=title, open_browser=False)
     report.tell()
     report.tell(f"written to {output}/ in {time.perf_counter() - start:.0f} s altogether:")
     report.tell("  completed.h5ad   open it with scanpy.read_h5ad, and use")
@@ -380,6 +440,9 @@ def _write_demo(folder: Path, output: Path, report: _Report, start: float) -> No
     report.tell("                   the counts in X for tests")
     for name in figures:
         report.tell(f"  {name}")
+    if has_page:
+        report.tell("  explorer/        a page: open it in a browser to see every gene on the tissue:")
+        report.tell(f"                   {(output / _EXPLORER / 'index.html').as_uri()}")
     (folder / "summary.txt").write_text("\n".join(report.lines) + "\n")
 
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sps
 
 from spared_sc._core.columns import name_of, numbers_of
 from spared_sc._core.completions import completed_layers, denoised_layers, describe_layer, measured_layers
@@ -21,6 +20,7 @@ from spared_sc._core.validate import check_adata, dense, gene_mask, get_counts, 
 
 if TYPE_CHECKING:
     import pandas as pd
+    import scipy.sparse as sps
     from anndata import AnnData
 
 MEASURED, GIVEN, DENOISED, SD, PREDICTED, OTHER = (

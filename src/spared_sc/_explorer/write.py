@@ -114,7 +114,7 @@ def check_size(collection: Collection, rest: int, max_mb: float) -> None:
     if total <= most:
         return
     fitting = int((most - rest) // of_gene)
-    remedies = [f"`max_mb={total / 1e6:.0f}`"]
+    remedies = [f"`max_mb={int(np.ceil(total / 1e6))}`"]
     if fitting > 0:
         remedies.insert(0, f"`genes=` with at most {fitting:,} genes")
     if n_panels > 1:
