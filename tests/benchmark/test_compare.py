@@ -50,7 +50,7 @@ def test_published_scores_by_every_test(published):
     text = str(found)
     assert "15 of 36 pairs" in text
     assert "16 of 36 pairs" in text
-    assert "8 sources as blocks: 6 pairs" in text
+    assert "8 sources as blocks: 6 of 36 pairs" in text
     assert "left out: Hist2ST (a value in 2 of 26 data sets)" in text
 
 
