@@ -77,6 +77,7 @@ def write(folder: Path) -> None:
             pretrained="pretrained weights",
         ),
         "encoders": encoders(),
+        "datasets": datasets(),
     }
     for name, text in tables.items():
         (folder / f"_{name}.md").write_text(text)
@@ -190,6 +191,34 @@ def encoders() -> str:
     return table(
         frame, encoder="", features="features", scale="trained at, µm per pixel", licence="licence", access="access"
     )
+
+
+def datasets() -> str:
+    """Data sets that are loaded by name."""
+    frame = sp.datasets.catalogue()
+    printed = frame["spots"].notna()  # in Table 1 of the paper
+    columns = {
+        "splits": lambda row: f"{row.train} / {row.val} / {row.test}",
+        "spots": lambda row: f"{row.spots:,}" if printed[row.Index] else "",
+        "missing": lambda row: f"{row.missing_before} / {row.missing_after}" if printed[row.Index] else "",
+        "paper": lambda row: f"[{_authors(row)}](https://doi.org/{row.doi})" if row.doi else _authors(row),
+    }
+    frame = frame.assign(**{name: [text(row) for row in frame.itertuples()] for name, text in columns.items()})
+    return table(
+        frame,
+        name="",
+        title="title",
+        organism="organism",
+        splits="train / val / test",
+        spots="spots",
+        missing="missing, before / after",
+        folder="folder",
+        paper="data of",
+    )
+
+
+def _authors(row: Any) -> str:
+    return row.citation.split(",")[0]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -45,6 +46,8 @@ def disk(sections, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     for name in NAMES:
         write_visium(sections[sections.obs["library_id"] == name].copy(), name, folder / "sections" / name)
+        shutil.copytree(folder / "sections" / name, folder / "villacampa" / f"V19D02-088_{name}")
+    shutil.copytree(folder / "villacampa" / "V19D02-088_A1", folder / "villacampa" / "V19D02-088_D1")
     hires = sections.uns["spatial"]["A1"]["images"]["hires"]
     Image.fromarray(hires).resize((1200, 1200)).save(folder / "slide.tif")
     return folder

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 import spared_sc as sp
-from helpers.docs import DOCS, ROOT, captioned
+from helpers.docs import DOCS, ROOT, blocks, captioned
+from helpers.repositories import space_ranger, truth_of, zip_of
+from spared_sc._core import download
+from spared_sc.datasets._catalogue import entries, read_catalogue
 
 SOURCE = Path(sp.__file__).parent
 PAGES = {  # page -> folder of its file, its file, and the tests that new entries of the registry pass
@@ -106,6 +109,33 @@ def test_example_works_as_it_stands(page, tmp_path):
         "addopts=--import-mode=importlib",
     ]
     run([*pytest_run, *tests], environment, ROOT)
+
+
+def test_a_data_set_is_one_block(server, tmp_path, monkeypatch):
+    (block,) = blocks(DOCS / "extend_dataset.md", "{code-block} toml")
+    (load,) = blocks(DOCS / "extend_dataset.md", "{code-block} python")
+    text = block.removeprefix(":caption: own.toml\n")
+    (tmp_path / "own.toml").write_text(text)
+    for section in ("S1", "S2"):
+        files = space_ranger(section)
+        counts = files["filtered_feature_bc_matrix.h5"]
+        spatial = zip_of({name: data for name, data in files.items() if name.startswith("spatial/")})
+        server.files[f"/data.example.org/{section}/filtered_feature_bc_matrix.h5"] = counts
+        server.files[f"/data.example.org/{section}/spatial.zip"] = spatial
+    monkeypatch.setattr(download, "address", lambda url: f"{server.url}/{url.removeprefix('https://')}")
+    monkeypatch.chdir(tmp_path)
+    names = {"sp": sp}
+    with sp.settings.override(data_dir=None, cache_dir=tmp_path / "cache"):
+        exec(load, names)
+    adata = names["adata"]
+    for section, split in (("S1", "train"), ("S2", "val")):
+        part, truth = adata[adata.obs["library_id"] == section], truth_of(section)
+        assert (part.X.toarray() == truth.counts[: truth.n_tissue]).all()
+        assert set(part.obs["split"]) == {split}
+    # In the package it is the same block.
+    known = read_catalogue((SOURCE / "datasets" / "catalogue.toml").read_text() + "\n" + text, "catalogue.toml")
+    assert known["SKIN"].sections == entries(tmp_path / "own.toml")["SKIN"].sections
+    assert known["SKIN"].known["citation"] == "verified: our own article"
 
 
 def add_line(registry: Path, line: str) -> None:

@@ -129,11 +129,17 @@ def _block_of(entry: DataSet, name: str) -> Mapping[str, Any]:
     return (named or [*entry.source, {}])[0]
 
 
+def _below(entry: DataSet, archive: Path) -> str:
+    """Path of an archive in the folder of the set, as its source has it."""
+    root = next(root for root in roots(entry) if archive.is_relative_to(root))
+    return archive.relative_to(root).as_posix().removeprefix(f"{ARCHIVES}/")
+
+
 def _take_out(search: Search, archive: Path, block: Mapping[str, Any]) -> None:
     """Take what is missing, and what is welcome, out of an archive into the cache."""
     entry, root = search.entry, cache_folder(search.entry.folder)
     inside = None if block.get("archive") == archive.name else block.get("archive")
-    before = f"{archive.name}/"  # may name the section
+    before = f"{_below(entry, archive)}/"  # may name the section
     names = [before + name for name in _members(search, archive, inside)]
     targets: dict[str, Path] = {}
     of: dict[str, tuple[str, str]] = {}
