@@ -36,6 +36,10 @@ def test_all_results_are_offered_on_their_scales(adata):
     assert len(set(scale.values())) == 1
     assert {panel.unit for panel in panels if panel.kind != SD} == {"log2(TPM + 1)"}
     assert [panel.zeros for panel in panels] == [False, False, False, True, True, True]
+    assert [panel.title for panel in panels] == [
+        *("measured", "given detection (median)", "given detection (kernel)", "denoised", "sd of denoised values"),
+        "predicted (position_only)",
+    ]
 
 
 def test_differences_are_those_of_one_scale(adata):
@@ -93,7 +97,8 @@ def test_columns_of_obs_become_maps(adata):
     adata.obs["share"] = np.linspace(0, 1, n)
     adata.obs["many"] = [f"name {i}" for i in range(n)]
     columns = {column.name: column for column in collected(adata).columns}
-    assert not {"many", "array_row", "array_col"} & set(columns)
+    assert not {"many", "array_row", "array_col", "in_tissue", "library_id"} & set(columns)
+    np.testing.assert_array_equal(columns["depth (total count)"].values, dense(adata.X).sum(axis=1))
     assert columns["cluster"].categories == ["b", "a"]
     assert columns["cluster"].colours == ["#ff0000", "#00ff00"]
     assert columns["cluster"].values[:3].tolist() == [0, 1, 0]

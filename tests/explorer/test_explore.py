@@ -131,10 +131,10 @@ def test_limits_by_hand_and_by_percentile(opened):
 
 def test_maps_can_be_added_and_removed(opened):
     titles = "() => [...document.querySelectorAll('.map h3')].map((title) => title.innerText)"
-    opened.page.check("#panels label:has-text('denoised (kernel) − measured') input")
+    opened.page.check("#panels label:has-text('denoised − measured') input")
     opened.wait(f"{SHOWN} === 8")
     shown = opened.page.evaluate(titles)
-    assert shown[:4] == ["measured", "denoised (kernel)", "predicted (position_only)", "denoised (kernel) − measured"]
+    assert shown[:4] == ["measured", "denoised", "predicted (position_only)", "denoised − measured"]
     assert opened.page.locator(".scale").count() == 2
     opened.page.uncheck("#panels label:has-text('predicted (position_only)') >> nth=0")
     opened.wait(f"{SHOWN} === 6")
@@ -218,7 +218,7 @@ def test_the_pointer_tells_the_values_of_a_spot(opened, adata):
     name = adata.obs_names[adata.obs["library_id"] == "library_1"][44]
     assert name in opened.page.inner_text("#tip")
     value = dense(adata[name, opened.page.inner_text("#gene")].layers["kernel_denoised"]).item()
-    shown = opened.page.locator("#tip div:has-text('denoised (kernel)') span").nth(1).inner_text()
+    shown = opened.page.locator("#tip div:has-text('denoised') span").nth(1).inner_text()
     assert abs(float(shown) - value) < 0.1
 
 

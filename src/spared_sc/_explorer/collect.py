@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,10 @@ _PLACES = (Key.obs.array_row, Key.obs.array_col)  # of no interest as a map
 class Panel:
     """What a map can show of a gene."""
 
-    slot: str  # such as `layers["log2tpm"]`
-    name: str  # of the layer or the table
+    name: str  # of the layer or of the table in `obsm`
     kind: str
-    title: str
+    title: str  # short
+    about: str  # with the model that made it
     unit: str  # label of the colour bar
     scale: str  # panels with the same one share a colour scale
     zeros: bool  # whether values of spots that did not detect the gene are expression, too
@@ -146,7 +147,7 @@ def collect(
         sections=_sections(adata, library_key, libraries, spatial_key, img=img),
         panels=panels,
         genes=names,
-        columns=_columns(adata, obs),
+        columns=_columns(adata, obs, library_key),
         gene_numbers=_gene_numbers(adata, names, panels, scores),
         verdicts=_verdicts(adata, names, panels),
         differences=_differences(panels),
@@ -175,12 +176,13 @@ def find_panels(adata: AnnData, layers: Sequence[str] | None) -> list[Panel]:
         )
     kinds = dict.fromkeys(measured_layers(adata), MEASURED) | dict.fromkeys(completed, GIVEN)
     kinds |= dict.fromkeys(denoised, DENOISED) | dict.fromkeys(spreads, SD)
-    return [
+    made = [
         _predicted_panel(adata, name)
         if name in predicted
         else _layer_panel(adata, name, kinds.get(name, OTHER), spreads)
         for name in dict.fromkeys(chosen)
     ]
+    return _told_apart(made)
 
 
 def _layer_panel(adata: AnnData, name: str, kind: str, spreads: dict[str, str]) -> Panel:
@@ -189,18 +191,25 @@ def _layer_panel(adata: AnnData, name: str, kind: str, spreads: dict[str, str]) 
     label = _label(adata, unit)
     is_denoised = of in denoised_layers(adata)
     model = describe_layer(adata, of.removesuffix("_denoised") if is_denoised else of)
-    title = {MEASURED: MEASURED, OTHER: name}.get(kind, f"{kind} ({model})")
+    about = {MEASURED: f"{MEASURED} ({name})", OTHER: name}.get(kind, f"{kind} ({model})")
     if kind == SD:
-        title = f"sd of {'denoised' if is_denoised else 'filled-in'} values ({model})"
-        return Panel(f'layers["{name}"]', name, kind, title, f"sd of {label}", f"sd {unit}", zeros=True)
-    return Panel(f'layers["{name}"]', name, kind, title, label, unit, zeros=kind in (DENOISED, OTHER))
+        title = f"sd of {'denoised' if is_denoised else 'filled-in'} values"
+        return Panel(name, kind, title, f"{title} ({model})", f"sd of {label}", f"sd {unit}", zeros=True)
+    title = name if kind == OTHER else kind
+    return Panel(name, kind, title, about, label, unit, zeros=kind in (DENOISED, OTHER))
 
 
 def _predicted_panel(adata: AnnData, name: str) -> Panel:
     unit = str(records_of(adata)[name]["card"]["unit"])
-    title = f"predicted ({name.removeprefix(Key.predicted(''))})"
+    title = f"{PREDICTED} ({name.removeprefix(Key.predicted(''))})"
     zeros = predicts_zeros(adata, name)
-    return Panel(f'obsm["{name}"]', name, PREDICTED, title, _label(adata, unit), unit, zeros=zeros)
+    return Panel(name, PREDICTED, title, title, _label(adata, unit), unit, zeros=zeros)
+
+
+def _told_apart(panels: list[Panel]) -> list[Panel]:
+    """Panels whose titles name the model only where another one has the same title."""
+    count = Counter(panel.title for panel in panels)
+    return [replace(panel, title=panel.about) if count[panel.title] > 1 else panel for panel in panels]
 
 
 def _label(adata: AnnData, unit: str) -> str:
@@ -252,22 +261,33 @@ def _sections(
     return [Section(s.name, s.rows, s.xy, s.diameter, squares[s.name], s.window, s.image) for s in found]
 
 
-def _columns(adata: AnnData, names: Sequence[str] | None) -> list[Column]:
-    """The columns of `obs` that are asked for, or all that make a map."""
-    if names is not None:
-        unknown = [name for name in names if name not in adata.obs]
-        if unknown:
-            raise KeyError(f"there is no column {unknown[0]!r} in adata.obs (columns: {listing(adata.obs)}).")
+def _columns(adata: AnnData, names: Sequence[str] | None, library_key: str | None) -> list[Column]:
+    """The columns of `obs` that are asked for, or the depth of the spots and all columns that make a map."""
+    if names is None:
+        found = [_column(adata, name) for name in adata.obs if name not in (*_PLACES, library_key)]
+        return [*_depth(adata), *(one for one in found if one and len(np.unique(one.values)) > 1)][:_MOST_COLUMNS]
     columns = []
-    for name in adata.obs if names is None else dict.fromkeys(names):
+    for name in dict.fromkeys(names):
+        if name not in adata.obs:
+            raise KeyError(f"there is no column {name!r} in adata.obs (columns: {listing(adata.obs)}).")
         column = _column(adata, name)
-        if column is not None and (names is not None or name not in _PLACES):
-            columns.append(column)
-        elif names is not None and column is None:
+        if column is None:
             raise ValueError(
-                f"adata.obs[{name!r}] makes no map: it has more than {MOST_CATEGORIES} different values that are no numbers."
+                f"adata.obs[{name!r}] makes no map: it has no values, or more than {MOST_CATEGORIES} different ones that are "
+                "no numbers."
             )
-    return columns if names is not None else columns[:_MOST_COLUMNS]
+        columns.append(column)
+    return columns
+
+
+def _depth(adata: AnnData) -> list[Column]:
+    """The total count of every spot, where there are counts of genes."""
+    try:
+        counts, _ = get_counts(adata)
+    except (TypeError, ValueError):
+        return []
+    depth = np.asarray(counts.sum(axis=1), dtype=float).ravel()
+    return [Column("depth (total count)", depth)] if np.ptp(depth) > 0 else []
 
 
 def _column(adata: AnnData, name: str) -> Column | None:

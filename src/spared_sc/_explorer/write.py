@@ -167,7 +167,7 @@ def _summary(collection: Collection, sections: list[dict[str, Any]], title: str)
         "n_spots": len(collection.rows),
         "sections": sections,
         "panels": [
-            {key: getattr(panel, key) for key in ("slot", "kind", "title", "unit", "scale", "zeros")}
+            {key: getattr(panel, key) for key in ("kind", "title", "about", "unit", "scale", "zeros")}
             for panel in collection.panels
         ],
         "differences": collection.differences,

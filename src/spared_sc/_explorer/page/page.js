@@ -67,11 +67,16 @@
     if (kind === "difference") {
       const [one, other] = page.differences[i].map((at) => page.panels[at]);
       const title = `${one.title} − ${other.title}`;
-      return { title, unit: `difference, ${one.unit}`, scale: `difference ${one.scale}`, centred: true };
+      const note = isEverywhere(one, other) ? "" : "not detected: no difference";
+      return { title, note, unit: `difference, ${one.unit}`, scale: `difference ${one.scale}`, centred: true };
     }
     const panel = page.panels[i];
-    return { ...panel, grey: panel.kind === "measured", outlined: panel.kind !== "measured" };
+    const outlined = panel.kind !== "measured";
+    return { ...panel, outlined, note: outlined ? "" : "not detected" };
   }
+
+  /** Whether two panels can be compared in all spots: a measured zero is no level of expression to differ from. */
+  const isEverywhere = (...compared) => compared.every(({ zeros }) => zeros);
 
   /** Values of a map in all spots, NaN where there are none; null where the gene has none at all. */
   function valuesOf(id) {
@@ -85,7 +90,7 @@
     const [one, other] = page.differences[i];
     const [first, second] = [gene.panels[one], gene.panels[other]];
     if (!first || !second) return null;
-    const everywhere = page.panels[one].zeros || !gene.detected;
+    const everywhere = isEverywhere(page.panels[one], page.panels[other]) || !gene.detected;
     return first.map((value, spot) => (everywhere || gene.detected[spot] ? value - second[spot] : NaN));
   }
 
@@ -222,6 +227,7 @@
   /** Give the figures the present values. */
   function fillMaps() {
     const outline = $("mark").checked && gene.detected;
+    $("grid").classList.toggle("marked", Boolean(outline));
     for (const [i, section] of drawn) {
       const { start, n } = page.sections[i];
       const part = choice.maps.map((id) => valuesOf(id)?.subarray(start, start + n) ?? new Float32Array(n).fill(NaN));
@@ -269,10 +275,12 @@
         const about = describe(id);
         const absent = make("p", { className: "absent", textContent: "This gene has no such values.", hidden: true });
         absent.dataset.map = id;
-        const cell = make("div", { className: "map" }, make("h3", { textContent: about.title }), plot, absent);
-        if (about.categories) cell.append(legend(about, i, id));
-        else if (about.grey) cell.append(make("div", { className: "legend" }, chip(colours.PALE), "not detected"));
-        grid.append(cell);
+        const below = make("div", {}, absent);
+        if (about.categories) below.append(legend(about, i, id));
+        else if (about.note) below.append(make("div", { className: "legend" }, chip(colours.PALE), about.note));
+        else if (about.outlined) below.append(make("div", { className: "legend outlined" }, make("span", { className: "chip ring" }), "not detected"));
+        const heading = make("h3", { textContent: about.title, title: about.about ?? about.title });
+        grid.append(make("div", { className: "map" }, heading, plot, below));
         plot.setAttribute("role", "img");
         plot.setAttribute("aria-label", `${about.title}, ${page.sections[i].name}`);
         section.add(at, scales.get(about.scale).mapper, Boolean(about.outlined), width, look(), plot);
