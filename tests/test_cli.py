@@ -525,3 +525,10 @@ def test_errors_of_explore_name_its_options(saved, tmp_path, capsys, monkeypatch
     assert message in said
     assert said.count("\n") == 1
     assert not any(word in said for word in PYTHON)
+
+
+def test_explore_without_a_file_shows_the_catalogue(tmp_path, capsys):
+    assert cli.main(["explore", "--export", str(tmp_path / "site"), "--no-open"]) == 0
+    assert "catalogue.js" in (tmp_path / "site" / "index.html").read_text()
+    assert cli.main(["explore", "--no-image", "--no-open"]) == 2
+    assert "--no-image is an option of sections" in capsys.readouterr().err

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from spared_sc._explorer.serve import Page
     from spared_sc.tl._fitted import FittedPredictor
 
 _LIBRARY_KEY = "library_id"
@@ -33,6 +34,7 @@ _DEMO_SECTIONS = Path("villacampa") / "lung_organoid"
 # What goes wrong with files, values, devices and memory; anything else is a mistake of ours.
 _ERRORS = (OSError, LookupError, ValueError, TypeError, ImportError, MemoryError, RuntimeError)
 _DEMO_FILES = re.compile(r"completed\.h5ad|missing\.png|genes\.png|summary\.txt|completion_.*\.png")
+_OF_SECTIONS = ("genes", "layers", "libraries", "library_key", "title", "no_image")  # options of `explore`
 _EXPLORER = "explorer"  # folder of the demo's page
 _FORMATS = (".h5ad", ".zarr")
 # Words of messages that speak of Python's arguments -> the same for somebody who has the options of `predict`.
@@ -131,7 +133,9 @@ def _add_data(data: argparse.ArgumentParser) -> None:
 
 
 def _add_explore(explore: argparse.ArgumentParser) -> None:
-    explore.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files to show, .h5ad or .zarr")
+    """Options of `spared-sc explore`."""
+    text = "files to show, .h5ad or .zarr; without any, the catalogue of data sets"
+    explore.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=text)
     explore.add_argument("--export", type=Path, help="folder to write and keep (by default a temporary one)")
     explore.add_argument("--serve", action="store_true", help="serve the page at an address of this machine")
     explore.add_argument("--no-open", action="store_true", help="do not open the page in a browser")
@@ -194,12 +198,25 @@ def _messages_in_options() -> Iterator[None]:
 
 
 def _explore(options: argparse.Namespace) -> int:
+    page = _sections_page(options) if options.paths else _catalogue_page(options)
+    print(f"written to {page.folder}/, open {page.address}", flush=True)
+    if not options.no_open and not page.open():
+        print("no browser could be opened here", file=sys.stderr)
+    if page.server is not None:
+        print("serving until Ctrl-C", file=sys.stderr)
+        with suppress(KeyboardInterrupt):
+            page.server.wait()
+        page.close()
+    return 0
+
+
+def _sections_page(options: argparse.Namespace) -> Page:
     import spared_sc as sp
     from spared_sc._explorer.read import read_files
 
     with _messages_in_options():
         adata, library_key = read_files(options.paths, options.library_key)
-        page = sp.explore(
+        return sp.explore(
             adata,
             options.export,
             genes=options.genes,
@@ -212,15 +229,19 @@ def _explore(options: argparse.Namespace) -> int:
             serve=options.serve,
             open_browser=False,
         )
-    print(f"written to {page.folder}/, open {page.address}", flush=True)
-    if not options.no_open and not page.open():
-        print("no browser could be opened here", file=sys.stderr)
-    if page.server is not None:
-        print("serving until Ctrl-C", file=sys.stderr)
-        with suppress(KeyboardInterrupt):
-            page.server.wait()
-        page.close()
-    return 0
+
+
+def _catalogue_page(options: argparse.Namespace) -> Page:
+    from spared_sc._explorer.catalogue import catalogue_page
+    from spared_sc._explorer.serve import LocalServer, Page
+    from spared_sc._explorer.write import place, write_catalogue
+
+    given = [name for name in _OF_SECTIONS if getattr(options, name)]
+    if given:
+        raise Unusable(f"--{given[0].replace('_', '-')} is an option of sections: give the PATH of a file, too")
+    folder = place(options.export)
+    write_catalogue(catalogue_page(), folder)
+    return Page(folder, LocalServer(folder) if options.serve else None)
 
 
 def _library_name(image: Path) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spared_sc._core import docs
-from spared_sc._core.files import as_path
 from spared_sc._core.keys import Key
 from spared_sc._core.predictions import prediction_keys
 from spared_sc._core.report import logger
@@ -18,6 +15,8 @@ from spared_sc._explorer import collect, write
 from spared_sc._explorer.serve import LocalServer, Page
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from anndata import AnnData
 
@@ -122,7 +121,7 @@ def explore(
         spatial_key=spatial_key,
         img=img,
     )
-    folder = Path(tempfile.mkdtemp(prefix="spared-sc-")) / "page" if export is None else as_path(export, "`export=`")
+    folder = write.place(export)
     write.write_page(collection, folder, title, image_side=image_side, max_mb=max_mb)
     logger.info("the page is %s", folder / write.INDEX)
     page = Page(folder, LocalServer(folder) if serve else None)

@@ -4,51 +4,73 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
+import tempfile
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spared_sc import __version__
+from spared_sc._core.files import as_path
 from spared_sc._core.outputs import complete_or_absent
 from spared_sc._core.validate import listing
 from spared_sc._explorer import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from spared_sc._explorer.collect import Collection, Column, Section
 
 INDEX = "index.html"
 _BOKEH = ("bokeh.min.js", "bokeh-gl.min.js", "bokeh-api.min.js")
 _PAGE = ("explorer.css", "data.js", "colours.js", "maps.js", "page.js")
+_CATALOGUE = ("explorer.css", "data.js", "catalogue.js")
 # Every name that is ever written; a folder with others is somebody else's.
 _OURS = re.compile(
-    rf"{INDEX}|assets|assets/({'|'.join(map(re.escape, (*_BOKEH, *_PAGE)))})|data|data/[a-z]+(-\d+)?\.js"
+    rf"{INDEX}|assets|assets/({'|'.join(map(re.escape, (*_BOKEH, *_PAGE, *_CATALOGUE)))})|data|data/[a-z]+(-\d+)?\.js"
 )
 _QUALITY = 82  # of JPEG
 _AROUND, _ENDS = 100, 64  # most bytes of a gene's file around its values: of the script, and of a panel's range
 
 
+def place(export: str | Path | None) -> Path:
+    """The folder to write; a temporary one by default."""
+    if export is None:
+        return Path(tempfile.mkdtemp(prefix="spared-sc-")) / "page"
+    return as_path(export, "`export=`")
+
+
 def write_page(collection: Collection, folder: Path, title: str, *, image_side: int, max_mb: float) -> None:
     """Write the page; refused before anything is written if it would be larger than `max_mb`."""
-    scripts = bokeh_scripts()
+    fixed = {f"assets/{script.name}": script.read_bytes() for script in bokeh_scripts()}
+    fixed |= own_files("index.html", *_PAGE)
+    fixed |= {f"data/{name}.js": content for name, content in _pieces(collection, title, image_side)}
+    check_size(collection, sum(map(len, fixed.values())), max_mb)
+    genes = (
+        (f"data/gene-{i}.js", _gene_piece(collection, gene, f"gene-{i}")) for i, gene in enumerate(collection.genes)
+    )
+    write_files(folder, chain(genes, fixed.items()))
+
+
+def write_catalogue(table: dict[str, Any], folder: Path) -> None:
+    """Write the page of the catalogue, given what it shows."""
+    contents = own_files("catalogue.html", *_CATALOGUE)
+    write_files(folder, [("data/page.js", encode.piece("page", table)), *contents.items()])
+
+
+def own_files(index: str, *assets: str) -> dict[str, bytes]:
+    """Files of this package: a page, which becomes the index, and what it loads."""
     page = files("spared_sc._explorer") / "page"
-    own = {f"assets/{name}": (page / name).read_bytes() for name in _PAGE}
-    own |= {f"data/{name}.js": content for name, content in _pieces(collection, title, image_side)}
-    own[INDEX] = (page / INDEX).read_bytes()  # written last: a folder without it is no page
-    rest = sum(map(len, own.values())) + sum(script.stat().st_size for script in scripts)
-    check_size(collection, rest, max_mb)
+    return {INDEX: (page / index).read_bytes(), **{f"assets/{name}": (page / name).read_bytes() for name in assets}}
+
+
+def write_files(folder: Path, contents: Iterable[tuple[str, bytes]]) -> None:
+    """The folder with these files, whole or not at all."""
     with complete_or_absent(folder, replaceable=is_page, option="`export=`") as part:
-        (part / "assets").mkdir(parents=True)
-        (part / "data").mkdir()
-        for script in scripts:
-            shutil.copyfile(script, part / "assets" / script.name)
-        for i, gene in enumerate(collection.genes):
-            (part / "data" / f"gene-{i}.js").write_bytes(_gene_piece(collection, gene, f"gene-{i}"))
-        for name, content in own.items():
+        for name, content in contents:
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
             (part / name).write_bytes(content)
 
 
