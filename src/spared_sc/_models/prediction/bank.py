@@ -72,10 +72,10 @@ def nearest(
         k = min(k, len(reference) - int(torch.bincount(excluded[1]).max()))
     if not k:
         raise ValueError("retrieval needs training spots from at least two libraries: train on several.")
-    square = reference.square().sum(dim=1)
+    square = reference.square().sum(dim=1) if metric == "l2" else None
     nearest_rows = []
     for part in torch.arange(len(query), device=query.device).split(max(_ENTRIES // len(reference), 1)):
-        if metric == "l1":
+        if square is None:
             closeness = -torch.cdist(query[part], reference, p=1)
         else:
             closeness = 2 * query[part] @ reference.T - square

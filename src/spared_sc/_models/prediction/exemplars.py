@@ -21,6 +21,7 @@ from spared_sc._models.training import OPTIMIZERS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from spared_sc._core.compute import Compute
     from spared_sc._models.prediction.batch import Batch
     from spared_sc._models.prediction.networks import Shape
     from spared_sc._models.prediction.spots import Spots
@@ -89,6 +90,10 @@ class GuidedPredictor(NetworkPredictor[Net]):
     optimizer: str = parameter("adamw", choices=OPTIMIZERS)
     weight_decay: float = parameter(1e-4, least=0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._found: dict[bytes, torch.Tensor] | None = None  # exemplars by the spots they are of, during a fit
+
     @abstractmethod
     def guided(self, network: Net, batch: Batch, exemplars: torch.Tensor) -> torch.Tensor:
         """Expression (n, g) of the predicted spots, on the scale 0 to 1, from exemplars: rows (m, k) of the bank."""
@@ -115,20 +120,36 @@ class GuidedPredictor(NetworkPredictor[Net]):
         network.bank.feature.copy_(torch.as_tensor(present(train.embedding, "embedding")))
         network.low.copy_(torch.as_tensor(low))
         network.span.copy_(torch.as_tensor(span))
-        self._of_training: torch.Tensor | None = None
+
+    def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
+        """Learn from `train`; the features are fixed, so that exemplars are looked up once for all steps."""
+        self._found = {}
+        try:
+            super().fit(train, validation, compute)
+        finally:
+            self._found = None
+
+    def _nearest(
+        self, network: Net, feature: torch.Tensor, own: torch.Tensor | None, rows: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Rows of the bank nearest to features: of some validation spots or, where `rows` is `None`, of all training spots."""
+        key = b"" if rows is None else rows.cpu().numpy().tobytes()
+        known = None if self._found is None else self._found.get(key)
+        if known is None:
+            known = network.bank.nearest(feature, self.n_exemplars, own, metric=self.metric)
+            if self._found is not None:
+                self._found[key] = known
+        return known
 
     def loss(self, network: Net, batch: Batch) -> torch.Tensor:
         """Squared error, and what the correlation of the genes lacks to one."""
-        if self._of_training is None:  # looked up once, on the device of the fit
-            bank = network.bank
-            self._of_training = bank.nearest(bank.feature, self.n_exemplars, bank.library, metric=self.metric)
+        exemplars = self._nearest(network, network.bank.feature, network.bank.library, None)
         targets = present(batch.targets, "target")
-        estimate = self.guided(network, batch, self._of_training[batch.rows])
+        estimate = self.guided(network, batch, exemplars[batch.rows])
         scaled = Targets((targets.values - network.low) / network.span, targets.known)
         return scaled.loss(estimate) + self.correlation_weight * (1 - mean_correlation(estimate, scaled))
 
     def output(self, network: Net, batch: Batch) -> torch.Tensor:
         """Expression, on the scale of the target."""
-        feature = present(batch.embedding, "embedding")
-        exemplars = network.bank.nearest(feature, self.n_exemplars, batch.own, metric=self.metric)
+        exemplars = self._nearest(network, present(batch.embedding, "embedding"), batch.own, batch.rows)
         return network.low + network.span * self.guided(network, batch, exemplars)
