@@ -38,6 +38,16 @@ def data_dir() -> Path:
     return folder.resolve()
 
 
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    """The same random numbers of torch in every run of a test; those of the others stay as they are."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def collection() -> Callable[..., AnnData]:
     """A factory of synthetic collections: each is made once in a session, and every call gets a copy.

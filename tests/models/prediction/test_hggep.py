@@ -19,12 +19,7 @@ from spared_sc._models.prediction.hggep import (
     hyperedges,
 )
 
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def neighbours(n, seed=0, share=0.4) -> np.ndarray:

@@ -15,11 +15,7 @@ every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 tokens = pytest.mark.parametrize("n_features", [None, N_FEATURES], ids=["patches", "embedding"])
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def network_of(make, n_features, **params) -> GeneNetwork:

@@ -22,12 +22,7 @@ from spared_sc._models.prediction.section_layers import (
     zinb_loss,
 )
 
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def test_recomputing_changes_no_gradient():
