@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -160,6 +164,29 @@ def test_row_order_does_not_matter(adata):
 def test_what_cannot_be_learned_is_refused(adata, options, match):
     adata.layers["sqrt"] = np.sqrt(adata.X)
     refused(lambda adata: predict(adata, **{**EXPRESSION, **options}), adata, ValueError, match)
+
+
+def test_a_loss_that_is_refused_imports_no_network(tmp_path):
+    """The registry says which predictors take counts."""
+    code = (
+        "import sys, spared_sc as sp\n"
+        "adata = sp.datasets.synthetic(n_libraries=2, n_genes=8, shape=(4, 4))\n"
+        "sp.pp.normalize_tpm(adata, gene_lengths=None)\n"
+        "try:\n"
+        "    sp.tl.predict_expression(adata, model='ridge', loss='nb', library_key='library_id')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+        "print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *_, said, loaded = done.stdout.splitlines()
+    assert "'ridge' cannot be fitted to counts" in said
+    images, sections = (
+        ["shufflenet", "vit_b", "vit_b_delta", "stnet", "stnet_he"],
+        ["histogene", "hist2st", "hggep", "sepal"],
+    )
+    assert re.findall(r"'(\w+)'", said.partition("that can: ")[2]) == ["head", *images, *sections]
+    assert loaded == "False"
 
 
 def test_a_layer_of_the_same_name_is_no_target(adata):

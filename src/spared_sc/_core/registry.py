@@ -27,6 +27,7 @@ class About:
     needs: tuple[str, ...] = ()  # what it takes of the data
     paper: str = ""  # where it is described
     pretrained: str = ""  # weights that training starts from, with their licence
+    takes_counts: bool = False  # of a predictor: whether it can be fitted with the losses of counts
     by_default: bool = True  # whether it is evaluated where no method is named: false if it takes long or needs more
 
 

@@ -87,7 +87,7 @@ def make_task(
         )
     PREDICTORS.make(model, params)  # wrong parameters show before any work is done
     split = _checked_split(adata, split_key, libraries, predictor, model)
-    loss = _checked_loss(loss, target, predictor, model)
+    loss = _checked_loss(loss, target, model)
     layer = _checked_layer(adata, target, layer)
     genes = np.flatnonzero(validate.gene_mask(adata, mask_var, optional=Key.var.selected))
     genes = genes[np.argsort(adata.var_names[genes], kind="stable")]  # no result depends on their order
@@ -192,14 +192,14 @@ def losses_of(target: str) -> tuple[str, ...]:
     return OF_LAYERS if target not in COMPLETED else LOSSES if target == EXPRESSION else (MSE,)
 
 
-def _checked_loss(loss: str | None, target: str, predictor: type[Predictor], model: str) -> str:
+def _checked_loss(loss: str | None, target: str, model: str) -> str:
     """The loss, or the default one of the target."""
     of_target = losses_of(target)
     loss = of_target[0] if loss is None else loss
     if loss not in of_target:
         raise ValueError(f"loss={loss!r} is unknown for target={target!r}: choose {validate.listing(of_target)}.")
-    if loss in LOSSES[1:] and not predictor.takes_counts:
-        able = [name for name in PREDICTORS if PREDICTORS.load(name).takes_counts]
+    if loss in LOSSES[1:] and not PREDICTORS[model].takes_counts:
+        able = [name for name in PREDICTORS if PREDICTORS[name].takes_counts]
         raise ValueError(
             f"{model!r} cannot be fitted to counts: choose loss={MSE!r}, or a predictor that can: "
             f"{validate.listing(able, 30)}."

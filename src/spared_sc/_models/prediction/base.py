@@ -23,7 +23,6 @@ class Predictor(Method):
     Targets are given on the scale on which predictions are wanted.
     """
 
-    takes_counts: ClassVar[bool] = False  # whether it can be fitted with the losses of counts
     validates: ClassVar[bool] = False  # whether validation spots choose the best step; else they are not used
     least_train: ClassVar[int] = 1  # libraries to train on
 

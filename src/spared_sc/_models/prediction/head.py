@@ -54,7 +54,6 @@ class Head(SpotPredictor[HeadNet]):
         Share of the hidden units that a training step leaves out.
     """
 
-    takes_counts: ClassVar[bool] = True
     about: ClassVar[About] = PREDICTORS["head"]
     delta: bool = parameter(True, choices=(False, True))
     hidden: int | None = parameter(None, least=1, whole=True)

@@ -53,7 +53,6 @@ class ImageRegression(SpotPredictor[RegressionNet]):
         Whether a prediction is the mean over the eight symmetries of the patch.
     """
 
-    takes_counts: ClassVar[bool] = True
     about: ClassVar[About] = About(
         "image_regression", f"{__name__}:ImageRegression", "image network with a linear layer", needs=("patches",)
     )

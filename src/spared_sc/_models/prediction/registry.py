@@ -52,6 +52,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         ".head:Head",
         "linear layer, or a hidden and a linear one, on an embedding",
         needs=("embedding",),
+        takes_counts=True,
     ),
     About(
         "shufflenet",
@@ -60,6 +61,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         needs=("patches",),
         paper=f"Ma et al. (2018), {_SPARED}",
         pretrained="torchvision shufflenet_v2_x0_5 IMAGENET1K_V1 (BSD-3-Clause)",
+        takes_counts=True,
     ),
     About(
         "vit_b",
@@ -68,6 +70,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         needs=("patches",),
         paper=f"Dosovitskiy et al. (2021), {_SPARED}",
         pretrained="torchvision vit_b_16 IMAGENET1K_V1 (BSD-3-Clause)",
+        takes_counts=True,
     ),
     About(
         "vit_b_delta",
@@ -76,6 +79,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         needs=("patches",),
         paper=f"Dosovitskiy et al. (2021), {_SPARED}",
         pretrained="torchvision vit_b_16 IMAGENET1K_V1 (BSD-3-Clause)",
+        takes_counts=True,
     ),
     About(
         "stnet",
@@ -84,6 +88,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         needs=("patches",),
         paper=f"He et al. (2020), {_SPARED}",
         pretrained="torchvision densenet121 IMAGENET1K_V1 (BSD-3-Clause)",
+        takes_counts=True,
     ),
     About(
         "stnet_he",
@@ -92,6 +97,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         needs=("patches",),
         paper="He et al. (2020)",
         pretrained="torchvision densenet121 IMAGENET1K_V1 (BSD-3-Clause)",
+        takes_counts=True,
     ),
     About(
         "bleep",
@@ -115,6 +121,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         "transformer over the spots of a section",
         needs=("tokens", "place", "lattice"),
         paper="Pang et al. (2021)",
+        takes_counts=True,
     ),
     About(
         "hist2st",
@@ -122,6 +129,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         "convolutions in the patch, transformer and graph over the section; learns counts too",
         needs=("tokens", "place", "lattice", "counts"),
         paper="Zeng et al. (2022)",
+        takes_counts=True,
     ),
     About(
         "hggep",
@@ -130,6 +138,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         needs=("tokens", "place", "lattice", "counts"),
         paper="Li et al. (2024)",
         pretrained="torchvision shufflenet_v2_x0_5 IMAGENET1K_V1 (BSD-3-Clause)",
+        takes_counts=True,
     ),
     About(
         "sepal",
@@ -138,6 +147,7 @@ PREDICTORS: Registry[Predictor] = Registry(
         needs=("tokens", "place", "lattice"),
         paper="Mejia et al. (2023)",
         pretrained="torchvision vit_b_16 IMAGENET1K_V1 (BSD-3-Clause)",
+        takes_counts=True,
     ),
     About(
         "eggn",

@@ -75,7 +75,6 @@ class AttentionPredictor(SectionPredictor[SectionNet]):
         Whether training computes inner values twice instead of storing them: slower, with less memory, to the same result.
     """
 
-    takes_counts: ClassVar[bool] = True
     smaller: ClassVar[str] = "train with `gradient_checkpointing=True`, or lower `most_spots` (it changes the result)"
     image_size: int = parameter(112, least=1, whole=True)
     width: int = parameter(1024, least=1, whole=True)

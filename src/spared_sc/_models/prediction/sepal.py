@@ -172,7 +172,6 @@ class SepalNet(GeneNetwork):
 class FirstStage(SpotPredictor[SpotEncoder]):
     """An encoder of patches with a linear layer; of an embedding, a layer with exponential units takes its place."""
 
-    takes_counts: ClassVar[bool] = True
     about: ClassVar[About] = About("sepal's first stage", f"{__name__}:FirstStage", "encoder and linear layer")
     backbone: str
     width: int
@@ -227,7 +226,6 @@ class Sepal(SpotPredictor[SepalNet]):
     """
 
     about: ClassVar[About] = PREDICTORS["sepal"]
-    takes_counts: ClassVar[bool] = True
     backbone: str = "torchvision:vit_b_16"
     image_size: int = parameter(224, least=1, whole=True)
     delta: bool = parameter(True, choices=(False, True))
