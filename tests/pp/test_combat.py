@@ -107,7 +107,10 @@ def test_combat_refuses(collection, tmp_path):
         sp.pp.combat(foreign, **KEY, model=tmp_path / "model")
 
 
-@pytest.mark.parametrize("harm", ["other order", "a gene twice", "no batches", "NaN", "other shape", "no prior"])
+@pytest.mark.parametrize(
+    "harm",
+    ["other order", "other order, signed", "other ids", "a gene twice", "no batches", "NaN", "other shape", "no prior"],
+)
 def test_damaged_combat_is_refused(collection, tmp_path, harm):
     folder = tmp_path / "model"
     sp.pp.combat(collection, **KEY, save_model=folder, copy=True)
@@ -115,6 +118,12 @@ def test_damaged_combat_is_refused(collection, tmp_path, harm):
     if harm == "other order":  # by hand, without a new hash
         (folder / "card.json").write_text(json.dumps(card | {"genes": card["genes"][::-1]}))
         message = "is damaged or cut short"
+    elif harm == "other order, signed":
+        put_card(folder, card | {"genes": card["genes"][::-1]})
+        message += ".*for other genes, or for the same in another order"
+    elif harm == "other ids":
+        put_card(folder, card | {"gene_ids": [f"ENSG{number:011d}" for number, _ in enumerate(card["genes"])]})
+        message += ".*for other genes, or for the same in another order"
     elif harm == "a gene twice":
         put_card(folder, card | {"genes": [*card["genes"][:-1], card["genes"][0]]})
     elif harm == "no batches":

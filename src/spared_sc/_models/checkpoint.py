@@ -27,6 +27,7 @@ _OURS = re.compile(rf"weights-[0-9a-f]{{16}}\.safetensors(\.part)?|card\.json\.p
 _AGAIN = "copy the whole folder again, or remove it and save or fit again"
 _PATIENCE = 30.0  # seconds in which other processes may save a model again and again while it is read
 # What readers raise on arrays and values that do not fit together.
+GENES = "genes"  # name of the array that holds their hash
 MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, AssertionError)
 
 
@@ -151,6 +152,12 @@ def ids_of(ids: Any, genes: list[str]) -> list[str] | None:
 def genes_hash(genes: list[str], ids: list[str] | None) -> np.ndarray:
     """Hash of genes in their order, uint8 (32,): kept with the weights, it says which genes these are for."""
     return np.frombuffer(hashlib.sha256(json.dumps([genes, ids]).encode()).digest(), dtype=np.uint8)
+
+
+def check_genes(arrays: dict[str, np.ndarray], genes: list[str], ids: list[str] | None) -> None:
+    """Take the hash of the genes out of saved arrays; a ValueError unless it is that of these genes in this order."""
+    if not np.array_equal(arrays.pop(GENES), genes_hash(genes, ids)):
+        raise ValueError("the weights are for other genes, or for the same in another order")
 
 
 def data_hash(*arrays: np.ndarray) -> str:

@@ -189,7 +189,13 @@ def _save(folder: str | Path, fit: CombatFit, genes: list[str], ids: list[str] |
     checkpoint.save(
         folder,
         "combat",
-        {"mean": fit.mean, "variance": fit.variance, "location": fit.location, "scale": fit.scale},
+        {
+            "mean": fit.mean,
+            "variance": fit.variance,
+            "location": fit.location,
+            "scale": fit.scale,
+            checkpoint.GENES: checkpoint.genes_hash(genes, ids),
+        },
         {
             "genes": genes,
             **({} if ids is None else {"gene_ids": ids}),
@@ -209,6 +215,7 @@ def _load(folder: str | Path, adata: AnnData, layer: str) -> tuple[CombatFit, np
     with checkpoint.fitting(f"the model in {folder}", "Fit and save it again."):
         fit, names = _fit_of(arrays, card)
         ids = checkpoint.ids_of(card.get("gene_ids"), names)
+        checkpoint.check_genes(arrays, names, ids)
     if card.get("layer") != layer:
         raise ValueError(f"the model corrects layer {card['layer']!r}, not {layer!r}: pass layer={card['layer']!r}.")
     at = match_genes(names, ids, adata.var_names, adata.var.get(Key.var.gene_ids))

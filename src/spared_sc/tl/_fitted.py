@@ -227,7 +227,7 @@ class FittedPredictor:
         arrays, values = self.predictor.state()
         arrays = {f"model.{name}": array for name, array in arrays.items()} | {
             "gene_mean": self.gene_mean,
-            "genes": checkpoint.genes_hash(self.genes, self.card.gene_ids),
+            checkpoint.GENES: checkpoint.genes_hash(self.genes, self.card.gene_ids),
         }
         if self.novelty is not None:
             arrays |= {f"novelty.{name}": array for name, array in self.novelty.arrays().items()}
@@ -240,15 +240,14 @@ class FittedPredictor:
         """The predictor that `save` wrote; errors as of :func:`spared_sc.tl.load_predictor`."""
         arrays, saved = checkpoint.load(folder, _KIND, **_SAVED)
         with checkpoint.fitting(f"the model in {folder}", "Fit and save it again."):
+            card = read(Card, saved.get("predictor"))
+            checkpoint.check_genes(arrays, card.genes, card.gene_ids)
             groups: dict[str, dict[str, np.ndarray]] = {
-                name: {} for name in ("model", "novelty", "support", "gene_mean", "genes")
+                name: {} for name in ("model", "novelty", "support", "gene_mean")
             }
             for name, array in arrays.items():
                 group, _, rest = name.partition(".")
                 groups[group][rest] = array
-            card = read(Card, saved.get("predictor"))
-            if not np.array_equal(groups["genes"][""], checkpoint.genes_hash(card.genes, card.gene_ids)):
-                raise ValueError("the weights are for other genes, or for the same in another order")
             predictor = PREDICTORS.load(card.model).from_state(groups["model"], saved["state"])
             novelty = Novelty.from_arrays(groups["novelty"]) if groups["novelty"] else None
             support = Support(**groups["support"]) if groups["support"] else None

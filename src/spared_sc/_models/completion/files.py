@@ -40,6 +40,7 @@ def save_completer(
 ) -> None:
     """Write learned state, genes and layer to a folder; errors as of `checkpoint.save`."""
     arrays, values = completer.state()
+    arrays = arrays | {checkpoint.GENES: checkpoint.genes_hash(genes, gene_ids)}
     card: dict[str, Any] = {"method": completer.name, "genes": genes, "layer": layer, "data": data, "values": values}
     if gene_ids is not None:
         card["gene_ids"] = gene_ids
@@ -51,11 +52,12 @@ def load_completer(folder: str | Path) -> SavedCompleter:
     arrays, card = checkpoint.load(folder, KIND, gaps=_GAPS)
     with checkpoint.fitting(f"the model in {folder}", "Fit and save it again."):
         genes = checkpoint.names_of(card["genes"])
+        ids = checkpoint.ids_of(card.get("gene_ids"), genes)
+        checkpoint.check_genes(arrays, genes, ids)
         cls = COMPLETERS.load(card["method"])
         if not issubclass(cls, FittedCompleter):
             raise ValueError(f"{card['method']!r} is not fitted")
         completer = cls.from_state(arrays, card["values"])
         if completer.n_genes not in (None, len(genes)):
             raise ValueError(f"weights of {completer.n_genes} genes and names of {len(genes)}")
-        ids = checkpoint.ids_of(card.get("gene_ids"), genes)
         return SavedCompleter(completer, genes, ids, str(card["layer"]), str(card["data"]), str(card["version"]))
