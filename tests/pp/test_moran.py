@@ -10,6 +10,7 @@ import pytest
 
 import spared_sc as sp
 from helpers.pp import SECTIONS, with_holes
+from spared_sc._core import validate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -77,3 +78,15 @@ def test_moran_on_another_graph(normalised):
     sp.pp.lattice_neighbors(one, n_rings=2, key_added="spatial")
     sp.pp.moran(one, connectivity_key="spatial_connectivities")
     np.testing.assert_allclose(one.var["moran_i"], squidpys_moran(one, "log2tpm"), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "made"), [({}, 1), ({"median_completed": True}, 1), ({"connectivity_key": "spatial_connectivities"}, 0)]
+)
+def test_the_lattice_is_made_once(normalised, monkeypatch, options, made):
+    sp.pp.lattice_neighbors(normalised, library_key="library_id")
+    calls = []
+    plain = validate.get_lattice
+    monkeypatch.setattr(validate, "get_lattice", lambda *given, **named: (calls.append(1), plain(*given, **named))[1])
+    sp.pp.moran(normalised, library_key="library_id", **options)
+    assert len(calls) == made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,8 @@ from spared_sc._core.sdata import accepts_spatialdata
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from spared_sc._kernels.lattice import Lattice
 
 
 @accepts_spatialdata
@@ -94,8 +97,9 @@ def moran(
     libraries = validate.get_libraries(adata, library_key)
     train = validate.train_libraries(adata, split_key, libraries)
     threads = validate.n_threads(n_jobs)
-    graph, weights = _graph(adata, libraries, spatial_key, connectivity_key)
-    read = _completed(adata, values, libraries, spatial_key, threads) if median_completed else lambda at: values[:, at]
+    lattice = cache(lambda: validate.get_lattice(adata, libraries, spatial_key))  # made once, where it is needed
+    graph, weights = _graph(adata, libraries, lattice, connectivity_key)
+    read = _completed(adata, values, libraries, lattice(), threads) if median_completed else lambda at: values[:, at]
     spots = [rows for rows, use in zip(libraries.rows(), train, strict=True) if use]
     scores = np.full(adata.n_vars, np.nan)
     scores[mask] = mean_morans_i(read, np.flatnonzero(mask), weights, spots, n_threads=threads)
@@ -119,14 +123,13 @@ def moran(
 
 
 def _graph(
-    adata: AnnData, libraries: validate.Libraries, spatial_key: str, connectivity_key: str | None
+    adata: AnnData, libraries: validate.Libraries, lattice: Callable[[], Lattice], connectivity_key: str | None
 ) -> tuple[str | dict[str, np.ndarray], sps.csr_matrix]:
     """Name (or the kinds of the lattice) and weights of the graph to use."""
     from spared_sc._kernels.moran import lattice_weights
 
     if connectivity_key is None:
-        lattice = validate.get_lattice(adata, libraries, spatial_key)
-        return validate.recorded_kinds(lattice, libraries), lattice_weights(lattice)
+        return validate.recorded_kinds(lattice(), libraries), lattice_weights(lattice())
     if connectivity_key not in adata.obsp:
         raise KeyError(
             f"there is no graph {connectivity_key!r} in adata.obsp (graphs: {validate.listing(adata.obsp)}): "
@@ -142,12 +145,11 @@ def _graph(
 
 
 def _completed(
-    adata: AnnData, values: np.ndarray | sps.csr_matrix, libraries: validate.Libraries, spatial_key: str, n_threads: int
+    adata: AnnData, values: np.ndarray | sps.csr_matrix, libraries: validate.Libraries, lattice: Lattice, n_threads: int
 ) -> Callable[[np.ndarray], np.ndarray | sps.csr_matrix]:
     """A reader of genes whose undetected entries are filled with the adaptive median."""
     from spared_sc._kernels.median import adaptive_median
 
-    lattice = validate.get_lattice(adata, libraries, spatial_key)
     detected = validate.get_detected(adata)
 
     def read(genes: np.ndarray) -> np.ndarray:
