@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from spared_sc._core.names import check_file_name, check_library_name, file_name
+from spared_sc._core.names import check_file_name, check_library_name, file_name, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,3 +109,9 @@ def test_library_name_is_refused(name, problem: str):
 
 def test_library_name_in_any_script():
     assert check_library_name("切片 1 é") == "切片 1 é"
+
+
+def test_a_value_in_a_message_is_short():
+    assert shown("a") == "'a'"
+    assert shown("x" * 98) == repr("x" * 98)
+    assert shown(list(range(1000))) == repr(list(range(1000)))[:97] + "..."

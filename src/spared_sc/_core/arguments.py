@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from spared_sc._core.names import shown
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -69,8 +71,8 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
             if known and not any(fits(value) for _, fits in known):
                 wanted = " or ".join(words for words, _ in known)
                 if isinstance(value, str) and _NAMES in known:
-                    raise TypeError(f"{name}={_shown(value)} is one name: pass a list.")
-                raise TypeError(f"{name}={_shown(value)} cannot be used: give {wanted}.")
+                    raise TypeError(f"{name}={shown(value)} is one name: pass a list.")
+                raise TypeError(f"{name}={shown(value)} cannot be used: give {wanted}.")
         return function(*args, **kwargs)
 
     return checking
@@ -82,8 +84,3 @@ def _kinds(annotation: str) -> list[tuple[str, Callable[[Any], bool]]]:
         return [_KINDS[annotation]]
     parts = _ALTERNATIVES.split(annotation)
     return [_KINDS[part] for part in parts] if set(parts) <= set(_KINDS) else []
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 100 else f"{text[:100]}..."

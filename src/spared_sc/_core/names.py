@@ -39,7 +39,7 @@ def check_file_name(name: Any, where: str) -> str:
     """The name of a file as somebody else gives it, such as a server; refused where it could lead out of its folder."""
     if not isinstance(name, str) or file_name(name) != name:
         raise ValueError(
-            f"{where} names the file {_shown(name)}, which is not a plain file name: expected letters, digits, spaces and "
+            f"{where} names the file {shown(name)}, which is not a plain file name: expected letters, digits, spaces and "
             "_.,+=@()[]- only. Nothing was written; check who answers at this address."
         )
     return name
@@ -62,11 +62,12 @@ def check_library_name(name: Any) -> str:
     else:
         return name
     raise ValueError(
-        f"{_shown(name)} cannot be a library name: {problem}. Give a non-empty text without '/' and control characters, "
+        f"{shown(name)} cannot be a library name: {problem}. Give a non-empty text without '/' and control characters, "
         "such as {'section_1': 'path/of/the/folder'}."
     )
 
 
-def _shown(name: Any) -> str:
-    text = repr(name)
+def shown(value: Any) -> str:
+    """A value as it stands in messages: at most a hundred characters of it."""
+    text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."

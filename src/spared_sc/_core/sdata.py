@@ -148,7 +148,7 @@ def _places(
     if not regions or any(region not in sdata.shapes for region in regions):
         return None
     places, systems = np.full((table.n_obs, 2), np.nan), {}
-    region_of = table.obs[attrs["region_key"]].astype(str).to_numpy()
+    region_of = _region_of(table, attrs)
     for region in regions:
         shapes = sdata.shapes[region]
         rows = np.flatnonzero(region_of == region)
@@ -240,11 +240,16 @@ def _pixel_size(image: Any, system: str) -> float:
     return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
 
 
+def _region_of(table: AnnData, attrs: Mapping[str, Any]) -> np.ndarray:
+    """Name of the region (n_spots,) that each spot is in."""
+    return table.obs[attrs["region_key"]].astype(str).to_numpy()
+
+
 def _drop_shapes(sdata: SpatialData, table: AnnData, regions: list[str], attrs: Mapping[str, Any]) -> None:
     """Drop the shapes of the spots that were dropped, and regions without any spot."""
     if not regions:
         return
-    region_of = table.obs[attrs["region_key"]].astype(str).to_numpy()
+    region_of = _region_of(table, attrs)
     left = [region for region in regions if region in region_of]
     for region in regions:
         if region not in sdata.shapes:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from spared_sc._core.keys import Key
+from spared_sc._core.names import shown
 from spared_sc._core.report import logger
 from spared_sc._core.validate import listing
 from spared_sc.datasets._files import (
@@ -112,7 +113,7 @@ def _numbers(values: pd.Series) -> pd.Series:
             numbers.iloc[at] = float(text or "nan")
         except ValueError as error:
             raise ContentError(
-                f"{values.name} holds {_shown(text)} instead of a number",
+                f"{values.name} holds {shown(text)} instead of a number",
                 "Copy the file from the Space Ranger run again.",
             ) from error
     return numbers
@@ -158,7 +159,7 @@ def read_scalefactors(path: Path) -> dict[str, float]:
     with reading(path, "numbers such as tissue_hires_scalef and spot_diameter_fullres, as JSON"):
         table = read_json(path)
         if not isinstance(table, dict):
-            raise ContentError(f"it holds {_shown(table)}, which is no table of names and values", _COPY)
+            raise ContentError(f"it holds {shown(table)}, which is no table of names and values", _COPY)
         return {str(key): _positive(key, value) for key, value in table.items()}
 
 
@@ -170,12 +171,7 @@ def _positive(key: str, value: Any) -> float:
         number = float(value) if abs(value) < 1e300 else math.inf
         if 0 < number < math.inf:
             return number
-    raise ContentError(f"{key} is {_shown(value)} instead of a positive number", _COPY)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:57]}..."
+    raise ContentError(f"{key} is {shown(value)} instead of a positive number", _COPY)
 
 
 def read_spatial(name: str, layout: Layout, load_images: bool) -> dict[str, Any]:
