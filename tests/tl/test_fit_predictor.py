@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 
 import anndata as ad
 import numpy as np
@@ -13,6 +16,7 @@ import spared_sc as sp
 from helpers import KEY
 from helpers.models import card_of, put_arrays, put_card, weights_of
 from helpers.prediction import SECTIONS, embed, refused
+from spared_sc._models.prediction.histogene import HisToGene
 
 
 @pytest.fixture
@@ -216,3 +220,60 @@ def test_features_that_do_not_vary_are_saved(tmp_path):
 def test_parameters_are_a_dictionary(adata, params):
     with pytest.raises(TypeError, match="model_params=.*give a dictionary"):
         sp.tl.fit_predictor(adata, use_rep="X_test", model_params=params, **KEY)
+
+
+KILLED = """
+import os, signal, sys
+import anndata as ad
+import spared_sc as sp
+from spared_sc._models import training
+from spared_sc._models.prediction.histogene import HisToGene
+
+section, checkpoint, after = sys.argv[1:]
+training._SAVE_EVERY = 0.0
+plain, calls = HisToGene.loss, []
+
+def counted(self, network, batch):
+    calls.append(batch)
+    if len(calls) > int(after):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, network, batch)
+
+HisToGene.loss = counted
+sp.tl.fit_predictor(ad.read_h5ad(section), checkpoint=checkpoint, **OPTIONS)
+"""
+SECTION_MODEL = {
+    "model": "histogene",
+    "model_params": {"width": 16, "depth": 1, "n_heads": 1, "feedforward": 16, "n_steps": 24, "validate_every": 4},
+    "target": "log2tpm",
+    "loss": "all",
+    "use_rep": "X_test",
+    "device": "cpu",
+    "show_progress_bar": False,
+    **KEY,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
+def test_a_section_model_that_is_killed_goes_on_to_the_same_bytes(adata, tmp_path, monkeypatch):
+    steps: list[int] = []
+    plain = HisToGene.loss
+    monkeypatch.setattr(HisToGene, "loss", lambda self, *given: (steps.append(1), plain(self, *given))[1])
+    sp.tl.fit_predictor(adata, **SECTION_MODEL).save(tmp_path / "undisturbed")
+    undisturbed = len(steps)
+    adata.write_h5ad(tmp_path / "section.h5ad")
+    code = KILLED.replace("OPTIONS", repr(SECTION_MODEL))
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "section.h5ad", tmp_path / "state", "14"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    steps.clear()
+    sp.tl.fit_predictor(ad.read_h5ad(tmp_path / "section.h5ad"), checkpoint=tmp_path / "state", **SECTION_MODEL).save(
+        tmp_path / "resumed"
+    )
+    assert 0 < len(steps) < undisturbed - 8
+    one, other = (weights_of(tmp_path / name).read_bytes() for name in ("undisturbed", "resumed"))
+    assert one == other
