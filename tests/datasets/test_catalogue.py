@@ -104,8 +104,8 @@ def test_names(name: str):
     assert entry_of(name).key == "VLO"
 
 
-@pytest.mark.parametrize("name", ["VL0", "villacampa_lung", "x", "", None])
-def test_unknown_names_list_what_is_near(name: str | None):
+@pytest.mark.parametrize("name", ["VL0", "villacampa_lung", "x", ""])
+def test_unknown_names_list_what_is_near(name: str):
     near = {"VL0": "near are 'VLO' (villacampa_lung_organoid)", "villacampa_lung": "'VLO'"}.get(name, "no data set")
     with pytest.raises(ValueError, match=re.escape(near)) as caught:
         entry_of(name)

@@ -140,6 +140,15 @@ def test_some_sections(sources: Repositories):
         sp.datasets.load("VLO", join="left")
 
 
+@pytest.mark.parametrize(
+    "options", [{"name": 5}, {"sections": 5}, {"split": "yes"}, {"layers": 5}, {"library_key": 5}, {"catalogue": 5}]
+)
+def test_arguments_of_another_type(options: dict):
+    (argument,) = options
+    with pytest.raises(TypeError, match=rf"^{argument}=.* cannot be used: give "):
+        sp.datasets.load(**{"name": "VLO", **options})
+
+
 def test_record_and_files(sources: Repositories, tmp_path: Path):
     adata = sp.datasets.load("VLO")
     made = adata.uns["spared_sc"]["load"]

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
+import requests
 
 import spared_sc as sp
 from helpers.repositories import play, sends
+from spared_sc._core.download import fetch
 from spared_sc.datasets._catalogue import entries, entry_of, read_catalogue
 from spared_sc.datasets._sources import Remote, remotes, source_page
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from helpers.server import Server
 
 VLO = "https://data.mendeley.com/public-api/datasets/xjtv62ncwr"
@@ -159,3 +164,37 @@ def test_pages():
     block = '[A]\nname="a"\ntitle="a"\norganism="human"\ntissue="a"\ntechnology="st"\nfolder="a"\n[A.sections]\nS={subject="S"}'
     assert read_catalogue(block, "x")["A"].source == ()
     assert sp.datasets.catalogue().loc["AHSCC", "source"] == "https://data.mendeley.com/datasets/2bh5fchcv6/1"
+
+
+SOURCES = {source_page(block): (key, at) for key, entry in entries().items() for at, block in enumerate(entry.source)}
+SMALL = 2e7  # bytes; larger files are looked at, not fetched
+BEGINNINGS = {".zip": b"PK", ".gz": b"\x1f\x8b", ".tar": b"GSM"}  # a tar begins with the name of its first member
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("page", SOURCES)
+def test_the_smallest_file_of_every_source(page: str, tmp_path: Path):
+    key, at = SOURCES[page]
+    entry = entry_of(key)
+    section = next(iter(entry.sections.values()))
+    found = remotes(
+        entry.source[at], entry, [section], ["counts", "positions", "scalefactors", "hires", "spots", "image"]
+    )
+    assert found
+    sizes = [one.size or size_at(one.urls[0]) for one in found]
+    size, at = min((size, at) for at, size in enumerate(sizes))
+    one = found[at]
+    if size < SMALL:
+        fetched = fetch(one.urls[0], tmp_path / "file", known_hash=one.known_hash)
+        assert fetched.stat().st_size == size
+        return
+    with requests.get(one.urls[0], stream=True, timeout=60) as response:
+        response.raise_for_status()
+        start = next(response.iter_content(1024))
+    assert start.startswith(BEGINNINGS[PurePosixPath(one.path).suffix])
+
+
+def size_at(url: str) -> int:
+    response = requests.head(url, allow_redirects=True, timeout=60)
+    response.raise_for_status()
+    return int(response.headers["Content-Length"])

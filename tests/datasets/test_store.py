@@ -179,6 +179,17 @@ def test_a_partly_filled_folder_is_completed_in_the_cache(
     assert len(fetched) == 1 + 4 + 4  # and no image at full resolution
 
 
+def test_linked_folders_are_followed_once(vko: Repositories, tmp_path: Path):
+    for name in entry_of("VKO").sections:
+        write(tmp_path / "elsewhere" / name, dict(space_ranger(name)))
+    folder = tmp_path / "data" / "villacampa"
+    folder.mkdir(parents=True)
+    (folder / "kidney").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    with sp.settings.override(data_dir=tmp_path / "data"):
+        check(sp.datasets.load("VKO", split=False), *entry_of("VKO").sections)
+
+
 @pytest.mark.parametrize("root", ["data", "cache"])
 @pytest.mark.parametrize("name", ["data.tar.gz", "as the browser called it.tar.gz", "xjtv62ncwr-1.zip"])
 def test_an_archive_that_the_user_put_there(vko: Repositories, tmp_path: Path, root: str, name: str):

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.names import check_file_name, check_library_name
 from spared_sc._core.validate import listing
 from spared_sc.datasets._entries import SPLITS, DataSet, SectionEntry
@@ -63,6 +64,7 @@ _SAID = re.compile(r"(?:un)?verified: \S")
 _VALUES = {"organism": ("human", "mouse"), "technology": ("visium", "st")}
 
 
+@checks_arguments
 def catalogue(path: str | Path | None = None) -> pd.DataFrame:
     """Table of the data sets that :func:`load` knows by name: the 26 of SpaRED, and others.
 

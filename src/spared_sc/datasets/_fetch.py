@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.validate import listing
 from spared_sc.datasets._catalogue import entry_of
 from spared_sc.datasets._section_files import needed_roles, welcome_roles
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _OWN = {"counts", "spots", "positions", "scalefactors", "hires", "lowres", "image", "features", "barcodes", "labels"}
 
 
+@checks_arguments
 def fetch(
     name: str,
     sections: str | Sequence[str] | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.keys import Key
 from spared_sc._core.record import record
 from spared_sc._core.report import logger, warn
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from spared_sc.datasets._entries import DataSet
 
 
+@checks_arguments
 def load(
     name: str,
     sections: str | Sequence[str] | None = None,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spared_sc._core.download import StoppedError, cache_folder, cache_folders, fetch
@@ -20,8 +22,6 @@ from spared_sc.datasets._section_files import belongs, check_one, sort_files
 from spared_sc.datasets._sources import Remote, is_archive, remotes, source_page
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from spared_sc.datasets._entries import DataSet, SectionEntry
 
 ARCHIVES = "archives"  # folder of the cache with archives that were downloaded
@@ -86,8 +86,16 @@ def roots(entry: DataSet) -> list[Path]:
 
 
 def files_below(root: Path) -> list[str]:
-    """Paths of the files in a folder and its folders."""
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    """Paths of the files in a folder and its folders, linked ones too."""
+    found, seen = [], set()
+    for folder, inside, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back
+            inside.clear()
+            continue
+        seen.add(real)
+        found += [(Path(folder) / name).relative_to(root).as_posix() for name in names]
+    return sorted(found)
 
 
 def _look_through(search: Search, root: Path) -> None:

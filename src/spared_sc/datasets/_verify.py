@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spared_sc._core.arguments import checks_arguments
 from spared_sc.datasets._catalogue import entries, entry_of
 from spared_sc.datasets._checksums import SUMS, recorded, sha256_of
 from spared_sc.datasets._store import files_below, roots
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from spared_sc.datasets._entries import DataSet
 
 
+@checks_arguments
 def verify(name: str | None = None, *, catalogue: str | Path | None = None) -> pd.DataFrame:
     """Compare the files of data sets on this machine with their checksums.
 
