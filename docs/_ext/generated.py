@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import spared_sc as sp
+from spared_sc.benchmark._tables import CELLS, SCORES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import pandas as pd
+
+    from spared_sc.benchmark._tables import Column
 
 # Headings of the API page, with words of the names below them. A function without a match comes under the last heading.
 MODULES = {
@@ -44,6 +47,7 @@ MODULES = {
         },
     ),
     "get": ("Tables", {"": r"."}),
+    "benchmark": ("Benchmark", {"": r"."}),
 }
 SLOT = re.compile(r'(?:layers|obs|var|obsm|varm|obsp|varp|uns)(?:\["[^"\]]+"\])+')
 ROLE = re.compile(r":\w+:`~?(?:spared_sc\.)?([^`]+)`")
@@ -78,6 +82,8 @@ def write(folder: Path) -> None:
         ),
         "encoders": encoders(),
         "datasets": datasets(),
+        "benchmark_cells": columns(CELLS),
+        "benchmark_scores": columns(SCORES),
     }
     for name, text in tables.items():
         (folder / f"_{name}.md").write_text(text)
@@ -219,6 +225,11 @@ def datasets() -> str:
 
 def _authors(row: Any) -> str:
     return row.citation.split(",")[0]
+
+
+def columns(described: Iterable[Column]) -> str:
+    """Columns of a table of the benchmark."""
+    return "\n".join(rows(["column", "type", ""], [(f"`{one.name}`", one.kind, one.meaning) for one in described]))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _data(options)
         if options.command == "explore":
             return _explore(options)
+        if options.command == "benchmark":
+            return _benchmark(options)
         return _demo(options.output) if options.command == "demo" else _info()
     except KeyboardInterrupt:
         return _fail(options, "interrupted", 130)
@@ -108,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_data(commands.add_parser("data", help="data sets by name: list, describe, download and verify them"))
     _add_explore(commands.add_parser("explore", help="sections in a browser: a page that needs no network"))
+    _add_benchmark(commands.add_parser("benchmark", help="models on data sets, as a manifest describes"))
     commands.add_parser("info", help="versions, devices and folders, for bug reports")
     return parser
 
@@ -146,6 +149,29 @@ def _add_explore(explore: argparse.ArgumentParser) -> None:
     explore.add_argument("--title", help="title of the page (the name of the file)")
     explore.add_argument("--no-image", action="store_true", help="leave out the tissue images")
     explore.add_argument("--max-mb", type=float, default=200.0, help="largest size of the folder in MB (200)")
+
+
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    """Options of `spared-sc benchmark`."""
+    steps = parser.add_subparsers(dest="step", required=True)
+    plan = steps.add_parser("plan", help="list the cells: what would run, what is done, what is refused")
+    plan.add_argument("manifest", type=Path, help="YAML file that describes the benchmark")
+    plan.add_argument("-o", "--output", type=Path, help="folder of the benchmark, for what is done already")
+    plan.add_argument("--ids", action="store_true", help="print the identifiers of the cells that can run, and no more")
+    run = steps.add_parser("run", help="run the cells that are not done, and write the tables")
+    run.add_argument("manifest", type=Path, help="YAML file that describes the benchmark")
+    run.add_argument("-o", "--output", type=Path, required=True, help="folder of the benchmark")
+    run.add_argument("--shard", metavar="I/N", help="only this part of the plan, such as 2/8")
+    run.add_argument("--cell", action="append", metavar="ID", help="only this cell; may be given several times")
+    run.add_argument("--retry", action="store_true", help="run failed cells again, too")
+    cluster = run.add_mutually_exclusive_group()
+    cluster.add_argument("--workers", type=int, metavar="N", help="so many dask workers on this machine")
+    cluster.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a dask cluster that runs already, such as tcp://host:8786"
+    )
+    merge = steps.add_parser("merge", help="put together shards that ran in folders of their own")
+    merge.add_argument("folders", nargs="+", metavar="FOLDER", help="folders of the shards")
+    merge.add_argument("-o", "--output", type=Path, required=True, help="folder of the whole")
 
 
 def in_options(text: str) -> str:
@@ -377,6 +403,67 @@ def _verify_data(options: argparse.Namespace) -> int:
     counts = table["status"].value_counts()
     print(", ".join(f"{n} {status}" for status, n in counts.items()) or "there are no files of data sets here")
     return int(len(drifted) > 0)
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    import spared_sc as sp
+
+    if options.step == "plan":
+        return _benchmark_plan(options)
+    with _messages_in_options(), sp.settings.override(verbosity=sp.settings.verbosity or "info"):
+        if options.step == "merge":
+            cells = sp.benchmark.merge(options.output, options.folders)
+        else:
+            with _cluster(options) as client:
+                cells = sp.benchmark.run(
+                    options.manifest,
+                    options.output,
+                    client=client,
+                    shard=options.shard,
+                    cells=options.cell,
+                    retry=options.retry,
+                )
+    counted = ", ".join(f"{number} {status}" for status, number in cells["status"].value_counts().items())
+    print(f"{len(cells)} cells: {counted}")
+    for row in cells[~cells["status"].isin(["done", "not run", "refused"])].itertuples():
+        print(f"{row.cell}  {row.status}  {row.label} on {row.dataset}: {row.error}")
+    print(f"written to {options.output}: cells.parquet, scores.parquet")
+    return 0
+
+
+def _benchmark_plan(options: argparse.Namespace) -> int:
+    import spared_sc as sp
+
+    plan = sp.benchmark.plan(options.manifest, options.output)
+    if options.ids:
+        print(*plan.loc[plan["status"] != "refused", "cell"], sep="\n")
+        return 0
+    plan["share"] = plan["share"].map(lambda share: "" if share != share else share)
+    columns = ["cell", "task", "dataset", "label", "target", "loss", "regime", "share", "seed", "status", "error"]
+    print(plan[columns].to_string(index=False, max_colwidth=80))
+    counted = ", ".join(f"{number} {status}" for status, number in plan["status"].value_counts().items())
+    print(f"{len(plan)} cells: {counted}")
+    return 0
+
+
+@contextmanager
+def _cluster(options: argparse.Namespace) -> Iterator[Any]:
+    """A client of the cluster that is asked for, if one is."""
+    if options.workers is None and options.scheduler is None:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    if options.scheduler is not None:
+        with Client(options.scheduler) as client:
+            yield client
+        return
+    if options.workers < 1:
+        raise _Unusable(f"--workers {options.workers}: give a number from 1")
+    # A worker only waits for the process of its cell: the memory of that is watched there.
+    local = LocalCluster(n_workers=options.workers, threads_per_worker=1, memory_limit=None, dashboard_address=None)
+    with local as cluster, Client(cluster) as client:
+        yield client
 
 
 def _info() -> int:

@@ -63,7 +63,9 @@ def _summary(found: Comparison) -> list[str]:
     if found.blocks == "dataset" and "sources" in found.sensitivity.index:
         row = found.sensitivity.loc["sources"]
         if np.isfinite(row["nemenyi"]):
-            lines.append(f"Nemenyi with the {row['n_blocks']} sources as blocks: {row['nemenyi']:.0f} of {len(pairs)} pairs")
+            lines.append(
+                f"Nemenyi with the {row['n_blocks']} sources as blocks: {row['nemenyi']:.0f} of {len(pairs)} pairs"
+            )
     lines.append(f"tests and intervals generalise to {found.generalises_to}")
     lines += [f"left out: {name} ({why})" for name, why in found.left_out.items()]
     return lines + ([found.missing] if found.missing else [])
