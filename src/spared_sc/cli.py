@@ -459,7 +459,7 @@ def _cluster(options: argparse.Namespace) -> Iterator[Any]:
             yield client
         return
     if options.workers < 1:
-        raise _Unusable(f"--workers {options.workers}: give a number from 1")
+        raise Unusable(f"--workers {options.workers}: give a number from 1")
     # A worker only waits for the process of its cell: the memory of that is watched there.
     local = LocalCluster(n_workers=options.workers, threads_per_worker=1, memory_limit=None, dashboard_address=None)
     with local as cluster, Client(cluster) as client:

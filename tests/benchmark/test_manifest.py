@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import spared_sc as sp
 from helpers.benchmark import SMALL, write_manifest
 from spared_sc.benchmark._manifest import PATCHES, Target, read_manifest
 
@@ -21,7 +22,8 @@ def test_defaults(tmp_path):
     assert (manifest.name, manifest.threads, manifest.memory, manifest.device) == ("small", 1, None, "cpu")
     assert manifest.protocols == ("expression", "spared")
     (dataset,) = manifest.datasets
-    assert (dataset.catalogue, dataset.path, dataset.recipe, dataset.source) == ("VLO", None, {}, "VLO")
+    assert (dataset.catalogue, dataset.path, dataset.source, dataset.organism) == ("VLO", None, "villacampa", "human")
+    assert dataset.recipe == sp.datasets.catalogue()["recipe"]["VLO"]
     (model,) = manifest.models
     assert model.targets == (Target(target="expression", loss="mse", layer="log2tpm"),)
     assert (model.seeds, model.datasets, model.features) == ((0,), ("VLO",), ((),))
@@ -89,6 +91,7 @@ def test_paths_are_relative_to_the_manifest(tmp_path):
     [
         ({"datasets": None}, "the manifest: 'datasets' is missing"),
         ({"datasets": []}, "datasets: the list is empty"),
+        ({"datasets": ["VLOO"]}, "datasets[0]: "),
         ({"modls": ["ridge"]}, "there is no 'modls' here: did you mean 'models'"),
         ({"models": ["rigde"]}, "models[0].model: there is no predictor 'rigde': did you mean 'ridge'"),
         (

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spared_sc._core.files import as_path
 from spared_sc.benchmark._yaml import (
@@ -22,6 +22,9 @@ from spared_sc.benchmark._yaml import (
     text,
     whole,
 )
+
+if TYPE_CHECKING:
+    from spared_sc.datasets._entries import DataSet
 
 PATCHES = "patches"  # in place of the name of features: the model reads the image
 PROTOCOLS = ("expression", "spared", "hest")
@@ -178,8 +181,12 @@ def _dataset(value: Any, place: str, folder: Path) -> Dataset:
     catalogue = block.take("catalogue", text, name if path is None and synthetic is None else None)
     if sum(one is not None for one in (path, synthetic, catalogue)) > 1:
         block.refuse("'path', 'synthetic' and 'catalogue' exclude each other: a data set comes from one place")
+    entry = None if catalogue is None else _entry(catalogue, place)
+    known = {} if entry is None else dict(entry.recipe)
     genes: int | tuple[str, ...] | None = block.take("genes", _genes, None)
     recipe = block.take("recipe", _recipe, {})
+    if recipe is not None:
+        recipe = {**{one: value for one, value in known.items() if one != "n_genes" or genes is None}, **recipe}
     if isinstance(genes, int):
         if recipe is None or "n_genes" in recipe:
             raise ValueError(
@@ -199,13 +206,22 @@ def _dataset(value: Any, place: str, folder: Path) -> Dataset:
         split=block.take("split", optional(_split), None),
         recipe=recipe,
         genes=genes,
-        source=block.take("source", text, name),
-        organism=block.take("organism", text, ""),
-        tissue=block.take("tissue", text, ""),
-        technology=block.take("technology", text, ""),
+        source=block.take("source", text, name if entry is None else entry.folder),
+        organism=block.take("organism", text, "" if entry is None else entry.organism),
+        tissue=block.take("tissue", text, "" if entry is None else entry.tissue),
+        technology=block.take("technology", text, "" if entry is None else entry.technology),
     )
     block.end()
     return dataset
+
+
+def _entry(name: str, place: str) -> DataSet:
+    from spared_sc.datasets._catalogue import entry_of
+
+    try:
+        return entry_of(name)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{place}: {error.args[0]}") from error
 
 
 def _recipe(value: Any, place: str) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from spared_sc._core.files import write_whole
 from spared_sc._core.record import from_record, records_of
 from spared_sc._core.validate import listing
 from spared_sc.benchmark._yaml import near
+from spared_sc.datasets._catalogue import entry_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,12 +34,16 @@ _BLOCK = 2**24  # bytes read at a time
 
 
 def content_of(dataset: Dataset, known: Path | None = None) -> str:
-    """Hash of what a data set is read from: its files, or the name by which it is fetched or drawn.
+    """Hash of what a data set is read from: its files, or what the catalogue says about them.
 
     `known` is a file of hashes from before: a file of the same size and time is not read again.
     """
+    if dataset.catalogue is not None:
+        entry = entry_of(dataset.catalogue)
+        said = [entry.key, {name: asdict(one) for name, one in entry.sections.items()}, entry.source, entry.files]
+        return hashlib.sha256(json.dumps([*said, entry.sha256], sort_keys=True, default=dict).encode()).hexdigest()
     if dataset.path is None:
-        return "catalogue" if dataset.synthetic is None else "synthetic"
+        return "synthetic"
     if not dataset.path.exists():
         return "missing"
     files = (
@@ -111,7 +117,12 @@ def _read(order: dict[str, Any]) -> AnnData:
         }
         return sp.datasets.synthetic(**options)
     if order["path"] is None:
-        return sp.datasets.load(order["catalogue"], sections=order["sections"], images=order["images"])  # type: ignore[attr-defined]
+        return sp.datasets.load(
+            order["catalogue"],
+            sections=order["sections"],
+            images=order["images"],
+            library_key=order["library_key"],
+        )
     path = Path(order["path"])
     if not path.exists():
         raise FileNotFoundError(f"there is nothing at {path.name}, which the manifest names: check its path")
@@ -142,9 +153,9 @@ def _keys(adata: AnnData, order: dict[str, Any]) -> dict[str, str | None]:
 
 
 def _with_sections(adata: AnnData, order: dict[str, Any]) -> AnnData:
-    """The libraries that are asked for."""
+    """The libraries that are asked for; of the catalogue, no others were read."""
     wanted, key = order["sections"], order["library_key"]
-    if wanted is None:
+    if wanted is None or order["catalogue"] is not None:
         return adata
     if key not in adata.obs:
         raise KeyError(f"sections are chosen, and there is no column {key!r} in obs: {near(key, adata.obs.columns)}")
