@@ -65,6 +65,42 @@ def test_every_library_has_its_own_kind_of_lattice():
     np.testing.assert_array_equal(lattice.subset(part).kinds, lattice.kinds[part])
 
 
+def nearest_by_hand(position, library, spot, k) -> list[int]:
+    """Spots of the same library by distance, then row, then column; at most `k`, at most two places away."""
+    step = position - position[spot]
+    far = (step**2).sum(axis=1)
+    near = [other for other in range(len(position)) if library[other] == library[spot] and 0 < far[other] <= 4]
+    return sorted(near, key=lambda other: (far[other], *step[other]))[:k]
+
+
+@pytest.mark.parametrize("missing", [0, 0.1, 0.5, 0.8])
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_nearest_spots_of_square_arrays_by_brute_force(missing, k):
+    """Libraries of hexagonal arrays keep their neighbours."""
+    position, library = collection("hex", missing, sizes=((9, 8), (7, 11)))
+    square, squares = collection("grid", missing, sizes=((6, 7), (8, 5), (1, 1)))
+    order = np.random.default_rng(1).permutation(len(library) + len(squares))
+    position = np.concatenate([position, square - 40])[order]
+    library = np.concatenate([2 * library, 2 * squares + 1])[order]
+    kinds = np.array(["hex", "grid"])[np.arange(library.max() + 1) % 2]
+    lattice = lattices.from_array(position, library, kind=list(kinds))
+    found = neighbours(lattices.nearest_on_grids(lattice, position, library, k))
+    for spot, before in enumerate(neighbours(lattice)):
+        by_hand = set(nearest_by_hand(position, library, spot, k)) if library[spot] % 2 else before
+        assert found[spot] == by_hand
+
+
+def test_inside_a_square_array_the_nearest_are_those_that_touch():
+    position, library = places("grid", 7, 6), np.zeros(42, dtype=int)
+    inside = ((position > 0) & (position < position.max(axis=0))).all(axis=1)
+    for k, kind in ((4, "grid4"), (8, "grid")):
+        lattice = lattices.from_array(position, library, kind="grid")
+        nearest = neighbours(lattices.nearest_on_grids(lattice, position, library, k))
+        touching = neighbours(lattices.from_array(position, library, kind=kind))
+        assert [nearest[spot] for spot in np.flatnonzero(inside)] == [touching[spot] for spot in np.flatnonzero(inside)]
+        assert {len(one) for one in nearest} == ({4} if k == 4 else {5, 7, 8})  # at the border from two places away
+
+
 def test_spots_at_opposite_borders_of_a_library_or_of_two_do_not_touch():
     # A wrap-around over the last column, or from one library's last row into the next one's first, would join these.
     position = np.array([[0, 0], [0, 9], [1, 0], [1, 9], [9, 0], [9, 9], [0, 0], [0, 9]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,16 @@ _STEPS = {
     "grid4": ((-1, 0), (0, -1), (0, 1), (1, 0)),
 }
 KINDS = ("auto", *_STEPS)
+_REACH = 2  # steps to the farthest of the nearest spots on a square array
+_NEAREST = sorted(
+    (
+        (row, col)
+        for row in range(-_REACH, _REACH + 1)
+        for col in range(-_REACH, _REACH + 1)
+        if 0 < row**2 + col**2 <= _REACH**2
+    ),
+    key=lambda step: (step[0] ** 2 + step[1] ** 2, step),
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,8 @@ class Lattice:
     """Which spots touch, as a graph in CSR form over all spots; libraries are never joined."""
 
     indptr: np.ndarray  # (n_spots + 1,)
-    indices: np.ndarray  # (n_edges,), each edge in both directions, sorted within a spot
+    # (n_edges,), sorted within a spot; each edge in both directions, but for `nearest_on_grids`
+    indices: np.ndarray
     kinds: np.ndarray  # (n_spots,) "hex", "grid", "grid4" or "pixels"; one kind within a library
 
     @property
@@ -72,23 +83,53 @@ def from_array(position: np.ndarray, library: np.ndarray, *, kind: str | Sequenc
     libraries or for each.
     """
     kinds = _kinds(position, library, kind)
-    n = position.shape[0]
+    at = _at(position, library)
+    source, target = [], []
+    for name in np.unique(kinds):
+        spots = np.flatnonzero(kinds == name)
+        for step in _STEPS[name]:
+            found = at(spots, step)
+            source.append(spots[found >= 0])
+            target.append(found[found >= 0])
+    return _from_edges(np.concatenate(source), np.concatenate(target), kinds)
+
+
+def nearest_on_grids(lattice: Lattice, position: np.ndarray, library: np.ndarray, k: int) -> Lattice:
+    """A lattice whose spots on square arrays have their `k` nearest spots as neighbours, at most two places away.
+
+    Arguments are as of `from_array`, `lattice` its result. An edge leads from a spot to its nearest, and not always
+    back. Of spots at the same distance the first by row, then by column, is taken.
+    """
+    at = _at(position, library)
+    spots = np.flatnonzero(lattice.kinds == "grid")
+    taken = np.zeros(len(spots), dtype=int)
+    others = lattice.kinds[np.repeat(np.arange(lattice.n_spots), np.diff(lattice.indptr))] != "grid"
+    source = [np.repeat(np.arange(lattice.n_spots), np.diff(lattice.indptr))[others]]
+    target = [lattice.indices[others]]
+    for step in _NEAREST:
+        found = at(spots, step)
+        new = (found >= 0) & (taken < k)
+        source.append(spots[new])
+        target.append(found[new])
+        taken += new
+    return _from_edges(np.concatenate(source), np.concatenate(target), lattice.kinds)
+
+
+def _at(position: np.ndarray, library: np.ndarray) -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
+    """A function that finds the spots (n,) a step of rows and columns, each up to two, from given ones; -1 for none."""
     row, col = (position - position.min(axis=0)).T.astype(np.int64)
     # One number for every place of every library; the margin keeps steps over the border from wrapping around.
     width, height = col.max() + 5, row.max() + 3
     place = (library.astype(np.int64) * height + row + 1) * width + col + 2
     order = np.argsort(place, kind="stable")
     sorted_place = place[order]
-    source, target = [], []
-    for name in np.unique(kinds):
-        spots = np.flatnonzero(kinds == name)
-        for d_row, d_col in _STEPS[name]:
-            wanted = place[spots] + d_row * width + d_col
-            found = np.minimum(np.searchsorted(sorted_place, wanted), n - 1)
-            hit = sorted_place[found] == wanted
-            source.append(spots[hit])
-            target.append(order[found[hit]])
-    return _from_edges(np.concatenate(source), np.concatenate(target), kinds)
+
+    def at(spots: np.ndarray, step: tuple[int, int]) -> np.ndarray:
+        wanted = place[spots] + step[0] * width + step[1]
+        found = np.minimum(np.searchsorted(sorted_place, wanted), len(place) - 1)
+        return np.where(sorted_place[found] == wanted, order[found], -1)
+
+    return at
 
 
 def _kinds(position: np.ndarray, library: np.ndarray, kind: str | Sequence[str]) -> np.ndarray:

@@ -13,10 +13,11 @@ from spared_sc._models.prediction.networks import Shape
 
 
 def dense_edges(n, seed=0, share=0.25) -> np.ndarray:
-    """Random symmetric neighbours of n spots, the last of which has none."""
-    adjacency = np.triu(np.random.default_rng(seed).random((n, n)) < share, 1)
-    adjacency[:, -1] = False
-    return adjacency | adjacency.T
+    """Random neighbours of n spots, not always in both directions; the last spot has none."""
+    adjacency = np.random.default_rng(seed).random((n, n)) < share
+    adjacency[:, -1] = adjacency[-1] = False
+    np.fill_diagonal(adjacency, False)
+    return adjacency
 
 
 def convolved(images, layer) -> np.ndarray:

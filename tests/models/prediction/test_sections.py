@@ -10,11 +10,14 @@ import pytest
 import torch
 from scipy import special, stats
 
-from helpers.networks import COMPUTE, CPU, N_GENES, make_spots, some_known
+from helpers.networks import COMPUTE, CPU, N_GENES, make_spots, on_lattice, some_known
 from helpers.section_networks import hggep, hist2st, histogene
+from spared_sc._kernels.lattice import from_array, nearest_on_grids
 from spared_sc._kernels.metrics import poisson_deviance
 from spared_sc._models.prediction import sections
 from spared_sc._models.prediction.batch import Batch, Targets
+from spared_sc._models.prediction.hggep import HggepNet
+from spared_sc._models.prediction.hist2st import Hist2STNet
 from spared_sc._models.prediction.networks import Shape
 from spared_sc._models.prediction.sampling import Chosen
 
@@ -191,3 +194,32 @@ def test_the_width_is_shared_by_the_positions_of_a_patch(make):
     make(width=30).make_network(Shape(N_GENES, 6, 2), "random")  # of an embedding any
     with pytest.raises(ValueError, match="change one of the two"):
         hist2st(image_size=6).make_network(Shape(N_GENES, None, 2), "random")
+
+
+@pytest.mark.parametrize("kind", ["hex", "grid"])
+@pytest.mark.parametrize(("make", "network", "k"), [(hist2st, Hist2STNet, 4), (hggep, HggepNet, 8)])
+def test_neighbours_on_square_arrays_are_those_of_the_authors(make, network, k, kind, monkeypatch):
+    """In training and in prediction; on hexagonal arrays they are those that touch."""
+    library = np.zeros(30, dtype=int)
+    place = on_lattice(1, (6, 6)).place[:30] if kind == "hex" else np.stack(np.divmod(np.arange(30), 6), axis=1)
+    touching = from_array(place, library, kind=kind)
+    seen, plain = [], network.hidden
+
+    def hidden(self, tokens, places, edges):
+        seen.append((places, edges))
+        return plain(self, tokens, places, edges)
+
+    monkeypatch.setattr(network, "hidden", hidden)
+    predictor, spots = make(n_steps=1), replace(embedded(30), place=place, library=library, lattice=touching)
+    predictor.fit(spots, None, COMPUTE)
+    n_training = len(seen)
+    predictor.predict(spots, COMPUTE)
+    assert 0 < n_training < len(seen)
+    expected = nearest_on_grids(touching, place, library, k)
+    sizes = {tuple(one): size for one, size in zip(place.tolist(), np.diff(expected.indptr), strict=True)}
+    for places, edges in (seen[n_training - 1], seen[-1]):
+        assert edges.shape[1] == len(expected.indices)
+        found = {tuple(one): int((edges[0] == i).sum()) for i, one in enumerate(places.tolist())}
+        assert found == sizes
+        far = ((places[edges[0]] - places[edges[1]]) ** 2).sum(dim=1)
+        assert far.max() <= 4

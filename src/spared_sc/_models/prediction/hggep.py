@@ -229,11 +229,13 @@ class Hggep(CountPredictor[HggepNet]):
     The authors kept the weights with the best score on the test section; here those of the best step on validation
     libraries are kept. Their dropout between the hypergraph convolutions acts in prediction too, here in training only.
     They weigh memberships where their layer takes weights of hyperedges; here a hyperedge has the mean score of its
-    members. Neighbours are those of the array, 6 on Visium and 8 on square arrays, where the authors take the eight nearest
-    spots. A spot without any is its own neighbour; in the released code it is not a number. Batch normalisation sees at most 512 patches at a time.
+    members. Neighbours are the 6 adjacent spots on Visium and, as published, the eight nearest on square arrays, at most
+    two places away. A spot without any is its own neighbour; in the released code it is not a number. Batch normalisation
+    sees at most 512 patches at a time.
     """
 
     about: ClassVar[About] = PREDICTORS["hggep"]
+    n_nearest: ClassVar[int] = 8
     depth: int = parameter(4, least=1, whole=True)
     n_associated: int = parameter(4, least=1, whole=True)
     association: str = parameter(SIMILAR, choices=(SIMILAR, DISSIMILAR))

@@ -76,7 +76,7 @@ class Hist2STNet(CountNetwork):
         with mixed_precision(tokens.device):
             patch = in_chunks(self.stem, tokens, recompute=self.recompute) if tokens.ndim == 4 else self.stem(tokens)
             spots = self.transformer(patch + self.place(place)).float()
-        edges = with_isolated(edges, len(spots))
+        edges = with_isolated(edges, len(spots)).flip(0)  # from the neighbours to the spot
         layers = []
         for graph in self.graph:
             spots = functional.normalize(graph(spots, edges).relu(), dim=1)
@@ -104,12 +104,13 @@ class Hist2ST(CountPredictor[Hist2STNet]):
     Notes
     -----
     Pixels are normalised as ImageNet's; the released code takes 0 to 255. As published, a graph layer averages the
-    neighbours of a spot and leaves out the spot itself. Neighbours are those of the array, 6 on Visium and 8 on square
-    arrays, where the authors take the four nearest spots. A spot without any is its own neighbour; in the released code it is not a number. Batch
-    normalisation sees at most 512 patches at a time.
+    neighbours of a spot and leaves out the spot itself. Neighbours are the 6 adjacent spots on Visium and, as published, the
+    four nearest on square arrays, at most two places away. A spot without any is its own neighbour; in the released code
+    it is not a number. Batch normalisation sees at most 512 patches at a time.
     """
 
     about: ClassVar[About] = PREDICTORS["hist2st"]
+    n_nearest: ClassVar[int] = 4
     token_size: int = parameter(7, least=1, whole=True)
     channels: int = parameter(32, least=1, whole=True)
     kernel_size: int = parameter(5, least=1, whole=True)

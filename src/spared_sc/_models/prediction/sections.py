@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from torch.nn import functional
 
 from spared_sc._core.params import parameter
+from spared_sc._kernels.lattice import nearest_on_grids
 from spared_sc._models.prediction.networks import GeneNetwork, SectionPredictor
 from spared_sc._models.prediction.section_layers import (
     PlaceEmbedding,
@@ -21,6 +22,9 @@ from spared_sc._models.prediction.section_layers import (
 from spared_sc._models.prediction.spots import present
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from spared_sc._core.compute import Compute
     from spared_sc._models.prediction.batch import Batch
     from spared_sc._models.prediction.spots import Spots
 
@@ -129,9 +133,22 @@ class CountPredictor(AttentionPredictor[CountNet]):
         Copies of a section. Patches are turned, mirrored or turned to grey; with an embedding copies differ by dropout.
     """
 
+    n_nearest: ClassVar[int]  # neighbours of a spot on a square array
     zinb_weight: float = parameter(0.25, least=0)
     distillation_weight: float = parameter(0.5, least=0)
     n_copies: int = parameter(5, least=1, whole=True)
+
+    def fit(self, train: Spots, validation: Spots | None, compute: Compute) -> None:
+        """Learn from `train`; on square arrays the neighbours are those that the authors take."""
+        super().fit(self._joined(train), None if validation is None else self._joined(validation), compute)
+
+    def predict(self, spots: Spots, compute: Compute, *, own_library: np.ndarray | None = None) -> np.ndarray:
+        """Float32 (n, g)."""
+        return super().predict(self._joined(spots), compute, own_library=own_library)
+
+    def _joined(self, spots: Spots) -> Spots:
+        place, lattice = present(spots.place, "place"), present(spots.lattice, "lattice")
+        return replace(spots, lattice=nearest_on_grids(lattice, place, spots.library, self.n_nearest))
 
     def loss(self, network: CountNet, batch: Batch) -> torch.Tensor:
         """Loss of the target, and of counts and copies."""
