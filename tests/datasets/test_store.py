@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import spared_sc as sp
-from helpers.repositories import Repositories, play, space_ranger, truth_of
+from helpers.repositories import Repositories, below, play, space_ranger, tar_of, truth_of, zip_of
 from spared_sc._core import download
 from spared_sc.datasets import _store
 from spared_sc.datasets._catalogue import entry_of
@@ -249,11 +249,36 @@ def test_a_damaged_archive_of_the_cache_is_downloaded_again(vko: Repositories, t
 
 def test_an_archive_without_the_sections(vko: Repositories, tmp_path: Path):
     unlisted(vko)
-    from helpers.repositories import tar_of
-
     vko.server.files[vko.where(DATA)] = tar_of({"lung/V19D02-088_A1/filtered_feature_bc_matrix.h5": b"", "README": b""})
     with pytest.raises(ConnectionError, match=r"Nothing of it is in 'data.tar.gz'; data.tar.gz holds .*README"):
         sp.datasets.fetch("VKO")
+
+
+def test_an_archive_without_full_images_is_read_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The set has no full images; what is there is not downloaded or searched again."""
+    repositories = play(server, monkeypatch, "MHCP1")
+    where = next(path for path in server.files if path.endswith("file_downloaded"))
+    files = {
+        name: data
+        for section in entry_of("MHCP1").sections
+        for name, data in below(section, space_ranger(section)).items()
+    }
+    server.files[where] = tar_of(files)
+    unlisted(repositories)
+    server.files["/data.mendeley.com/public-api/zip/4w6krnywhn/download/1"] = zip_of({"colon.tar.gz": tar_of(files)})
+    listed: list[str] = []
+    original = _store.list_members
+    monkeypatch.setattr(
+        _store, "list_members", lambda archive, inside: listed.append(archive.name) or original(archive, inside)
+    )
+    with sp.settings.override(data_dir=None, cache_dir=tmp_path):
+        sp.datasets.fetch("MHCP1")
+        assert listed == ["4w6krnywhn-1.zip"]
+        n_asked = len(server.asked)
+        with pytest.raises(ConnectionError, match=r"2 files of MHCP1 are not on this machine: image of V11M22-349_B1"):
+            sp.datasets.fetch("MHCP1", images="full")
+        assert listed == ["4w6krnywhn-1.zip"] * 2
+        assert not [path for path, _ in server.asked[n_asked:] if "/zip/" in path]
 
 
 def test_several_calls_at_once_download_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -65,7 +65,10 @@ def _read_visium(name: str, files: Mapping[str, Path], images: str | None) -> Se
         images={role: files[role] for role in ("hires", "lowres") if role in files},
         spatial=[files["positions"].parent],
     )
-    (section,) = read_layout(name, layout, load_images=bool(images and layout.images), in_tissue_only=True)
+    read = read_layout(name, layout, load_images=bool(images and layout.images), in_tissue_only=True)
+    if len(read) != 1:
+        raise ValueError(f"{counts} holds {len(read)} sections of an aggregated run: expected those of {name} alone.")
+    section = read[0]
     if images and not layout.images:
         logger.warning("library %r: its source has no hires image", name)
     if images == "full":

@@ -147,26 +147,26 @@ def _take_out(search: Search, archive: Path, block: Mapping[str, Any]) -> None:
     """Take what is missing, and what is welcome, out of an archive into the cache."""
     entry, root = search.entry, cache_folder(search.entry.folder)
     inside = None if block.get("archive") == archive.name else block.get("archive")
-    before = f"{_below(entry, archive)}/"  # may name the section
-    names = [before + name for name in _members(search, archive, inside)]
+    where = _below(entry, archive)  # may name the section
+    names = [f"{where}/{name}" for name in _members(search, archive, inside)]
     targets: dict[str, Path] = {}
-    of: dict[str, tuple[str, str]] = {}
+    of: dict[tuple[str, str], Path] = {}
     for section, files in sort_files(entry, search.sections(search.missing), names).items():
         check_one(entry, section, files, search.missing[section], str(archive))
         for role in search.wanted(section) & files.one.keys():
-            member = files.one[role].removeprefix(before)
+            member = files.one[role].removeprefix(f"{where}/")
             name = file_name(member.rpartition("/")[2])
-            targets[member] = root / section / (name.removesuffix(".gz") if role == "image" else name)
-            of[member] = section, role
+            target = root / section / (name.removesuffix(".gz") if role == "image" else name)
+            of[section, role] = targets.setdefault(member, target)
     if not targets:
-        search.without[archive.name] = names
+        search.without[where] = names
         return
     logger.info("taking %d files of %s out of %s", len(targets), entry.key, archive.name)
     with only_writer(root / f"{archive.name}.members", wait=_WAIT):
         extract_members(archive, targets, inside)
     remember(root, {path.relative_to(root).as_posix(): sha256_of(path) for path in targets.values()})
-    for member, (section, role) in of.items():
-        search.add(section, role, targets[member])
+    for (section, role), path in of.items():
+        search.add(section, role, path)
 
 
 def _members(search: Search, archive: Path, inside: str | None) -> list[str]:
@@ -193,7 +193,7 @@ def _ask(search: Search, block: Mapping[str, Any]) -> None:
             search.add(section, role, path)
         archives = [one for one in listed if is_archive(one.path) and _may_hold(search, one)]
         for one in sorted(archives, key=lambda one: one.section is None):
-            if search.missing:
+            if search.missing and one.path not in search.without:
                 (archive,) = _download(search, block, {("", one.path): one}).values()
                 _take_out(search, archive, block)
     except ConnectionError as error:
@@ -265,7 +265,8 @@ def _fetch_one(one: Remote, root: Path, relative: str, recorded_sum: str | None,
                 "no checksum of %s is public: its sha256 is recorded, and later downloads are compared", relative
             )
         if recorded_sum is None:
-            remember(root, {relative: sha256_of(target)})
+            algorithm, _, digest = (known or "").partition(":")
+            remember(root, {relative: digest if algorithm == "sha256" else sha256_of(target)})
         return target
     if recorded_sum and not one.known_hash and any(isinstance(error, ValueError) for error in errors):
         errors.append(
