@@ -28,11 +28,7 @@ TITLES = {
     "embryo": "mouse embryo",
 }
 SETS = tuple(TITLES)
-ORGANOIDS = {"VLO": "lung_organoid", "VKO": "kidney_organoid"}
-SPLITS = {  # as SpaRED splits them
-    "VLO": {"V19D02-088_A1": "train", "V19D02-088_B1": "train", "V19D02-088_C1": "val", "V19D02-088_D1": "test"},
-    "VKO": {"V19D02-085_B1": "train", "V19D02-085_C1": "train", "V19D02-085_D1": "val"},
-}
+ORGANOIDS = ("VLO", "VKO")
 
 
 def read(name: str, *, with_split: bool = False) -> ad.AnnData:
@@ -40,8 +36,8 @@ def read(name: str, *, with_split: bool = False) -> ad.AnnData:
     if sp.settings.data_dir is None:
         raise SystemExit("set SPARED_SC_DATA_DIR to the folder of the sections")
     adata = _raw(name)
-    if with_split:
-        adata.obs["split"] = adata.obs["library_id"].astype(str).map(SPLITS[name])
+    if with_split:  # as SpaRED splits them
+        sp.pp.split_libraries(adata, library_key="library_id", assignment=name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*have no length")  # genes that are no longer annotated
         warnings.filterwarnings("ignore", message=".*genes")
@@ -51,8 +47,7 @@ def read(name: str, *, with_split: bool = False) -> ad.AnnData:
 
 def _raw(name: str) -> ad.AnnData:
     if name in ORGANOIDS:
-        folder = sp.settings.data_dir / "villacampa" / ORGANOIDS[name]
-        adata = sp.datasets.read_visium(sorted(p.parent for p in folder.glob("*/spatial")))
+        adata = sp.datasets.load(name, split=False)
     elif name.startswith("HER2_"):
         return sp.datasets.her2st(name.removeprefix("HER2_"))
     else:

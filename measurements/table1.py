@@ -1,6 +1,7 @@
 """Table 1 of the SpaRED paper on its two organoid sets, for both layers that Moran's I can rank on.
 
-Needs the sections of Gracia Villacampa et al. (2021) in `$SPARED_SC_DATA_DIR/villacampa`.
+Needs the sections of Gracia Villacampa et al. (2021), which are downloaded where `$SPARED_SC_DATA_DIR/villacampa` does not
+hold them.
 
     python measurements/table1.py
 """
@@ -14,21 +15,19 @@ import _results
 import spared_sc as sp
 
 COLUMNS = ("spots", "genes_kept", "genes_selected", "corrupt", "missing_before", "missing_after")
-PAPER = {  # folder, then as the columns; the paper does not say how many genes pass the filter
-    "VLO": ("lung_organoid", 1832, None, 128, 1.00, 0.90, 0.26),
-    "VKO": ("kidney_organoid", 1355, None, 128, 1.00, 0.92, 0.33),
-}
+SETS = ("VLO", "VKO")
 
 
 def main() -> None:
     """Run the recipe with both layers."""
-    if sp.settings.data_dir is None:
-        raise SystemExit("set SPARED_SC_DATA_DIR to the folder that holds villacampa/")
     rows, shared = [], []
-    for name, (folder, *paper) in PAPER.items():
+    for name in SETS:
+        printed = sp.datasets.catalogue().loc[name]
+        shares = [int(printed[column]) / 100 for column in ("corrupt", "missing_before", "missing_after")]
+        # The paper does not say how many genes pass the filter.
+        paper = (int(printed["spots"]), None, int(printed["genes"]), *shares)
         rows.append({"set": name, "ranked_on": "paper", **dict(zip(COLUMNS, paper, strict=True))})
-        sections = sorted(p.parent for p in (sp.settings.data_dir / "villacampa" / folder).glob("*/spatial"))
-        adata = sp.datasets.read_visium(sections)
+        adata = sp.datasets.load(name, split=False)
         selected = {}
         for layer in ("median", "log2tpm"):
             with warnings.catch_warnings():
