@@ -14,6 +14,7 @@ import pytest
 import spared_sc as sp
 from helpers import KEY
 from helpers.prediction import SECTIONS, embed, predict, refused, with_split
+from spared_sc.tl._target import CompletedTarget
 
 EXPRESSION = {"target": "expression"}
 
@@ -197,3 +198,24 @@ def test_a_layer_of_the_same_name_is_no_target(adata):
 def test_expression_needs_raw_counts(adata):
     adata.X = adata.X * 0.5
     refused(lambda adata: predict(adata, **EXPRESSION), adata, ValueError, "raw counts are needed")
+
+
+@pytest.mark.parametrize("target", ["expression", "given_detection"])
+def test_labels_are_completed_once_for_all_models(adata, target, tmp_path, monkeypatch):
+    predict(adata, target=target)
+    expected = adata.obsm["predicted_ridge"].copy()
+    fits = []
+    completed = CompletedTarget._completed
+    monkeypatch.setattr(CompletedTarget, "_completed", lambda *given: fits.append(1) or completed(*given))
+    with sp.settings.override(labels_dir=tmp_path / "labels"):
+        predict(adata, target=target)
+        first = len(fits)
+        assert first == len(list((tmp_path / "labels").glob("*.npy"))) > 0
+        np.testing.assert_array_equal(adata.obsm["predicted_ridge"], expected)
+        predict(adata, target=target)
+        np.testing.assert_array_equal(adata.obsm["predicted_ridge"], expected)
+        predict(adata, target=target, model="knn")
+        assert len(fits) == first  # the folds of both models are the same
+        other, _ = shuffled(adata, "library_2")
+        predict(other, target=target)
+        assert len(fits) > first

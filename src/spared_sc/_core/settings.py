@@ -81,6 +81,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "library_key": (str, "SPARED_SC_LIBRARY_KEY"),
     "cache_dir": (_path, "SPARED_SC_CACHE_DIR"),
     "data_dir": (_path, "SPARED_SC_DATA_DIR"),
+    "labels_dir": (_path, "SPARED_SC_LABELS_DIR"),
 }
 
 
@@ -115,6 +116,9 @@ class Settings:
         Where downloads and parsed tables are kept; the user's cache folder by default.
     data_dir
         A folder of data sets that are already on this machine, searched before any download.
+    labels_dir
+        A folder in which the completed values are kept that predictors learn from: a call that learns from the same spots
+        and genes takes them from there, whatever its model. `None` keeps none.
 
     Examples
     --------
@@ -133,6 +137,7 @@ class Settings:
     library_key: str | None
     cache_dir: Path
     data_dir: Path | None
+    labels_dir: Path | None
 
     def __init__(self) -> None:
         for name, (_, variable) in _FIELDS.items():

@@ -195,7 +195,7 @@ class _Maker:
 
     def _refused(self, model: Model, features: tuple[str, ...], target: Target) -> str:
         """Why a model cannot run on this data set, as far as is known before."""
-        if target.loss in ("poisson", "nb") and not PREDICTORS.load(model.model).takes_counts:
+        if target.loss in ("poisson", "nb") and not PREDICTORS[model.model].takes_counts:
             return f"{model.model!r} cannot be fitted to counts (loss {target.loss!r})"
         if features and self.dataset.images is None:
             return f"{model.model!r} reads images, and the data set is read without (images: null)"

@@ -56,12 +56,16 @@ class Worker:
             start_new_session=True,  # an interrupt of the terminal is this process's to deal with
         )
 
-    def run(self, job: Job, *, files: dict[str, Path], output: Path, log: Path, memory: int) -> Outcome:
-        """Do a job: `files` are what it reads, `output` is what it writes, `memory` the bytes that it may take."""
+    def run(self, job: Job, *, files: dict[str, Path], output: Path, labels: Path, log: Path, memory: int) -> Outcome:
+        """Do a job: `files` are what it reads, `output` is what it writes, `memory` the bytes that it may take.
+
+        `labels` is a folder of completed values, which jobs share.
+        """
         order = {
             "job": asdict(job),
             "files": {name: str(path) for name, path in files.items()},
             "output": str(output),
+            "labels": str(labels),
             "log": str(log),
             "memory": memory,
         }

@@ -103,7 +103,12 @@ def _outcome(job: Job, folder: Folder, conditions: Conditions, before: tuple[End
     log = folder.log(job.id)
     with WORKERS.worker(job.threads) as worker:
         outcome = worker.run(
-            job, files=files, output=folder.prepared(job.id), log=log, memory=conditions.memory or _memory()
+            job,
+            files=files,
+            output=folder.prepared(job.id),
+            labels=folder.root / "prepared" / "labels",
+            log=log,
+            memory=conditions.memory or _memory(),
         )
     if outcome.status == DISK:
         raise OSError(f"{folder.root} cannot be written ({outcome.error}): free some space or choose another place")

@@ -168,7 +168,7 @@ def _done(order: dict[str, Any]) -> bytes:
 
     log, job = Path(order["log"]), Job(**order["job"])
     sp.settings.verbosity = "info"
-    sp.settings.n_jobs = job.threads
+    sp.settings.n_jobs, sp.settings.labels_dir = job.threads, Path(order["labels"])
     try:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     except OSError as error:

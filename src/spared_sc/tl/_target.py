@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spared_sc import __version__
 from spared_sc._core import validate
+from spared_sc._core.files import write_whole, writing
+from spared_sc._core.locks import only_writer
+from spared_sc._core.report import logger
+from spared_sc._core.settings import settings
 from spared_sc._models.completion.registry import COMPLETERS
 from spared_sc._models.device import check_device
 from spared_sc._models.prediction.spots import MSE
@@ -44,8 +51,36 @@ class CompletedTarget:
         seen = np.flatnonzero(sections.known.any(axis=0))
         genes = seen[np.argsort(self.names[seen], kind="stable")]  # no result depends on their order
         target = np.zeros((len(rows), len(self.names)), dtype=np.float32)
-        target[np.ix_(order, genes)] = self._completed(sections.of_genes(genes), compute)
+        target[np.ix_(order, genes)] = self._kept(sections.of_genes(genes), compute)
         return replace(spots, target=target, known=None)
+
+    def _kept(self, sections: Sections, compute: Compute) -> np.ndarray:
+        """Completed values, from the folder of the settings where they are there; else they are kept in it."""
+        if settings.labels_dir is None:
+            return self._completed(sections, compute)
+        path = settings.labels_dir / f"{self._identity(sections, compute)}.npy"
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with only_writer(path, wait=np.inf):
+            if path.exists():
+                logger.info("took completed labels from %s", path)
+                return np.load(path)
+            values = self._completed(sections, compute)
+            with writing(path), io.BytesIO() as file:
+                np.save(file, values)
+                write_whole(path, file.getvalue())
+        return values
+
+    def _identity(self, sections: Sections, compute: Compute) -> str:
+        """Hash of all that decides completed values."""
+        counts, lattice = sections.need_counts(), sections.lattice
+        arrays = [sections.values, sections.known, sections.library, counts.values, counts.depth, sections.total]
+        arrays += [lattice.indptr, lattice.indices, lattice.kinds]
+        digest = hashlib.sha256(f"{__version__} {self.kind} {_COMPLETERS[self.kind]} {compute.seed}".encode())
+        for array in map(np.asarray, arrays):
+            digest.update(f"{array.dtype.str} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:32]
 
     def _completed(self, sections: Sections, compute: Compute) -> np.ndarray:
         """Completed values of all entries: what was detected stays, or all of them denoised."""
