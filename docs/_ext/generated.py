@@ -41,6 +41,7 @@ MODULES = {
     "pl": (
         "Plots",
         {
+            "Benchmarks": r"benchmark|critical|catalogue",
             "Completion": r"missing|audit|completion|training|spatial",
             "Images and predictions": r"alignment|patches|predict|gene_scores",
             "Sections and genes": r".",
