@@ -1,3 +1,4 @@
+from ._add import add as add
 from ._compare import compare as compare
 from ._merge import merge as merge
 from ._paper_table import paper_table as paper_table

@@ -95,6 +95,18 @@ class Folder:
             )
         return read_json(path)["cells"]
 
+    def added(self) -> list[dict[str, Any]]:
+        """Cells that no manifest has: predictions of other tools."""
+        path = self.root / "added.json"
+        return read_json(path)["cells"] if path.exists() else []
+
+    def write_added(self, cell: dict[str, Any]) -> None:
+        """Keep that there is such a cell, in place of what it was before."""
+        path = self.root / "added.json"
+        with writing(path, _NOTHING_LOST), only_writer(path, wait=FOREVER):
+            cells = [one for one in self.added() if one["cell"] != cell["cell"]]
+            write_whole(path, json.dumps({"cells": [*cells, cell]}, indent=0).encode())
+
     def _write(self, path: Path, content: bytes) -> None:
         with writing(path, _NOTHING_LOST), only_writer(path):
             write_whole(path, content)
@@ -145,7 +157,7 @@ class Folder:
         return _frame(cells)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        for planned in self.planned():
+        for planned in [*self.planned(), *self.added()]:
             refused = planned.pop("refused")
             row = (
                 {"status": REFUSED if refused else NOT_RUN, "error": refused} if refused else self.row(planned["cell"])
