@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -152,6 +154,18 @@ def test_a_file_adds_sets(tmp_path: Path):
         ('subject = "A", ', "", r"\[MINE\] sections, 'S1' lacks 'subject'"),
         ('"train"', '"training"', r"\[MINE\] sections, 'S1' has split = 'training'"),
         ("S1 =", '"S/1" =', "cannot be a library name"),
+        ('"train"', '"train", ids = { counts = "1" }', r"'S1' ids has counts = '1': expected the number"),
+        ('"train"', '"train", extra = [1]', r"'S1' extra holds 1: expected texts"),
+        ("[MINE.known]", "notes = [1]\n[MINE.known]", r"\[MINE\] notes holds 1: expected texts"),
+        ("[MINE.known]", "[MINE.files]\nimage = 1\n[MINE.known]", r"\[MINE\] files holds 1: expected texts"),
+        (
+            "[MINE.known]",
+            '[MINE.files]\na = "{sect}"\n[MINE.known]',
+            r"files holds '\{sect\}': what stands in braces is one of",
+        ),
+        ('"zenodo", record = 1', '"files", urls = [], files = ["a"]', r"source 1 urls is empty: give at least 1"),
+        ('"zenodo", record = 1', '"files", urls = ["{x}"], files = ["a"]', r"source 1 urls holds '\{x\}'"),
+        ('"zenodo", record = 1', '"files", urls = ["{"], files = ["a"]', r"source 1 urls holds '\{'"),
         ("[MINE.sections]", '[MINE.sha256]\n"a" = "12"\n[MINE.sections]', r"\[MINE\] sha256, 'a' is no sha256"),
         ("[MINE.sections]", "[MINE.section]", r"\[MINE\] has the field 'section' \(did you mean 'sections'\?\)"),
     ],
@@ -161,6 +175,47 @@ def test_a_fault_is_named_by_block_and_field(old: str, new: str, message: str):
     assert old in BLOCK
     with pytest.raises(ValueError, match=message):
         read_catalogue(BLOCK.replace(old, new), "own.toml")
+
+
+ODD = ["", 1, 1.5, True, [], [1], {}, {"a": 1}, "{", "../x", "a" * 300]
+
+
+def test_odd_values_are_refused_or_read(tmp_path: Path):
+    """Whatever stands in a field: a ValueError that names the block, or a set that can be shown."""
+    block = tomllib.loads(BLOCK)["MINE"]
+    fields = [
+        *block,
+        "notes",
+        "files",
+        "sha256",
+        "recipe",
+        "published",
+        "combat",
+        "licence",
+        "doi",
+        "citation",
+        "collection",
+    ]
+    for field in fields:
+        for value in ODD:
+            text = "\n".join(f"{key} = {toml(one)}" for key, one in {**block, field: value}.items())
+            path = tmp_path / "own.toml"
+            path.write_text(f"[MINE]\n{text}\n")
+            try:
+                table = sp.datasets.catalogue(path)
+            except ValueError as error:
+                assert "[MINE]" in str(error) or "library name" in str(error)  # noqa: PT017
+            else:
+                assert table.index[-1] == "MINE"
+                entry_of("MINE", path).statements()
+
+
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
 
 
 def test_every_kind_of_source_is_used():

@@ -59,6 +59,8 @@ def test_parts_of_a_matrix_are_kept_together():
         "barcodes": f"{folder}/barcodes.tsv.gz",
         "features": f"{folder}/features.tsv.gz",
     }
+    only = [*raw, "V19D02-088_A1/raw_feature_bc_matrix/matrix.mtx.gz"]
+    assert sorted_of("VLO", only)["V19D02-088_A1"] == {"counts": only[2], "barcodes": only[0], "features": only[1]}
 
 
 def test_the_longer_name_of_two_is_meant():

@@ -15,7 +15,7 @@ from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.names import check_file_name, check_library_name
 from spared_sc._core.validate import listing
 from spared_sc.datasets._entries import SPLITS, DataSet, SectionEntry
-from spared_sc.datasets._sources import check_source, page_of
+from spared_sc.datasets._sources import check_source, check_texts, page_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,6 +197,8 @@ def _data_set(key: str, block: Any, default: Mapping[str, str], where: str) -> D
     }
     for number, one in enumerate(block.get("source", []), start=1):
         check_source(one, f"{where} source {number}")
+    check_texts(block.get("notes", []), f"{where} notes")
+    check_texts(block.get("files", {}).values(), f"{where} files", ("section", "subject"))
     for name, digest in block.get("sha256", {}).items():
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
             raise ValueError(f"{where} sha256, {name!r} is no sha256: expected 64 hexadecimal digits.")
@@ -214,6 +216,10 @@ def _section(name: str, values: Any, where: str) -> SectionEntry:
         raise ValueError(f"{where} lacks 'subject': give the donor, or the section's own name.")
     if values.get("split", "train") not in SPLITS:
         raise ValueError(f"{where} has split = {values['split']!r}: choose from {listing(SPLITS)}, or leave it out.")
+    check_texts(values.get("extra", []), f"{where} extra")
+    for role, number in values.get("ids", {}).items():
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ValueError(f"{where} ids has {role} = {number!r}: expected the number of the file.")
     return SectionEntry(name=name, **{**values, "extra": tuple(values.get("extra", ()))})
 
 

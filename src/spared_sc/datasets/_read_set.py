@@ -59,7 +59,7 @@ def _read_visium(name: str, files: Mapping[str, Path], images: str | None) -> Se
     layout = Layout(
         folder=counts.parent,
         counts=MtxFiles(counts, files["features"], files["barcodes"]) if mtx else counts,
-        filtered="raw" not in counts.name,
+        filtered="raw_" not in f"{counts.parent.name}/{counts.name}",
         positions=files["positions"],
         scalefactors=files["scalefactors"],
         images={role: files[role] for role in ("hires", "lowres") if role in files},

@@ -122,12 +122,13 @@ def _chosen(roles: dict[str, list[str]]) -> SectionFiles:
     roles = dict(roles)
     files = SectionFiles()
     raw, filtered = roles.pop("raw", []), roles.pop("filtered", [])
-    whole = [path for path in raw if ".h5" in path]  # parts of raw matrices are not used
-    counts = filtered or roles.get("counts", []) or ([] if "matrix" in roles else whole)
+    raw_parts = {role: roles.pop(f"raw {role}") for role in _MTX if f"raw {role}" in roles}
+    counts = filtered or roles.get("counts", []) or ([] if "matrix" in roles else raw)
     if counts:
         roles = {role: paths for role, paths in roles.items() if role not in _MTX} | {"counts": counts}
-    elif "matrix" in roles:
-        roles["counts"] = roles.pop("matrix")
+    else:
+        roles = roles if "matrix" in roles else roles | raw_parts
+        roles |= {"counts": roles.pop("matrix")} if "matrix" in roles else {}
     for role, paths in roles.items():
         best = in_order(map(PurePosixPath, paths))  # type: ignore[arg-type]
         same = [str(path) for path in best if path.name == best[0].name]

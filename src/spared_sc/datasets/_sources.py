@@ -74,8 +74,27 @@ def check_source(block: Any, where: str) -> None:
     missing = [name for name in kind.needed if name not in block]
     if missing:
         raise ValueError(f"{where} lacks {listing(missing)}: a source of {block['kind']} needs {listing(kind.needed)}.")
+    for name in ("urls", "files"):
+        if name in block:
+            check_texts(block[name], f"{where} {name}", ("section", "subject", "file"), least=1)
     if block.get("holds", "images") != "images":
         raise ValueError(f"{where} has holds = {block['holds']!r}: expected 'images', or nothing.")
+
+
+def check_texts(values: Iterable[Any], where: str, places: Sequence[str] = (), *, least: int = 0) -> None:
+    """Refuse what is no text, fewer texts than `least`, and words in braces for which nothing stands."""
+    values = list(values)
+    if len(values) < least:
+        raise ValueError(f"{where} is empty: give at least {least}.")
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f"{where} holds {value!r}: expected texts.")
+        if places:
+            try:
+                value.format(**dict.fromkeys(places, ""))
+            except (LookupError, ValueError) as error:
+                known = " and ".join(f"{{{place}}}" for place in places)
+                raise ValueError(f"{where} holds {value!r}: what stands in braces is one of {known}.") from error
 
 
 def page_of(entry: DataSet) -> str:

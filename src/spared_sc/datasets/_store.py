@@ -155,9 +155,7 @@ def _take_out(search: Search, archive: Path, block: Mapping[str, Any]) -> None:
         check_one(entry, section, files, search.missing[section], str(archive))
         for role in search.wanted(section) & files.one.keys():
             member = files.one[role].removeprefix(f"{where}/")
-            name = file_name(member.rpartition("/")[2])
-            target = root / section / (name.removesuffix(".gz") if role == "image" else name)
-            of[section, role] = targets.setdefault(member, target)
+            of[section, role] = targets.setdefault(member, root / section / _own_name(member, role))
     if not targets:
         search.without[where] = names
         return
@@ -167,6 +165,15 @@ def _take_out(search: Search, archive: Path, block: Mapping[str, Any]) -> None:
     remember(root, {path.relative_to(root).as_posix(): sha256_of(path) for path in targets.values()})
     for (section, role), path in of.items():
         search.add(section, role, path)
+
+
+def _own_name(member: str, role: str) -> str:
+    """Name of a file in the cache: its own, with the folder of a matrix of several files; full images are unpacked."""
+    folder, _, name = member.rpartition("/")
+    name = file_name(name)
+    if role in ("counts", "features", "barcodes") and ".h5" not in name and folder:
+        return f"{file_name(folder.rpartition('/')[2])}/{name}"
+    return name.removesuffix(".gz") if role == "image" else name
 
 
 def _members(search: Search, archive: Path, inside: str | None) -> list[str]:

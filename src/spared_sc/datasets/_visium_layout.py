@@ -82,11 +82,11 @@ class _Found:
 
 
 def role_of(path: str) -> str | None:
-    """What a file is by the name that Space Ranger gives it and its folder; `raw` is also said of parts of a raw matrix."""
+    """What a file is by the name that Space Ranger gives it; parts of a raw matrix, by their folder, as `"raw matrix"`."""
     folder, _, name = path.rpartition("/")
     role = next((role for role, pattern in _ROLES.items() if pattern.match(name)), None)
     kind = _COUNTS_FOLDER.match(folder.rpartition("/")[2])
-    return "raw" if role in _MTX and kind and kind["kind"] == "raw" else role
+    return f"raw {role}" if role in _MTX and kind and kind["kind"] == "raw" else role
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
