@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
@@ -532,3 +533,66 @@ def test_explore_without_a_file_shows_the_catalogue(tmp_path, capsys):
     assert "catalogue.js" in (tmp_path / "site" / "index.html").read_text()
     assert cli.main(["explore", "--no-image", "--no-open"]) == 2
     assert "--no-image is an option of sections" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sections(collection, tmp_path) -> Path:
+    adata = collection(n_libraries=3, shape=(7, 7), n_genes=20, recipe={"n_genes": 6, "gene_lengths": None})
+    adata.write_h5ad(tmp_path / "sections.h5ad")
+    adata.to_df("log2tpm").iloc[::-1, :6].add(0.1).to_csv(tmp_path / "predictions.csv")
+    return tmp_path
+
+
+def test_score_prints_a_summary_and_writes_all_scores(sections, capsys):
+    files = [str(sections / "predictions.csv"), "--truth", str(sections / "sections.h5ad")]
+    options = ["--library-key", "library_id", "--unit", "log2tpm", "--name", "tool"]
+    out = sections / "scores.csv"
+    bench = ["--add-to", str(sections / "bench"), "--dataset", "toy"]
+    assert cli.main(["score", *files, *options, "-o", str(out), *bench]) == 0
+    said = capsys.readouterr()
+    assert "predicted_tool" in said.out
+    assert "6 of 6 predicted genes and 147 of 147 predicted spots" in said.err
+    written = pd.read_csv(out)
+    assert {"predicted_tool", "gene_mean", "ceiling"} <= set(written["prediction"])
+    assert set(sp.benchmark.results(sections / "bench")["label"]) >= {"tool", "gene_mean"}
+    assert cli.main(["score", *files, *options, "-o", str(out)]) == 2  # what is there stays
+    assert "scores.csv exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--unit", "tpm"], 1, r"unit='tpm' is unknown: choose 'log2tpm'"),
+        (["--values", "other"], 1, r"there is no file|no layer or table"),
+        (["--dataset", "toy"], 2, "--add-to and --dataset go together"),
+    ],
+)
+def test_errors_of_score_name_its_options(sections, capsys, options, code, message):
+    adata = ad.read_h5ad(sections / "sections.h5ad")
+    adata.write_h5ad(sections / "predictions.h5ad")
+    files = [
+        str(sections / "predictions.h5ad"),
+        "--truth",
+        str(sections / "sections.h5ad"),
+        "--library-key",
+        "library_id",
+    ]
+    assert cli.main(["score", *files, *options]) == code
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_benchmark_report_writes_a_page(sections, capsys):
+    files = [
+        str(sections / "predictions.csv"),
+        "--truth",
+        str(sections / "sections.h5ad"),
+        "--library-key",
+        "library_id",
+    ]
+    bench = ["--add-to", str(sections / "bench"), "--dataset", "toy", "--unit", "log2tpm"]
+    assert cli.main(["score", *files, *bench]) == 0
+    assert cli.main(["benchmark", "report", str(sections / "bench"), "-o", str(sections / "page.html")]) == 0
+    assert "page.html" in capsys.readouterr().out
+    assert "No test" in (sections / "page.html").read_text()
+    assert cli.main(["benchmark", "report", str(sections / "none")]) == 1
+    assert "holds no cells.parquet" in capsys.readouterr().err

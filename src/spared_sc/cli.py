@@ -9,7 +9,7 @@ import re
 import sys
 import time
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,9 @@ _WORDS = (
     (r"force=True", "--force"),
     (r"`(genes|layers|libraries|export|library_key)=`", lambda match: f"--{match[1].replace('_', '-')}"),
     (r"`max_mb=(\d+)`", r"--max-mb \1"),
+    (r"pass split_key=None", "pass --no-split"),
+    (r"protocol='(\w+)'", r"--protocol \1"),
+    (r"`(unit|values|name)=`", r"--\1"),
     (r"`img=False`", "--no-image"),
     (r"\b(mpp|pitch)=([-\w.]+)", r"--\1 \2"),
     (r"\bspot_diameter=([-\w.]+)", r"--spot-diameter \1"),
@@ -74,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _explore(options)
         if options.command == "benchmark":
             return _benchmark(options)
+        if options.command == "score":
+            return _score(options)
         return _demo(options.output) if options.command == "demo" else _info()
     except KeyboardInterrupt:
         return _fail(options, "interrupted", 130)
@@ -111,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(commands.add_parser("data", help="data sets by name: list, describe, download and verify them"))
     _add_explore(commands.add_parser("explore", help="sections in a browser: a page that needs no network"))
     _add_benchmark(commands.add_parser("benchmark", help="models on data sets, as a manifest describes"))
+    _add_score(commands.add_parser("score", help="score predictions of another tool on measured sections"))
     commands.add_parser("info", help="versions, devices and folders, for bug reports")
     return parser
 
@@ -169,9 +175,37 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument(
         "--scheduler", metavar="ADDRESS", help="a dask cluster that runs already, such as tcp://host:8786"
     )
+    report = steps.add_parser("report", help="write tests, figures and tables as one page of HTML")
+    report.add_argument("folder", type=Path, help="folder of the benchmark")
+    report.add_argument("-o", "--output", type=Path, help="file to write (report.html in the folder)")
+    report.add_argument("--alpha", type=float, default=0.05, help="level of the tests (0.05)")
     merge = steps.add_parser("merge", help="put together shards that ran in folders of their own")
     merge.add_argument("folders", nargs="+", metavar="FOLDER", help="folders of the shards")
     merge.add_argument("-o", "--output", type=Path, required=True, help="folder of the whole")
+
+
+def _add_score(score: argparse.ArgumentParser) -> None:
+    """Options of `spared-sc score`."""
+    score.add_argument("predictions", type=Path, help="spots x genes: .h5ad, .zarr, .csv, .tsv or .parquet")
+    score.add_argument("--truth", type=Path, required=True, help="measured sections with raw counts, .h5ad or .zarr")
+    score.add_argument("--name", default="external", help="name of the tool (external)")
+    score.add_argument(
+        "--unit", help="unit of the predictions: log2tpm, log1p_cp10k, counts or zscore (recognised by their levels)"
+    )
+    score.add_argument("--values", help="layer of the predictions, or their table in obsm (X)")
+    score.add_argument(
+        "--protocol", choices=("expression", "spared", "hest"), default="expression", help="(expression)"
+    )
+    score.add_argument("--library-key", help="column of obs of the truth with the section of each spot")
+    score.add_argument("--subject-key", help="column of obs of the truth with the donor of each spot")
+    split = score.add_mutually_exclusive_group()
+    split.add_argument(
+        "--split-key", default="split", help="column of obs of the truth with train, val and test (split)"
+    )
+    split.add_argument("--no-split", action="store_true", help="the tool has learned from none of these sections")
+    score.add_argument("-o", "--output", type=Path, help="file for all scores, also those of single genes (.csv)")
+    score.add_argument("--add-to", type=Path, metavar="FOLDER", help="benchmark whose tables get the scores as rows")
+    score.add_argument("--dataset", help="name of the data set in that benchmark")
 
 
 def in_options(text: str) -> str:
@@ -410,6 +444,8 @@ def _benchmark(options: argparse.Namespace) -> int:
 
     if options.step == "plan":
         return _benchmark_plan(options)
+    if options.step == "report":
+        return _benchmark_report(options)
     with _messages_in_options(), sp.settings.override(verbosity=sp.settings.verbosity or "info"):
         if options.step == "merge":
             cells = sp.benchmark.merge(options.output, options.folders)
@@ -443,6 +479,42 @@ def _benchmark_plan(options: argparse.Namespace) -> int:
     print(plan[columns].to_string(index=False, max_colwidth=80))
     counted = ", ".join(f"{number} {status}" for status, number in plan["status"].value_counts().items())
     print(f"{len(plan)} cells: {counted}")
+    return 0
+
+
+def _benchmark_report(options: argparse.Namespace) -> int:
+    import matplotlib as mpl
+
+    import spared_sc as sp
+
+    mpl.use("agg")  # figures are written, not shown
+    with _messages_in_options():
+        page = sp.benchmark.report(options.folder, options.output, alpha=options.alpha)
+    print(f"written to {page}")
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    import spared_sc as sp
+
+    if (options.add_to is None) != (options.dataset is None):
+        raise Unusable("--add-to and --dataset go together: name the folder of the benchmark and the data set in it")
+    names = ("name", "unit", "values", "library_key", "subject_key")
+    arguments: dict[str, Any] = {name: getattr(options, name) for name in names}
+    arguments["split_key"] = None if options.no_split else options.split_key
+    files = options.predictions, options.truth
+    with ExitStack() as stack:
+        part = None if options.output is None else stack.enter_context(complete_or_absent(options.output))
+        with sp.settings.override(verbosity=sp.settings.verbosity or "info"), _messages_in_options():
+            scores = sp.benchmark.score(*files, protocol=options.protocol, **arguments)
+            if options.add_to is not None:
+                arguments |= {"out": options.add_to, "dataset": options.dataset, "protocols": [options.protocol]}
+                sp.benchmark.add(*files, **arguments)
+        if part is not None:
+            scores.to_csv(part, index=False)
+    print(sp.get.prediction_summary(scores).T.to_string(float_format="{:.3f}".format))
+    if options.output is not None:
+        print(f"scores of single genes and sections: {options.output}")
     return 0
 
 
