@@ -80,6 +80,22 @@ def test_her2st_is_fetched_read_split_and_prepared(sources: Repositories):
     assert adata.var["spared_selected"].sum() == 32
 
 
+def test_what_was_fetched_is_a_filled_folder(sources: Repositories, tmp_path: Path):
+    """All sets, offline: the cache of one machine as the data folder of another."""
+    cache = sp.settings.cache_dir
+    for key in entries():
+        sp.datasets.fetch(key)
+    n_asked = len(sources.server.asked)
+    with sp.settings.override(data_dir=cache, cache_dir=tmp_path / "cache"):
+        for key, entry in entries().items():
+            table = sp.datasets.fetch(key)
+            assert set(table["section"]) == set(entry.sections)
+            assert table["path"].str.startswith(str(cache)).all()
+    assert len(sources.server.asked) == n_asked
+    assert not (tmp_path / "cache").exists()
+    assert set(sp.datasets.verify()["status"]) == {"fine"}
+
+
 def test_the_normalized_table_is_a_layer_beside_raw_counts(sources: Repositories):
     adata = sp.datasets.load("PMI", split=False, layers="normalized")
     for name in ("A1_S1", "B1_S2"):

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spared_sc import __version__
 from spared_sc._core.locks import only_writer
 from spared_sc._core.report import logger, progress_bar
 from spared_sc._core.settings import settings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import threading
 
 _WAITS = (1.0, 2.0, 4.0)  # seconds before each new attempt
+_WHO = {"User-Agent": f"spared-sc/{__version__}"}  # public archives ask programs to say who they are
 _LONGEST_WAIT = 120.0  # seconds that a busy server may ask for
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two blocks
 _BLOCK = 2**17
@@ -171,7 +173,7 @@ def read_text(url: str) -> str:
 
     def read() -> str:
         content = b""
-        with requests.get(address(url), stream=True, timeout=_TIMEOUT) as response:
+        with requests.get(address(url), headers=_WHO, stream=True, timeout=_TIMEOUT) as response:
             _check_answer(url, response)
             for block in _blocks(response):
                 content += block
@@ -342,7 +344,7 @@ def _stream(url: str, part: Path, *, known: bool, stop: threading.Event | None =
     rest = _resumable(url, part, known)
     start = part.stat().st_size if rest else 0
     # Uncompressed: a file that is compressed for transfer cannot be requested in parts.
-    headers = {"Accept-Encoding": "identity", **rest}
+    headers = {**_WHO, "Accept-Encoding": "identity", **rest}
     with requests.get(address(url), headers=headers, stream=True, timeout=_TIMEOUT) as response:
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
