@@ -81,33 +81,58 @@ def test_choosing_a_gene_changes_picture_and_title(opened, adata):
     assert (opened.picture() != before).any(axis=2).mean() > 0.1
 
 
-def test_spots_have_the_colours_of_their_values(opened, adata, site):
-    """The pixel at every spot, against matplotlib's viridis of the measured value between the shown limits."""
+PLACES = """() => {
+    const {frame, model} = Bokeh.index.roots[0], {x, y} = model.renderers.at(-2).data_source.data;
+    return [...x].map((one, i) => [frame.x_scale.compute(one), frame.y_scale.compute(y[i])]);
+}"""
+
+
+def colours(visited, low: float, high: float) -> np.ndarray:
+    """Pixels in the middle of the spots of the first map, without the image, between these limits."""
+    visited.page.fill("#image-opacity", "0")
+    visited.page.fill("#spot-opacity", "100")
+    visited.page.select_option(".scale select", "value")
+    for which, limit in enumerate((low, high)):
+        visited.page.locator(".scale input").nth(which).fill(str(limit))
+        visited.page.locator(".scale input").nth(which).blur()
+    visited.wait("true")
+    picture = visited.picture()
+    return np.array([picture[round(y) + 1, round(x) + 1] for x, y in visited.page.evaluate(PLACES)])
+
+
+def viridis(values: np.ndarray, detected: np.ndarray, low: float, high: float) -> np.ndarray:
     import matplotlib as mpl
 
-    opened.page.fill("#image-opacity", "0")
-    opened.page.fill("#spot-opacity", "100")
-    name = opened.page.inner_text("#gene")
-    section = adata[adata.obs["library_id"] == "library_1"]
-    values, seen = (dense(section[:, name].layers[layer]).ravel() for layer in ("log2tpm", "detected"))
-    opened.page.select_option(".scale select", "value")
-    for which, limit in enumerate((values[seen].min(), values.max())):
-        opened.page.locator(".scale input").nth(which).fill(str(limit))
-        opened.page.locator(".scale input").nth(which).blur()
-    opened.wait("true")
-    picture, low, high = opened.picture(), values[seen].min(), values.max()
-    places = opened.page.evaluate(
-        """() => {
-            const view = Bokeh.index.roots[0], {x, y} = view.model.renderers.at(-2).data_source.data;
-            return [...x].map((one, i) => [view.frame.x_scale.compute(one), view.frame.y_scale.compute(y[i])]);
-        }"""
-    )
-    names = section.obs_names
     expected = mpl.colormaps["viridis"]((values - low) / (high - low))[:, :3] * 255
-    expected[~seen.astype(bool)] = (0xD5, 0xD9, 0xDD)
-    found = np.array([picture[round(y) + 1, round(x) + 1] for x, y in places])
-    assert len(found) == len(names)
-    assert np.abs(found - expected).max() < 12
+    return np.where(detected[:, None], expected, (0xD5, 0xD9, 0xDD))
+
+
+def test_spots_have_the_colours_of_their_values(opened, adata):
+    """The pixel at every spot, against matplotlib's viridis of the measured value between the shown limits."""
+    section = adata[adata.obs["library_id"] == "library_1", opened.page.inner_text("#gene")]
+    values, seen = (dense(section.layers[layer]).ravel() for layer in ("log2tpm", "detected"))
+    low, high = values[seen.astype(bool)].min(), values.max()
+    found = colours(opened, low, high)
+    assert len(found) == section.n_obs
+    assert np.abs(found - viridis(values, seen.astype(bool), low, high)).max() < 12
+
+
+def test_a_graphics_card_draws_many_spots_alike(collection, chrome, tmp_path):
+    """A section that is large enough for WebGL, told that its stand-in is a card."""
+    adata = collection(n_libraries=1, shape=(56, 56), n_genes=3, depth=60)
+    sp.pp.normalize_tpm(adata, gene_lengths=None)
+    page = sp.explore(adata, tmp_path / "site", genes=["Gene001"], open_browser=False, **KEY)
+    pretend = "WebGLRenderingContext.prototype.getParameter = new Proxy(WebGLRenderingContext.prototype.getParameter, {"
+    pretend += "apply: (real, card, [name]) => name === 0x9246 || name === 0x1F01 ? 'a card' : real.call(card, name)});"
+    values, seen = (dense(adata[:, "Gene001"].layers["log2tpm"]).ravel(), dense(adata[:, "Gene001"].X).ravel() > 0)
+    low, high = values[seen].min(), values.max()
+    drawn = "Bokeh.index.roots[0].canvas_view.webgl !== null"
+    with visit(chrome, page.address) as plain, visit(chrome, page.address, pretend) as by_card:
+        assert not plain.page.evaluate(drawn)
+        assert by_card.page.evaluate(drawn)
+        for visited in (plain, by_card):
+            wrong = np.abs(colours(visited, low, high) - viridis(values, seen, low, high)).max(axis=1) > 20
+            assert wrong.mean() < 0.02  # of small spots, a rounded place may lie on the edge
 
 
 def test_limits_by_hand_and_by_percentile(opened):

@@ -85,9 +85,10 @@ class Visit:
 
 
 @contextmanager
-def visit(context: Any, address: str) -> Iterator[Visit]:
-    """A page, opened and drawn."""
+def visit(context: Any, address: str, first: str = "") -> Iterator[Visit]:
+    """A page, opened and drawn, after a script that runs `first`."""
     page = context.new_page()
+    page.add_init_script(first)
     seen = Visit(page)
     page.on("request", lambda request: seen.requests.append(request.url))
     page.on("console", lambda message: seen.complaints.append(message.text) if message.type in _BAD else None)

@@ -4,8 +4,20 @@
 
 SparedExplorer.maps = (() => {
   const MANY = 3000; // spots, from which on the graphics card draws them
+  const THINNED = 8000; // spots, from which on only every tenth is drawn while the picture moves, without a graphics card
   const UNSELECTED = 0.12; // opacity beside selected spots
   const INK = "#1c2126";
+
+  /** Whether a graphics card draws what WebGL is asked to: a program that stands in for one is slower than a plain canvas. */
+  function hasGraphicsCard() {
+    const context = document.createElement("canvas").getContext("webgl");
+    if (!context) return false;
+    const names = context.getExtension("WEBGL_debug_renderer_info");
+    const name = context.getParameter(names ? names.UNMASKED_RENDERER_WEBGL : context.RENDERER);
+    return !/swiftshader|llvmpipe|software|basic render/i.test(name);
+  }
+
+  const byCard = hasGraphicsCard();
 
   /** The maps of one section. `spots` are its names and places, `image` may be null. */
   class SectionMaps {
@@ -46,8 +58,8 @@ SparedExplorer.maps = (() => {
       const figure = new Bokeh.Plotting.Figure({
         x_range: this.x, y_range: this.y, x_axis_location: null, y_axis_location: null, toolbar_location: null,
         frame_width: Math.round(width), frame_height: Math.round(width * this.ratio), min_border: 0,
-        outline_line_color: null, tools: [], lod_threshold: null,
-        output_backend: this.spots.x.length > MANY ? "webgl" : "canvas",
+        outline_line_color: null, tools: [], lod_threshold: THINNED,
+        output_backend: byCard && this.spots.x.length > MANY ? "webgl" : "canvas",
       });
       figure.xgrid.grid_line_color = null;
       figure.ygrid.grid_line_color = null;
@@ -80,11 +92,13 @@ SparedExplorer.maps = (() => {
       return this.section.square ? figure.rect(style) : figure.circle(style);
     }
 
+    /** A ring around the spot under the pointer, on a layer of its own: the spots are not drawn anew. */
     #addRing(figure) {
-      figure.circle({
+      const ring = figure.circle({
         source: this.under, x: { field: "x" }, y: { field: "y" }, radius: { value: 0.75 * this.section.size },
         fill_alpha: { value: 0 }, line_color: { value: INK }, line_width: { value: 2 },
       });
+      ring.level = "overlay";
     }
 
     #addTools(figure, spots, element) {

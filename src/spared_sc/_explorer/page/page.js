@@ -38,7 +38,7 @@
     reversed: false,
   };
   const drawn = new Map(); // section -> SectionMaps
-  let gene = { panels: [], detected: null };
+  let gene = { panels: [], detected: null, maps: new Map() };
   let columns = new Map(); // number -> values in all spots
   let listed = [];
 
@@ -78,8 +78,13 @@
   /** Whether two panels can be compared in all spots: a measured zero is no level of expression to differ from. */
   const isEverywhere = (...compared) => compared.every(({ zeros }) => zeros);
 
-  /** Values of a map in all spots, NaN where there are none; null where the gene has none at all. */
+  /** Values of a map in all spots, NaN where there are none; null where the gene has none at all. Kept with the gene. */
   function valuesOf(id) {
+    if (!gene.maps.has(id)) gene.maps.set(id, compute(id));
+    return gene.maps.get(id);
+  }
+
+  function compute(id) {
     const [kind, i] = partsOf(id);
     if (kind === "column") return columns.get(i);
     if (kind === "panel") {
@@ -348,7 +353,7 @@
     showFacts();
     const loaded = await SparedExplorer.gene(i, page.n_spots).catch(fail);
     if (choice.gene !== i) return; // another one was chosen in the meantime
-    gene = loaded;
+    gene = { ...loaded, maps: new Map() };
     fillMaps();
     document.body.dataset.gene = i;
   }
@@ -639,7 +644,7 @@
   if (listed.length) choice.gene = listed[0];
   markGene(true);
   showFacts();
-  gene = await SparedExplorer.gene(choice.gene, page.n_spots).catch(fail);
+  gene = { ...(await SparedExplorer.gene(choice.gene, page.n_spots).catch(fail)), maps: new Map() };
   await build();
   document.body.dataset.gene = choice.gene;
 })();
