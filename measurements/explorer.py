@@ -2,7 +2,9 @@
 
     python measurements/explorer.py                     all collections, a few minutes
     python measurements/explorer.py --sets VLO
+    python measurements/explorer.py --vlo FILE.h5ad       VLO, completed and audited before
     python measurements/explorer.py --screenshot docs/_static/explorer.png     of VLO, for the documentation
+    python measurements/explorer.py --live                the page of VLO in docs/_static/explorer_vlo, which the docs link
 
 Times are those of a headless Chromium on this machine, without a graphics card: medians over repeats. The first view is
 complete when all maps are drawn; frames are those of one map per layer while the pointer drags it.
@@ -18,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import _results
+import anndata as ad
 import numpy as np
+from PIL import Image
 from sections import read
 
 import spared_sc as sp
@@ -30,16 +34,21 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from helpers.browser import Visit
+    from spared_sc._explorer.serve import Page
 
 # Made-up sections: rows and columns, genes.
 MADE_UP = {"5,000": ((71, 71), 1000), "50,000": ((224, 224), 64)}
 SETS = ("VLO", *MADE_UP)
+TITLE = "Human lung organoids"
+LIVE = Path(__file__).parents[1] / "docs" / "_static" / "explorer_vlo"
 REPEATS = 5
 STEPS = 40  # of the pointer while it drags
 
 
-def collection(name: str) -> AnnData:
-    """A collection with the layers to show."""
+def collection(name: str, vlo: Path | None) -> AnnData:
+    """A collection with the layers to show; `vlo` is a file with that one."""
+    if name == "VLO" and vlo is not None:
+        return ad.read_h5ad(vlo)
     if name == "VLO":
         adata = read("VLO")
         sp.tl.spackle_complete(adata, library_key="library_id", show_progress_bar=False)
@@ -52,9 +61,9 @@ def collection(name: str) -> AnnData:
     return adata
 
 
-def measure(name: str, folder: Path) -> dict[str, Any]:
+def measure(name: str, folder: Path, vlo: Path | None) -> dict[str, Any]:
     """A page written and looked at."""
-    adata = collection(name)
+    adata = collection(name, vlo)
     layers = ["log2tpm", "spackle", "spackle_denoised", "spackle_denoised_sd"] if name == "VLO" else None
     layers = layers or ["log2tpm", "median", "rate"]
     start = time.perf_counter()
@@ -113,32 +122,44 @@ def frames_per_second(seen: Visit) -> float:
     return frames / elapsed
 
 
-def screenshot(path: Path, folder: Path) -> None:
-    """A picture of VLO's page, with a gene that much is missing of."""
-    page = sp.explore(
-        collection("VLO"), folder / "page", library_key="library_id", title="Lung organoids", open_browser=False
-    )
+def write_live(adata: AnnData, folder: Path) -> Page:
+    """The page of the lung organoids."""
+    return sp.explore(adata, folder, library_key="library_id", title=TITLE, open_browser=False)
+
+
+def screenshot(path: Path, adata: AnnData, folder: Path) -> None:
+    """A picture of that page, of its first gene in two sections."""
+    page = write_live(adata, folder / "page")
     with browser(folder / "profile") as context, visit(context, page.address) as seen:
-        seen.page.set_viewport_size({"width": 1280, "height": 800})
-        seen.page.wait_for_timeout(1500)
+        seen.page.set_viewport_size({"width": 1280, "height": 860})
+        for box in seen.page.locator("#sections input").all()[2:]:
+            box.uncheck()
+        seen.page.wait_for_timeout(3000)
         seen.page.screenshot(path=str(path))
+    picture = Image.open(path).convert("RGB").quantize(200, dither=Image.Dither.NONE)  # a third of the bytes
+    picture.save(path, optimize=True)
 
 
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--vlo", type=Path)
     parser.add_argument("--screenshot", type=Path)
+    parser.add_argument("--live", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.screenshot:
-            screenshot(options.screenshot, Path(folder))
+            screenshot(options.screenshot, collection("VLO", options.vlo), Path(folder))
+        if options.live:
+            print(write_live(collection("VLO", options.vlo), LIVE).folder)
+        if options.screenshot or options.live:
             return
         rows = []
         for name in options.sets:
             own = Path(folder) / str(len(rows))
             own.mkdir()
-            rows.append(measure(name, own))
+            rows.append(measure(name, own, options.vlo))
             print(rows[-1], flush=True)
     _results.write("explorer.pages", rows)
 
