@@ -447,6 +447,7 @@ def _benchmark(options: argparse.Namespace) -> int:
     if options.step == "report":
         return _benchmark_report(options)
     with _messages_in_options(), sp.settings.override(verbosity=sp.settings.verbosity or "info"):
+    with sp.settings.override(verbosity=sp.settings.verbosity or "info"), _messages_in_options():
         if options.step == "merge":
             cells = sp.benchmark.merge(options.output, options.folders)
         else:
@@ -463,7 +464,8 @@ def _benchmark(options: argparse.Namespace) -> int:
     print(f"{len(cells)} cells: {counted}")
     for row in cells[~cells["status"].isin(["done", "not run", "refused"])].itertuples():
         print(f"{row.cell}  {row.status}  {row.label} on {row.dataset}: {row.error}")
-    print(f"written to {options.output}: cells.parquet, scores.parquet")
+    if "not run" not in set(cells["status"]):
+        print(f"written to {options.output}: cells.parquet, scores.parquet")
     return 0
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sps
 
 from spared_sc._core.files import write_whole
+from spared_sc._core.locks import only_writer
 from spared_sc._core.record import from_record, records_of
 from spared_sc._core.validate import listing
 from spared_sc.benchmark._yaml import near
@@ -51,8 +52,9 @@ def content_of(dataset: Dataset, known: Path | None = None) -> str:
     )
     hashes = _read_hashes(known)
     found = {str(path): _hash_of(path, hashes) for path in files}
-    if known is not None and not found.items() <= hashes.items() and known.parent.is_dir():
-        write_whole(known, json.dumps(hashes | found, indent=0, sort_keys=True).encode())
+    if known is not None and any(hashes.get(path) != one for path, one in found.items()) and known.parent.is_dir():
+        with only_writer(known):
+            write_whole(known, json.dumps(_read_hashes(known) | found, indent=0, sort_keys=True).encode())
     names = [path.relative_to(dataset.path).as_posix() for path in files]
     return hashlib.sha256(json.dumps([names, [one["sha256"] for one in found.values()]]).encode()).hexdigest()
 
