@@ -446,7 +446,6 @@ def _benchmark(options: argparse.Namespace) -> int:
         return _benchmark_plan(options)
     if options.step == "report":
         return _benchmark_report(options)
-    with _messages_in_options(), sp.settings.override(verbosity=sp.settings.verbosity or "info"):
     with sp.settings.override(verbosity=sp.settings.verbosity or "info"), _messages_in_options():
         if options.step == "merge":
             cells = sp.benchmark.merge(options.output, options.folders)
