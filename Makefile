@@ -78,4 +78,4 @@ numbers: env
 	$(BIN)/python measurements/update_docs.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest docs/_build docs/generated docs/tutorials demo_output .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest docs/_build docs/generated docs/tutorials docs/_static/explorer_* demo_output .pytest_cache .ruff_cache

@@ -23,6 +23,8 @@ author = "the spared-sc developers"
 copyright = author
 version = release = spared_sc.__version__
 
+from live import live_explorer  # noqa: E402
+
 extensions = [
     "generated",
     "results",
@@ -41,7 +43,9 @@ html_theme = "furo"
 html_title = f"spared-sc {release}"
 
 nb_execution_mode = "off"  # the notebooks hold their outputs; a test runs them
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+html_static_path = ["_static"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "substitution"]
+myst_substitutions = {"live_explorer": live_explorer(DOCS / "_static")}
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

@@ -131,13 +131,12 @@ def screenshot(path: Path, adata: AnnData, folder: Path) -> None:
     """A picture of that page, of its first gene in two sections."""
     page = write_live(adata, folder / "page")
     with browser(folder / "profile") as context, visit(context, page.address) as seen:
-        seen.page.set_viewport_size({"width": 1280, "height": 860})
+        seen.page.set_viewport_size({"width": 1240, "height": 790})
         for box in seen.page.locator("#sections input").all()[2:]:
             box.uncheck()
         seen.page.wait_for_timeout(3000)
         seen.page.screenshot(path=str(path))
-    picture = Image.open(path).convert("RGB").quantize(200, dither=Image.Dither.NONE)  # a third of the bytes
-    picture.save(path, optimize=True)
+    Image.open(path).convert("RGB").save(path, optimize=True)
 
 
 def main() -> None:

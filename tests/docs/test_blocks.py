@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import webbrowser
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -83,6 +84,7 @@ def namespace(sections, disk, tmp_path, monkeypatch) -> dict[str, Any]:
     for path in disk.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(webbrowser, "open", lambda _: True)
     for model, params in FEW.items():  # the defaults take minutes
         for name, value in params.items():
             monkeypatch.setitem(model.__init__.__kwdefaults__, name, value)
