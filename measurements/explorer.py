@@ -131,7 +131,7 @@ def screenshot(path: Path, adata: AnnData, folder: Path) -> None:
     """A picture of that page, of its first gene in two sections."""
     page = write_live(adata, folder / "page")
     with browser(folder / "profile") as context, visit(context, page.address) as seen:
-        seen.page.set_viewport_size({"width": 1240, "height": 790})
+        seen.page.set_viewport_size({"width": 1240, "height": 750})
         for box in seen.page.locator("#sections input").all()[2:]:
             box.uncheck()
         seen.page.wait_for_timeout(3000)
