@@ -178,7 +178,7 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     report = steps.add_parser("report", help="write tests, figures and tables as one page of HTML")
     report.add_argument("folder", type=Path, help="folder of the benchmark")
     report.add_argument("-o", "--output", type=Path, help="file to write (report.html in the folder)")
-    report.add_argument("--alpha", type=float, default=0.05, help="level of the tests (0.05)")
+    report.add_argument("--alpha", type=float, help="level of the tests (that of the manifest, else 0.05)")
     merge = steps.add_parser("merge", help="put together shards that ran in folders of their own")
     merge.add_argument("folders", nargs="+", metavar="FOLDER", help="folders of the shards")
     merge.add_argument("-o", "--output", type=Path, required=True, help="folder of the whole")

@@ -95,6 +95,7 @@ def test_made_up_differences_are_found_in_their_direction():
         assert (found.dunn is None) == (metric == "pcc")
     # all blocks agree: chi-squared is at its largest, n (k - 1)
     assert found.friedman.chi_squared == pytest.approx(20)
+    assert "not defined, all blocks agree" in str(found)
 
 
 def test_failures_are_left_out_or_last():

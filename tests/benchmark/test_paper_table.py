@@ -60,6 +60,15 @@ def test_means_are_over_the_same_data_sets():
     assert set(table["n_data_sets"]) == {3}
 
 
+def test_a_constant_has_no_correlation_and_does_not_take_that_of_others():
+    scores = completion()
+    lost = (scores["label"] == "none") & (scores["metric"] == "pcc")
+    for less in (scores[~lost], scores.assign(value=scores["value"].where(~lost))):
+        table = sp.benchmark.paper_table(2, less)
+        assert table["pcc"].isna().to_dict() == {"none": True, "two": False}
+        assert set(table["n_data_sets"]) == {4}
+
+
 def test_table_4_is_the_papers_test_of_published_scores():
     scores = sp.benchmark.reference_external()
     table = sp.benchmark.paper_table(4, scores, published=True)

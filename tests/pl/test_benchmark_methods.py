@@ -55,3 +55,15 @@ def test_completion_takes_its_regime():
     assert len(rows(ax)) == 3
     with pytest.raises(ValueError, match=r"no regime 'spots'.*regime="):
         sp.pl.benchmark_methods(scores, "mse", regime="spots")
+
+
+def test_a_value_far_from_all_others_does_not_squeeze_them():
+    scores = made_results(metrics=("pcc",)).assign(metric="d2")
+    lost = (scores["dataset"] == "set_2") & (scores["label"] == "poor")
+    scores.loc[lost, "value"] = -1e9
+    ax = sp.pl.benchmark_methods(scores, "d2", to_best=False)
+    assert "1 values lie beyond the axis" in ax.get_title()
+    assert ax.get_xlim()[0] > -1
+    arrows = [line for line in ax.lines if line.get_marker() == "<"]
+    assert [line.get_ydata().tolist() for line in arrows] == [[2]]
+    assert "e+08" in ax.texts[2].get_text()  # the mean says it

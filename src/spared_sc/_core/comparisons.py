@@ -48,8 +48,7 @@ def _summary(found: Comparison) -> list[str]:
     lines = [
         f"{n_methods} methods over {n_blocks} {unit} by {found.metric} ({better} is better)",
         f"mean ranks: {', '.join(f'{name} {rank:.2f}' for name, rank in found.ranks.items())}",
-        f"Friedman: chi-squared {test.chi_squared:.4g} (p = {test.p_chi_squared:.3g}); Iman-Davenport: "
-        f"F({test.freedom[0]}, {test.freedom[1]}) = {test.f_statistic:.4g} (p = {test.p_f:.3g})",
+        _omnibus(test),
     ]
     for name, column in (("Nemenyi", "nemenyi"), ("Wilcoxon-Holm", "holm")):
         n = int((pairs[column] < found.alpha).sum())
@@ -69,3 +68,13 @@ def _summary(found: Comparison) -> list[str]:
     lines.append(f"tests and intervals generalise to {found.generalises_to}")
     lines += [f"left out: {name} ({why})" for name, why in found.left_out.items()]
     return lines + ([found.missing] if found.missing else [])
+
+
+def _omnibus(test: Friedman) -> str:
+    """Both forms of Friedman's test in words."""
+    if not np.isfinite(test.chi_squared):
+        return "Friedman: no test, all ranks are tied"
+    text = f"Friedman: chi-squared {test.chi_squared:.4g} (p = {test.p_chi_squared:.3g}); Iman-Davenport: "
+    if not np.isfinite(test.p_f):
+        return text + "not defined, all blocks agree"
+    return text + f"F({test.freedom[0]}, {test.freedom[1]}) = {test.f_statistic:.4g} (p = {test.p_f:.3g})"

@@ -14,7 +14,10 @@ LEAST_METHODS = 2
 
 
 class Friedman(NamedTuple):
-    """The omnibus test: chi-squared, and the F statistic of Iman and Davenport, which is less conservative."""
+    """The omnibus test: chi-squared, and the F statistic of Iman and Davenport, which is less conservative.
+
+    F is infinite where all blocks agree, and then has no p value: it would be zero for any number of blocks.
+    """
 
     chi_squared: float
     p_chi_squared: float
@@ -55,7 +58,7 @@ def friedman(ranks: np.ndarray) -> Friedman:
         chi_squared=chi,
         p_chi_squared=float(stats.chi2.sf(chi, freedom[0])),
         f_statistic=float(statistic),
-        p_f=float(stats.f.sf(statistic, *freedom)),
+        p_f=float(stats.f.sf(statistic, *freedom)) if np.isfinite(statistic) else np.nan,
         freedom=freedom,
     )
 

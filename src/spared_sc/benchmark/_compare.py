@@ -244,7 +244,7 @@ def _counts(
         "n_methods": ranks.shape[1],
         "n_pairs": len(upper[0]),
         "best": str(losses.columns[ranks.mean(axis=0).argmin()]),
-        "p_friedman": rank_tests.friedman(ranks).p_f,
+        "p_friedman": rank_tests.friedman(ranks).p_chi_squared,
         "nemenyi": count(rank_tests.nemenyi(ranks)),
         "wilcoxon_holm": count(rank_tests.wilcoxon_holm(values.to_numpy())[1]) if whole else np.nan,
         "dunn": np.nan if dunn is None else count(dunn.to_numpy()),

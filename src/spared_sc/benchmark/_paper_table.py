@@ -57,6 +57,7 @@ def paper_table(
     Returns
     -------
     The table. Means are over the data sets in which all rows of it have a value; their number is the column `n_data_sets`.
+    A method without any value of a metric, such as the correlation of a constant, has none there.
 
     Raises
     ------
@@ -121,11 +122,8 @@ def _means(rows: pd.DataFrame, regime: str | None, share: float | None) -> pd.Da
     """Mean MSE and PCC of every method."""
     import pandas as pd
 
-    values = {}
-    for metric in ("mse", "pcc"):
-        means = data_set_means(rows, Choice(metric, regime=regime, share=share))
-        values[metric] = means.values[means.best_first]
+    means = {metric: data_set_means(rows, Choice(metric, regime=regime, share=share)) for metric in ("mse", "pcc")}
+    values = {metric: found.values.dropna(axis=1, how="all") for metric, found in means.items()}
     complete = values["mse"].dropna().index.intersection(values["pcc"].dropna().index)
-    order = values["mse"].columns
-    table = pd.DataFrame({metric: of_metric.loc[complete, order].mean() for metric, of_metric in values.items()})
-    return table.assign(n_data_sets=len(complete))
+    table = pd.DataFrame({metric: of_metric.loc[complete].mean() for metric, of_metric in values.items()})
+    return table.reindex(means["mse"].best_first).assign(n_data_sets=len(complete))

@@ -8,6 +8,7 @@ from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.benchmark_tables import ALL
 from spared_sc._core.files import as_path, write_whole, writing
 from spared_sc._core.report import logger
+from spared_sc._core.validate import check_number, listing
 from spared_sc.benchmark import _html
 from spared_sc.benchmark._compare import compare
 from spared_sc.benchmark._paper_table import paper_table
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FILE = "report.html"
+_ALPHA = 0.05
 _OF_PROTOCOL = {"expression": ("d2", "pcc_given_depth"), "spared": ("mse", "pcc"), "hest": ("pcc",)}
 _OF_REGIME = ("mse", "deviance")  # the first one that a regime has
 
 
 @checks_arguments
-def report(out: str | Path, file: str | Path | None = None, *, alpha: float = 0.05) -> Path:
+def report(out: str | Path, file: str | Path | None = None, *, alpha: float | None = None) -> Path:
     """Write the results of a benchmark as one page of HTML: tests, figures, tables, costs, and what is missing.
 
     Parameters
@@ -38,7 +40,7 @@ def report(out: str | Path, file: str | Path | None = None, *, alpha: float = 0.
     file
         File to write, `report.html` in that folder by default. A file that is there is replaced.
     alpha
-        Level of the tests.
+        Level of the tests. By default that of the manifest (`statistics: {alpha: 0.01}`), else 0.05.
 
     Returns
     -------
@@ -48,6 +50,8 @@ def report(out: str | Path, file: str | Path | None = None, *, alpha: float = 0.
     ------
     FileNotFoundError
         If the folder holds no tables of a benchmark.
+    ValueError
+        If the statistics settings of the manifest are unknown.
     OSError
         If the file cannot be written.
 
@@ -59,6 +63,8 @@ def report(out: str | Path, file: str | Path | None = None, *, alpha: float = 0.
     folder = as_path(str(out), "out")
     target = folder / _FILE if file is None else as_path(str(file), "file")
     scores, cells = results(folder), read_cells(folder)
+    alpha = _alpha(folder) if alpha is None else alpha
+    check_number("alpha", alpha, 0.0, 1.0)
     parts = [
         *_overview(cells),
         *_predictions(scores[scores["task"] == PREDICTION], alpha),
@@ -71,6 +77,18 @@ def report(out: str | Path, file: str | Path | None = None, *, alpha: float = 0.
         write_whole(target, _html.page("Benchmark", parts).encode())
     logger.info("wrote %s", target)
     return target
+
+
+def _alpha(folder: Path) -> float:
+    """Level of the tests that the manifest asks for."""
+    import yaml
+
+    path = folder / "manifest.yaml"
+    settings = (yaml.safe_load(path.read_text()).get("statistics") if path.exists() else None) or {}
+    unknown = set(settings) - {"alpha"}
+    if unknown:
+        raise ValueError(f"{path}: 'statistics' has the unknown keys {listing(sorted(unknown))}; expected 'alpha'.")
+    return settings.get("alpha", _ALPHA)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 from spared_sc._core import docs
 from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.benchmark_tables import Choice, Means, data_set_means
-from spared_sc.pl._benchmark_tables import ROW, ROWS, label_of, n_of, tidy, title
+from spared_sc.pl._benchmark_tables import ROW, ROWS, label_of, n_of, squeeze, tidy, title
 from spared_sc.pl._completion_tables import scale_axis
 from spared_sc.pl._marks import OKABE_ITO, finish, make_panels, name_rows
 
@@ -85,7 +85,8 @@ def benchmark_data_sets(
     tidy(panel)
     if not means.higher_is_better:
         scale_axis(panel, "x", means.values.stack())
-    panel.set_title(title(f"{n_of(means)}; best model at the right", means.missing()), fontsize="medium")
+    beyond = squeeze(panel, [means.values.loc[data_set].to_numpy() for data_set in order])
+    panel.set_title(title(f"{n_of(means)}; best model at the right", beyond, means.missing()), fontsize="medium")
     if len(groups) > 1:
         panels.add_legend()
     return finish(panels.result, show)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from spared_sc._core import docs
 from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.benchmark_tables import Choice, data_set_means
-from spared_sc.pl._benchmark_tables import ROW, ROWS, by_mean, draw_rows, label_of, n_of, relative, tidy, title
+from spared_sc.pl._benchmark_tables import ROW, ROWS, by_mean, draw_rows, label_of, n_of, relative, squeeze, tidy, title
 from spared_sc.pl._completion_tables import scale_axis
 from spared_sc.pl._marks import finish, make_axes, name_rows
 
@@ -46,7 +46,8 @@ def benchmark_methods(
     Returns
     -------
     The axes. Mean and standard deviation over data sets stand at the right of each row. There is no violin below five
-    values. The title says what has no value.
+    values. The axis ends before values that are far from all others; arrows stand for them. The title says what has no
+    value.
 
     Raises
     ------
@@ -81,5 +82,6 @@ def benchmark_methods(
     ax.set_xlabel(label)
     tidy(ax)
     scale_axis(ax, "x", values.stack())
-    ax.set_title(title(f"{n_of(means)}: mean ± standard deviation", means.missing()), fontsize="medium")
+    beyond = squeeze(ax, columns)
+    ax.set_title(title(f"{n_of(means)}: mean ± standard deviation", beyond, means.missing()), fontsize="medium")
     return finish(ax, show)

@@ -34,6 +34,7 @@ published
 """
 ROW = 0.3  # inches for a method or data set
 _LINE = 78  # characters of a title
+_FAR = 6  # times the range of the middle half beyond it, from which a value would squeeze all others
 _LEAST_VIOLIN = 5  # values, below which points say all
 _METRICS = {
     "d2": "share of the Poisson deviance explained (d2)",
@@ -86,6 +87,26 @@ def draw_rows(ax: Axes, columns: Sequence[np.ndarray], colour: str = BLUE) -> No
         ax.plot(values, np.full(len(values), at), "o", color=colour, markersize=5, alpha=0.6, markeredgewidth=0)
         if len(values) > 1:
             ax.plot(values.mean(), at, "|", color="black", markersize=14, markeredgewidth=2)
+
+
+def squeeze(ax: Axes, rows: Sequence[np.ndarray], colour: str = BLUE) -> str:
+    """End the axis before values that are far from all others, draw arrows for them, and say how many there are."""
+    values = np.concatenate([np.zeros(0), *(row[np.isfinite(row)] for row in rows)])
+    if not len(values) or ax.get_xscale() == "log":
+        return ""
+    low, high = np.quantile(values, [0.25, 0.75])
+    margin = _FAR * (high - low)
+    inside = (values >= low - margin) & (values <= high + margin)
+    if inside.all() or not margin:
+        return ""
+    left, right = values[inside].min(), values[inside].max()
+    pad = 0.05 * (right - left)
+    ends = float(left - pad), float(right + pad)
+    ax.set_xlim(*ends)
+    for marker, end, beyond in (("<", ends[0], np.less), (">", ends[1], np.greater)):
+        at = [i for i, row in enumerate(rows) if beyond(row, end).any()]
+        ax.plot(np.full(len(at), end), at, marker, color=colour, markersize=6, clip_on=False, zorder=3)
+    return f"{int((~inside).sum())} values lie beyond the axis (arrows)"
 
 
 def tidy(ax: Axes, axis: Literal["x", "y", "both"] = "y") -> None:

@@ -59,10 +59,10 @@ def critical_difference(
     n_left = -(-n // 2)
     groups = _groups(ranks.to_numpy(), comparison.critical_difference)
     first_row = 1 + _GROUPS * len(groups)
-    ax = make_axes(ax, figsize or (8, 1.6 + 0.3 * (first_row + n_left) + 0.17 * len(comparison.left_out)))
+    ax = make_axes(ax, figsize or (8, 1.8 + 0.3 * (first_row + n_left) + 0.17 * len(comparison.left_out)))
     low, high = min(1.0, np.floor(ranks.iloc[0])), max(float(n), np.ceil(ranks.iloc[-1]))
     ends = (low - 0.04 * (high - low), high + 0.04 * (high - low))
-    ax.set(xlim=ends, ylim=(first_row + n_left - 0.5, -1.6))
+    ax.set(xlim=ends, ylim=(first_row + n_left - 0.5, -2.2))
     _draw_names(ax, comparison, n_left, first_row, ends)
     for at, (start, stop) in enumerate(groups):
         ax.plot(ranks.iloc[[start, stop]] + [-0.05, 0.05], [0.5 + _GROUPS * at] * 2, color=BLUE, linewidth=4)
@@ -102,16 +102,20 @@ def _draw_scale(ax: Axes, difference: float, low: float, high: float) -> None:
         ax.text(tick, -0.22, f"{tick:g}", ha="center", va="bottom", fontsize="small")
     if np.isfinite(difference):
         end = min(low + difference, high)
-        ax.plot([low, end], [-1.1, -1.1], color=VERMILION, linewidth=2)
+        ax.plot([low, end], [-1.6, -1.6], color=VERMILION, linewidth=2)
         text = f"critical difference {difference:.2f}" + (", longer than the axis" if end < low + difference else "")
-        ax.text(low, -1.2, text, ha="left", va="bottom", fontsize="small", color=VERMILION)
-    ax.text(high, -1.2, "mean rank (1 is best)", ha="right", va="bottom", fontsize="small")
+        ax.text(low, -1.7, text, ha="left", va="bottom", fontsize="small", color=VERMILION)
+    ax.text(high, -0.75, "mean rank (1 is best)", ha="right", va="bottom", fontsize="small")
 
 
 def _title(found: Comparison) -> str:
     unit = "data sets" if found.blocks == "dataset" else "sources"
-    p = found.friedman.p_f
-    omnibus = f"Friedman (Iman-Davenport) p = {p:.2g}" if np.isfinite(p) else "no omnibus test: all ranks are tied"
+    test = found.friedman
+    omnibus = f"Friedman p = {test.p_chi_squared:.2g}"
+    if np.isfinite(test.p_f):
+        omnibus = f"Friedman (Iman-Davenport) p = {test.p_f:.2g}"
+    elif not np.isfinite(test.chi_squared):
+        omnibus = "no omnibus test: all ranks are tied"
     further = ""
     if found.blocks == "dataset" and "sources" in found.sensitivity.index:
         row = found.sensitivity.loc["sources"]
