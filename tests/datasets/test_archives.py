@@ -91,9 +91,7 @@ def test_damaged_archives(tmp_path: Path, name: str, damage: str):
     path.write_bytes(bytes(content))
     with pytest.raises(ValueError, match=rf"{name} cannot be read .*expected a zip or tar archive"):
         take_all(path, tmp_path / "out")
-    for at, member in enumerate(FILES):  # what is there is whole
-        written = tmp_path / "out" / str(at)
-        assert not written.exists() or written.read_bytes() in (FILES[member], b"z" * 100_000)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix != ".part"]
 
 
 def test_full_disk_is_no_fault_of_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ import pytest
 import spared_sc as sp
 from helpers.repositories import Repositories, below, play, space_ranger, tar_of, truth_of, zip_of
 from spared_sc._core import download
-from spared_sc.datasets import _store
+from spared_sc.datasets import _archives, _store
 from spared_sc.datasets._catalogue import entry_of
 
 if TYPE_CHECKING:
@@ -99,6 +99,42 @@ def test_bad_answers_leave_nothing_that_is_taken_for_whole(
     assert not [name for name in left if not name.endswith((".part", ".version", "SHA256SUMS"))]
     del vko.server.answers[vko.where(DATA)]
     check(sp.datasets.load("VKO", split=False), "V19D02-085_B1")
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_list_of_files_is_done_without(
+    vko: Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    """The public interface answers badly, the file itself is there: it is fetched, and its checksum recorded."""
+    monkeypatch.setattr(download, "_SLOW", (0.2, 2**16))
+    where = "/data.mendeley.com/public-api/datasets/xjtv62ncwr/folders/1"
+    vko.server.answers[where] = BAD[kind][0] if "circle" not in kind else answers(302, Location=where)
+    check(sp.datasets.load("VKO", split=False), *entry_of("VKO").sections)
+    sums = (tmp_path / "cache" / "villacampa" / "SHA256SUMS").read_text()
+    assert "  archives/data.tar.gz\n" in sums
+
+
+def test_an_interrupt_while_members_are_taken_out(vko: Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blocks, written = _archives._blocks, []
+
+    def interrupted(file):
+        if len(written) == 4:
+            yield b"half of it"
+            raise KeyboardInterrupt
+        written.append(file)
+        yield from blocks(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_archives, "_blocks", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sp.datasets.fetch("VKO")
+    root = tmp_path / "cache" / "villacampa"
+    left = [path for path in root.rglob("*") if path.is_file() and path.parent.name != "archives"]
+    assert {path.suffix for path in left} == {"", ".part"}  # the list of checksums, and what has begun
+    n_asked = len(vko.server.asked)
+    check(sp.datasets.load("VKO", split=False), *entry_of("VKO").sections)
+    assert len(vko.server.asked) == n_asked  # the archive is there
+    assert sp.datasets.verify("VKO")["status"].value_counts().to_dict() == {"fine": 16}
 
 
 def check(adata, *sections: str) -> None:
@@ -341,6 +377,21 @@ def in_two_steps(going_on: threading.Event, content: bytes) -> Callable[[Handler
         handler.wfile.write(content[len(content) // 2 : -100])
 
     return answer
+
+
+def test_what_is_needed_is_downloaded_last(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A section that can be read is never one whose images are still to come."""
+    repositories = play(server, monkeypatch, "EHPCP1")
+    hires = next(
+        path for path, data in server.files.items() if data == space_ranger("P1_H1-5")["spatial/tissue_hires_image.png"]
+    )
+    image = server.files.pop(hires)
+    with sp.settings.override(data_dir=None, cache_dir=tmp_path):
+        with pytest.raises(ConnectionError, match="3 files of EHPCP1 are not on this machine"):
+            sp.datasets.fetch("EHPCP1", "P1_H1-5")
+        repositories.server.files[hires] = image
+        adata = sp.datasets.load("EHPCP1", "P1_H1-5")
+    assert set(adata.uns["spatial"]["P1_H1-5"]["images"]) == {"hires", "lowres"}
 
 
 def test_downloads_are_few_at_a_time(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -30,8 +30,8 @@ def list_members(archive: Path, inside: str | None = None) -> list[str]:
 def extract_members(archive: Path, wanted: Mapping[str, Path], inside: str | None = None) -> None:
     """Write some files of an archive to paths of our own; compressed ones are unpacked where the path has no `.gz`.
 
-    Paths in the archive name the files and nothing else: they do not decide where anything is written. A file appears
-    under its name when it is complete.
+    Paths in the archive name the files and nothing else: they do not decide where anything is written. Files appear under
+    their names when all of them are complete, in the order in which they are named.
     """
     left = dict(wanted)
     try:
@@ -41,12 +41,20 @@ def extract_members(archive: Path, wanted: Mapping[str, Path], inside: str | Non
                 if target is not None:
                     _write(file, target, unpack=path.endswith(".gz") and target.suffix != ".gz")
                 if not left:
-                    return
+                    break
     except _CannotWriteError as error:
         raise error.reason from error
-    raise ValueError(
-        f"{archive} does not hold {sorted(left)[0]}: it has changed since its files were listed. Try again."
-    )
+    if left:
+        raise ValueError(
+            f"{archive} does not hold {sorted(left)[0]}: it has changed since its files were listed. Try again."
+        )
+    for target in wanted.values():
+        with writing(target):
+            _part(target).replace(target)
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
 
 
 @contextmanager
@@ -76,16 +84,13 @@ def _to(target: Path) -> Iterator[None]:
 
 
 def _write(file: IO[bytes], target: Path, *, unpack: bool) -> None:
-    part = target.with_name(f"{target.name}.part")
     with _to(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        copy = part.open("wb")
+        copy = _part(target).open("wb")
     with copy:
         for block in _blocks(gzip.GzipFile(fileobj=file) if unpack else file):
             with _to(target):
                 copy.write(block)
-    with _to(target):
-        part.replace(target)
 
 
 def _blocks(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:

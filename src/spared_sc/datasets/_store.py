@@ -153,7 +153,8 @@ def _take_out(search: Search, archive: Path, block: Mapping[str, Any]) -> None:
     of: dict[tuple[str, str], Path] = {}
     for section, files in sort_files(entry, search.sections(search.missing), names).items():
         check_one(entry, section, files, search.missing[section], str(archive))
-        for role in search.wanted(section) & files.one.keys():
+        # What is needed comes last: where it is, the rest is too.
+        for role in sorted(search.wanted(section) & files.one.keys(), key=search.needed[section].__contains__):
             member = files.one[role].removeprefix(f"{where}/")
             of[section, role] = targets.setdefault(member, root / section / _own_name(member, role))
     if not targets:
@@ -196,12 +197,16 @@ def _ask(search: Search, block: Mapping[str, Any]) -> None:
     try:
         listed = remotes(block, search.entry, sections, roles)
         direct = _direct(search, listed)
-        for (section, role), path in _download(search, block, direct).items():
-            search.add(section, role, path)
+        _tell(search.entry, block, list(direct.values()))
+        for last in (False, True):  # what is needed comes last: where it is, the rest is too
+            files = {key: one for key, one in direct.items() if (key[1] in search.needed[key[0]]) == last}
+            for (section, role), path in _download(search, files).items():
+                search.add(section, role, path)
         archives = [one for one in listed if is_archive(one.path) and _may_hold(search, one)]
         for one in sorted(archives, key=lambda one: one.section is None):
             if search.missing and one.path not in search.without:
-                (archive,) = _download(search, block, {("", one.path): one}).values()
+                _tell(search.entry, block, [one])
+                (archive,) = _download(search, {("", one.path): one}).values()
                 _take_out(search, archive, block)
     except ConnectionError as error:
         search.reasons.append(str(error))
@@ -227,14 +232,11 @@ def _direct(search: Search, listed: Sequence[Remote]) -> dict[tuple[str, str], R
     }
 
 
-def _download(
-    search: Search, block: Mapping[str, Any], files: Mapping[tuple[str, str], Remote]
-) -> dict[tuple[str, str], Path]:
+def _download(search: Search, files: Mapping[tuple[str, str], Remote]) -> dict[tuple[str, str], Path]:
     """Download several files at once into the cache, and record the checksums of those that have no public one."""
     if not files:
         return {}
-    entry, root = search.entry, cache_folder(search.entry.folder)
-    _tell(entry, block, list(files.values()))
+    root = cache_folder(search.entry.folder)
     known = recorded(root)
     stop = threading.Event()
     pool = ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="spared_sc")
@@ -284,6 +286,8 @@ def _fetch_one(one: Remote, root: Path, relative: str, recorded_sum: str | None,
 
 def _tell(entry: DataSet, block: Mapping[str, Any], files: Sequence[Remote]) -> None:
     """Say what is about to be downloaded, before it is."""
+    if not files:
+        return
     sizes = [one.size for one in files]
     size = f"{sum(filter(None, sizes)) / 1e6:,.1f} MB" if all(sizes) else "of a size that the source does not list"
     what = f"{len(files)} files" if len(files) > 1 else files[0].path
