@@ -185,6 +185,22 @@ def test_zoom_is_linked_within_a_section(opened):
     np.testing.assert_allclose(opened.page.evaluate(ranges), before)
 
 
+def test_maps_move_and_zoom_by_keyboard(opened):
+    ranges = "() => Bokeh.index.roots.map(({model: {x_range: x, y_range: y}}) => [x.start, x.end, y.start, y.end])"
+    before = np.array(opened.page.evaluate(ranges))
+    opened.page.focus("#picture")
+    while opened.page.evaluate("document.activeElement.closest('.plot') === null"):
+        opened.page.keyboard.press("Tab")
+    for key in ("ArrowRight", "ArrowUp", "+"):
+        opened.page.keyboard.press(key)
+    after = np.array(opened.page.evaluate(ranges))
+    width, height = before[0, 1] - before[0, 0], before[0, 3] - before[0, 2]
+    centre = after.reshape(-1, 2, 2).mean(axis=2) - before.reshape(-1, 2, 2).mean(axis=2)
+    np.testing.assert_allclose(centre[:3], [[width / 10, height / 10]] * 3)
+    np.testing.assert_allclose(after[:3, 1] - after[:3, 0], width / 1.4)
+    np.testing.assert_array_equal(after[3:], before[3:])
+
+
 def lasso(opened, which: int = 0) -> None:
     """Drag around the upper left part of a map."""
     opened.page.check("input[value=lasso]")
@@ -299,6 +315,20 @@ def test_controls_can_be_reached_by_keyboard_and_have_names(opened):
         opened.page.keyboard.press("Tab")
         reached.append(opened.page.evaluate("document.activeElement.id || document.activeElement.className"))
     assert reached[:5] == ["skip", "search", "sort", "order", "genes"]
+
+
+def test_spatialdata_is_shown_as_its_table(adata, tmp_path):
+    pytest.importorskip("spatialdata")
+    from helpers.sdata import as_spatialdata
+
+    sdata = as_spatialdata(adata)
+    sdata.tables["table"].layers["log2tpm"] = adata.layers["log2tpm"]
+    options = {"layers": "log2tpm", "genes": adata.var_names[:6].tolist(), "open_browser": False}
+    plain = sp.explore(adata, tmp_path / "plain", **options, **KEY)
+    page = sp.explore(sdata, tmp_path / "site", **options)
+    for name in ("gene-0", "gene-5"):
+        contents = [(one.folder / "data" / f"{name}.js").read_bytes() for one in (plain, page)]
+        assert contents[0] == contents[1]
 
 
 def test_hostile_names_are_text(collection, chrome, tmp_path):

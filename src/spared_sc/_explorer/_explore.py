@@ -13,6 +13,7 @@ from spared_sc._core.sdata import accepts_spatialdata
 from spared_sc._core.validate import check_number
 from spared_sc._explorer import collect, write
 from spared_sc._explorer.serve import LocalServer, Page
+from spared_sc.pl._marks import as_list
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,9 +28,9 @@ def explore(
     adata: AnnData,
     export: str | Path | None = None,
     *,
-    genes: Sequence[str] | None = None,
-    layers: Sequence[str] | None = None,
-    obs: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    obs: str | Sequence[str] | None = None,
     scores: pd.DataFrame | None = None,
     library_key: str | None = None,
     libraries: str | Sequence[str] | None = None,
@@ -76,7 +77,7 @@ def explore(
     max_mb
         Largest size of the folder in MB. A page that would be larger is refused before anything is written.
     serve
-        Serve the folder at an address of this machine (127.0.0.1), until :meth:`Page.close` or the end of the program.
+        Serve the folder at an address of this machine (127.0.0.1), until `close` or the end of the program.
     open_browser
         Whether to open the page. `None` opens it unless in a notebook, where the page shows itself below the cell.
 
@@ -112,9 +113,9 @@ def explore(
     write.bokeh_scripts()  # before any work, an error if there are none
     collection = collect.collect(
         adata,
-        genes=genes,
-        layers=layers,
-        obs=obs,
+        genes=None if genes is None else as_list(genes),
+        layers=None if layers is None else as_list(layers),
+        obs=None if obs is None else as_list(obs),
         scores=_scores(adata, library_key, spatial_key) if scores is None else scores,
         library_key=library_key,
         libraries=libraries,

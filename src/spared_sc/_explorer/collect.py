@@ -90,30 +90,39 @@ class Collection:
         return np.concatenate([section.rows for section in self.sections])
 
     @cached_property
-    def _detected(self) -> sps.csc_matrix | None:
+    def _at(self) -> dict[str, int]:
+        """Gene -> its column in the matrices below."""
+        return {gene: i for i, gene in enumerate(name for name in self.genes if name in self.adata.var_names)}
+
+    def _of_genes(self, matrix: np.ndarray | sps.csr_matrix) -> np.ndarray | sps.csc_matrix:
+        """The genes that are shown, in a form that gives columns quickly."""
+        chosen = matrix[:, self.adata.var_names.get_indexer(list(self._at))]
+        return chosen if isinstance(chosen, np.ndarray) else chosen.tocsc()
+
+    @cached_property
+    def _detected(self) -> np.ndarray | sps.csc_matrix | None:
         matrix = detected_or_none(self.adata)
-        return None if matrix is None else matrix.tocsc()
+        return None if matrix is None else self._of_genes(matrix)
 
     @cached_property
     def _layers(self) -> dict[str, np.ndarray | sps.csc_matrix]:
-        layers = {panel.name: get_layer(self.adata, panel.name) for panel in self.panels if panel.kind != PREDICTED}
-        return {name: x if isinstance(x, np.ndarray) else x.tocsc() for name, x in layers.items()}
+        names = [panel.name for panel in self.panels if panel.kind != PREDICTED]
+        return {name: self._of_genes(get_layer(self.adata, name)) for name in names}
 
     def values(self, panel: Panel, gene: str) -> np.ndarray | None:
         """A gene's values in all spots of the pages; `None` where the slot does not hold the gene."""
         if panel.kind == PREDICTED:
             table = self.adata.obsm[panel.name]
             return table[gene].to_numpy(dtype=float)[self.rows] if gene in table else None
-        if gene not in self.adata.var_names:
+        if gene not in self._at:
             return None
-        at = [self.adata.var_names.get_loc(gene)]
-        return dense(self._layers[panel.name][:, at]).ravel()[self.rows].astype(float)
+        return dense(self._layers[panel.name][:, [self._at[gene]]]).ravel()[self.rows].astype(float)
 
     def detected(self, gene: str) -> np.ndarray | None:
         """Whether each spot detected a gene; `None` without counts of it."""
-        if self._detected is None or gene not in self.adata.var_names:
+        if self._detected is None or gene not in self._at:
             return None
-        return dense(self._detected[:, [self.adata.var_names.get_loc(gene)]]).ravel()[self.rows]
+        return dense(self._detected[:, [self._at[gene]]]).ravel()[self.rows]
 
 
 def detected_or_none(adata: AnnData) -> sps.csr_matrix | None:

@@ -153,8 +153,17 @@ SparedExplorer.maps = (() => {
     }
 
     zoom(factor) {
-      const part = ({ start, end }) => [(start + end) / 2 - (end - start) / 2 / factor, (start + end) / 2 + (end - start) / 2 / factor];
+      const part = ({ start, end }) => {
+        const [middle, half] = [(start + end) / 2, (end - start) / 2 / factor];
+        return [middle - half, middle + half];
+      };
       this.setWindow([...part(this.x), ...part(this.y)]);
+    }
+
+    /** Look further to the right and up, by tenths of what is seen. */
+    move(right, up) {
+      const part = ({ start, end }, tenths) => [start, end].map((one) => one + (tenths * (end - start)) / 10);
+      this.setWindow([...part(this.x, right), ...part(this.y, up)]);
     }
 
     clear() {

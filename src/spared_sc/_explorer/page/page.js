@@ -141,7 +141,7 @@
 
   /** Scales of the maps that are shown; mappers are kept, so that figures follow them. */
   function updateScales() {
-    const byScale = Map.groupBy ? Map.groupBy(choice.maps, (id) => describe(id).scale) : grouped(choice.maps);
+    const byScale = grouped(choice.maps);
     for (const scale of [...scales.keys()]) if (!byScale.has(scale)) scales.delete(scale);
     for (const [scale, ids] of byScale) {
       const about = describe(ids[0]);
@@ -277,6 +277,7 @@
       grid.append(section.heading);
       choice.maps.forEach((id, at) => {
         const plot = make("div", { className: "plot" });
+        plot.addEventListener("keydown", (event) => moveByKeys(event, section));
         const about = describe(id);
         const absent = make("p", { className: "absent", textContent: "This gene has no such values.", hidden: true });
         absent.dataset.map = id;
@@ -295,6 +296,18 @@
     await maps.draw([...drawn.values()]);
     drawn.forEach((section) => section.setTool(choice.tool));
     document.body.dataset.state = "ready";
+  }
+
+  const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+  /** Arrow keys move the maps of a section, plus and minus zoom. */
+  function moveByKeys(event, section) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key in MOVES) section.move(...MOVES[event.key]);
+    else if (event.key === "+" || event.key === "=") section.zoom(1.4);
+    else if (event.key === "-") section.zoom(1 / 1.4);
+    else return;
+    event.preventDefault();
   }
 
   async function newSection(i) {
