@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _LEAST = 0.5  # share of the smaller side that must be matched
 _BARCODE = re.compile(r"[ACGTN]{12,24}(?:-\d+)?")  # of 10x
 _PLACE = re.compile(r"(?<![\d.])(\d+)x(\d+)(?![\d.])")  # row and column of an array, as in ST
+_MOST_PER_LIBRARY = 100  # different values of a column that may name libraries, for each that there is
 _SEPARATORS = re.compile(r"[\W_]+")
 
 
@@ -197,8 +198,9 @@ def _place(spots: _Spots) -> pd.Series:
     """Row and column of the array, from columns or else from names such as 10x13."""
     if {Key.obs.array_row, Key.obs.array_col} <= set(spots.columns):
         places = spots.columns[[Key.obs.array_row, Key.obs.array_col]].astype(float).round()
-        keys = [None if row.isna().any() else f"{row.iloc[0]:.0f}x{row.iloc[1]:.0f}" for _, row in places.iterrows()]
-        return spots.with_library(keys)
+        known = places.notna().all(axis=1).to_numpy()
+        pairs = zip(places.fillna(0).to_numpy().astype(int), known, strict=True)
+        return spots.with_library([f"{row}x{col}" if is_known else None for (row, col), is_known in pairs])
     return spots.of_kind(_PLACE)
 
 
@@ -232,9 +234,12 @@ def _libraries_of(names: pd.Index, columns: pd.DataFrame, libraries: Sequence[st
     known = {_plain(name): name for name in libraries}
     best = np.full(len(names), None, dtype=object)
     for column in columns.columns:
-        values = columns[column].astype(str).map(_plain).map(known)
-        if values.notna().sum() > pd.notna(best).sum():
-            best = values.where(values.notna(), None).to_numpy(dtype=object)
+        codes, values = pd.factorize(columns[column].astype(str))
+        if len(values) > _MOST_PER_LIBRARY * len(libraries):  # such as counts, which no library is called after
+            continue
+        found = np.array([known.get(_plain(value)) for value in values], dtype=object)[codes]
+        if pd.notna(found).sum() > pd.notna(best).sum():
+            best = found
     if pd.notna(best).any():
         return best
     if len(libraries) == 1:
