@@ -275,7 +275,7 @@ def test_too_little_memory_is_a_row(whole, prepared, tmp_path):
 def test_a_killed_cell_is_a_row(manifest, whole, prepared):
     """The process of a cell is killed, as the system does where memory runs out; the others go on."""
     run = start(manifest, prepared)
-    wait_until(lambda: len(workers_of(run.pid)) > 1)  # the worker, and the process of a cell
+    wait_until(lambda: list((prepared / "logs").glob("*.log")))  # a cell has begun
     os.kill(workers_of(run.pid)[-1], signal.SIGKILL)
     run.communicate(timeout=300)
     assert run.returncode == 0
