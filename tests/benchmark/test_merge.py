@@ -53,6 +53,17 @@ def test_what_is_done_wins(tmp_path):
         assert cells.set_index("cell")["status"].to_dict() == {"a": "done", "b": "failed", "c": "not run"}
 
 
+def test_what_was_added_to_a_part_is_in_the_whole(tmp_path):
+    one, other = part(tmp_path / "1", a=0.1, e=0.3), part(tmp_path / "2", b=0.2)
+    Folder.at(one).write_added({**PLAN[0], "cell": "e", "label": "another tool"})
+    cells = sp.benchmark.merge(tmp_path / "whole", [one, other])
+    assert cells.set_index("label")["status"].to_dict() == {
+        **{"a": "done", "b": "done", "c": "not run"},
+        "another tool": "done",
+    }
+    np.testing.assert_array_equal(read_scores(tmp_path / "whole")["value"], [0.1, 0.2, 0.3])
+
+
 def test_different_scores_of_a_cell_are_refused(tmp_path):
     with pytest.raises(ValueError, match="have different scores of the cell a"):
         sp.benchmark.merge(tmp_path / "whole", [part(tmp_path / "1", a=0.1), part(tmp_path / "2", a=0.2)])

@@ -62,8 +62,10 @@ def merge(out: str | Path, folders: Sequence[str]) -> pd.DataFrame:
         raise ValueError(f"{whole.root} holds the plan of another benchmark: choose an empty folder.")
     whole.write_cells(plans[0])
     for part in parts:
-        for planned in plans[0]:
-            _take(planned["cell"], part, whole)
+        for added in part.added():
+            whole.write_added(added)
+        for cell in [*plans[0], *part.added()]:
+            _take(cell["cell"], part, whole)
         manifest = part.root / "manifest.yaml"
         if manifest.exists() and part.root != whole.root:
             with writing(whole.root):
