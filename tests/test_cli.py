@@ -444,7 +444,9 @@ def test_data_list_and_info(capsys):
     assert "verified: Table 1 of the paper" in text
     assert "of the test split of MMBR are in the train split of MMBP2" in text
     assert cli.main(["data", "info", "VL0"]) == 1
-    assert "near are 'VLO' (villacampa_lung_organoid)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "near are 'VLO' (villacampa_lung_organoid)" in said
+    assert said.endswith("`spared-sc data list` lists all\n")
 
 
 def test_data_fetch_and_verify(server, tmp_path, monkeypatch, capsys):

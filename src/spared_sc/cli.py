@@ -49,6 +49,7 @@ _WORDS = (
     (r"\. Pass its new place as `image=`", ""),
     (r",? as `image=`", ""),
     (r"\bdevice '([^']*)' cannot be used here: (.*), or None\.", r"--device \1 cannot be used here: \2."),
+    (r"`sp\.datasets\.catalogue\(\)` lists all: .*", "`spared-sc data list` lists all"),
     (r"force=True", "--force"),
     (r"`(genes|layers|libraries|export|library_key)=`", lambda match: f"--{match[1].replace('_', '-')}"),
     (r"`max_mb=(\d+)`", r"--max-mb \1"),
