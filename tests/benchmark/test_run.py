@@ -178,6 +178,21 @@ def test_on_a_cluster(workers, manifest, whole, prepared):
 
 
 @pytest.mark.slow
+def test_cells_on_a_gpu_wait_for_a_worker_that_has_one(prepared, tmp_path):
+    """There is none here: the cell is a row that says so."""
+    from distributed import Client, LocalCluster
+
+    head = {"model": "head", "params": {"n_steps": 2, "validate_every": 1}, "device": "cuda:9"}
+    manifest = write_manifest(tmp_path, models=[head], completion=None)
+    options = {"processes": False, "memory_limit": None, "dashboard_address": None}
+    with LocalCluster(n_workers=1, threads_per_worker=1, resources={"GPU": 1}, **options) as cluster:
+        with Client(cluster) as client:
+            cells = sp.benchmark.run(manifest, prepared, client=client, **QUIET)
+    assert cells["status"].tolist() == ["failed"]
+    assert "cuda:9" in cells["error"][0]
+
+
+@pytest.mark.slow
 def test_a_worker_of_the_cluster_is_killed(manifest, whole, prepared):
     from threading import Thread
 

@@ -16,6 +16,7 @@ from helpers.benchmark import is_alive, wait_until, workers_of, write_manifest
 from spared_sc.benchmark._cells import make_plan
 from spared_sc.benchmark._manifest import read_manifest
 from spared_sc.benchmark._prepare import content_of
+from spared_sc.benchmark._worker import _failure
 
 CODE = "from spared_sc.benchmark import _worker; _worker.FORKS = {forks}; _worker.main()"
 
@@ -58,6 +59,23 @@ def test_one_order_after_another(order, tmp_path):
         assert json.loads(worker.stdout.readline())["status"] == "disk"
         worker.stdin.close()
         assert worker.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (ValueError("a\nb /home/me/x.tif: no"), "failed", "ValueError: a b x.tif: no"),
+        (KeyError("no 'x' at https://a.org/b/c, 1/2"), "failed", "KeyError: no 'x' at https://a.org/b/c, 1/2"),
+        (RuntimeError(), "failed", "RuntimeError: no reason given"),
+        (MemoryError("1 GiB"), "out of memory", "MemoryError: 1 GiB"),
+        (OSError(28, "No space left on device", "/a/b"), "disk", "OSError: [Errno 28] No space left on device: 'b'"),
+        (RuntimeError("errno = 27, error message = 'File too large'"), "disk", "RuntimeError: errno = 27"),
+    ],
+)
+def test_reasons_are_one_line_without_paths_of_the_machine(error, status, text):
+    failure = _failure(error)
+    assert failure["status"] == status
+    assert failure["error"].startswith(text)
 
 
 def test_it_ends_with_its_orders_and_so_does_its_job(order):

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -35,6 +36,7 @@ _LOOK = 0.05  # seconds between two looks at the memory of a job
 _DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG
 _LONGEST = 2000  # characters of a reason
 _GIB = 2**30
+_PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":,()]+/)+([^\s/'\":,()]+)")  # of a machine, which says nothing elsewhere
 _DISK = (errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -187,7 +189,7 @@ def _done(order: dict[str, Any]) -> bytes:
 
 def _failure(error: BaseException) -> dict[str, Any]:
     reason = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    text = " ".join(reason.split()) or "no reason given"
+    text = _PATH.sub(r"\1", " ".join(reason.split())) or "no reason given"
     text = f"{type(error).__name__}: {text}"[:_LONGEST]
     if isinstance(error, MemoryError):
         return {"status": OUT_OF_MEMORY, "error": text}
