@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 def live_explorer(static: Path) -> str:
     """A link to the page of the lung organoids where `measurements/explorer.py --live` has written it, else to a made-up one."""
     if (static / "explorer_vlo" / "index.html").is_file():
-        return "[Open the page of the human lung organoids](_static/explorer_vlo/index.html), completed and audited."
+        return f"{_link('explorer_vlo', 'Open the page of the human lung organoids')}, completed and audited."
     adata = sp.datasets.synthetic(n_libraries=2, n_genes=60, depth=1000)
     sp.pp.recipe_spared(adata, library_key="library_id", n_genes=24)
     sp.tl.complete(adata, method="kernel", library_key="library_id")
     title = "A made-up collection"
     sp.explore(adata, static / "explorer_example", library_key="library_id", title=title, open_browser=False)
-    return "[Open an example page](_static/explorer_example/index.html) of a made-up collection."
+    return f"{_link('explorer_example', 'Open an example page')} of a made-up collection."
+
+
+def _link(folder: str, text: str) -> str:
+    """HTML: a link in Markdown would become one to a copy of the file alone."""
+    return f'<a href="_static/{folder}/index.html">{text}</a>'

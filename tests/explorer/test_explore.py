@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import sys
+import webbrowser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -315,6 +318,28 @@ def test_controls_can_be_reached_by_keyboard_and_have_names(opened):
         opened.page.keyboard.press("Tab")
         reached.append(opened.page.evaluate("document.activeElement.id || document.activeElement.className"))
     assert reached[:5] == ["skip", "search", "sort", "order", "genes"]
+
+
+@pytest.mark.parametrize(("kernel", "opened"), [("IPKernelApp", 0), ("TerminalIPythonApp", 1)])
+def test_a_page_opens_unless_in_a_notebook(adata, tmp_path, monkeypatch, kernel, opened):
+    addresses = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: addresses.append(address) or True)
+    shell = SimpleNamespace(config={kernel: {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    options = {"layers": "log2tpm", "genes": adata.var_names[0], "img": False}
+    page = sp.explore(adata, tmp_path / "site", **options, **KEY)
+    assert addresses == [page.address] * opened
+    sp.explore(adata, tmp_path / "site", open_browser=not opened, **options, **KEY)
+    assert addresses == [page.address]  # what was asked for
+
+
+def test_a_served_page_works_like_the_folder(adata, chrome, tmp_path):
+    page = sp.explore(adata, tmp_path / "site", layers="log2tpm", serve=True, open_browser=False, **KEY)
+    with visit(chrome, page.address) as visited:
+        assert visited.page.evaluate(SHOWN) == 2
+        assert all(address.startswith((page.address, "data:", "blob:")) for address in visited.requests)
+        assert not visited.complaints
+    page.close()
 
 
 def test_spatialdata_is_shown_as_its_table(adata, tmp_path):

@@ -166,7 +166,7 @@
     return groups;
   }
 
-  const digits = (value) => (value === null || Number.isNaN(value) ? "–" : Number(value.toPrecision(3)).toString());
+  const digits = (value) => (value === null || Number.isNaN(value) ? "–" : Number(value.toPrecision(3)).toString().replace("-", "−"));
 
   /** The colour bars with their limits. */
   function showScales() {
