@@ -61,7 +61,7 @@ always_use_bars_union = True
 nitpicky = True
 # There is no network at build time, hence no links into other projects.
 nitpick_ignore_regex = [
-    ("py:.*", r"(anndata|collections|matplotlib|numpy|pandas|pathlib|typing)\..*"),
+    ("py:.*", r"(anndata|collections|distributed|matplotlib|numpy|pandas|pathlib|typing)\..*"),
     ("py:.*", r"(AnnData|Axes|Colormap|Figure|Iterator|Literal|Mapping|Path|Sequence|pd\..*)"),
     ("py:class", r"(Any|None|True|False|bool|dict|float|int|list|object|str|tuple)"),
     ("py:exc", r"\w*(Error|Warning)"),
