@@ -533,6 +533,13 @@ def test_errors_of_explore_name_its_options(saved, tmp_path, capsys, monkeypatch
 def test_explore_without_a_file_shows_the_catalogue(tmp_path, capsys):
     assert cli.main(["explore", "--export", str(tmp_path / "site"), "--no-open"]) == 0
     assert "catalogue.js" in (tmp_path / "site" / "index.html").read_text()
+    (tmp_path / "mine.html").write_text("the report")
+    assert (
+        cli.main(["explore", "--export", str(tmp_path / "site"), "--report", str(tmp_path / "mine.html"), "--no-open"])
+        == 0
+    )
+    assert (tmp_path / "site" / "report.html").read_text() == "the report"
+    assert cli.main(["explore", "a.h5ad", "--report", "b.html"]) == 2
     assert cli.main(["explore", "--no-image", "--no-open"]) == 2
     assert "--no-image is an option of sections" in capsys.readouterr().err
 

@@ -155,6 +155,9 @@ def _add_explore(explore: argparse.ArgumentParser) -> None:
     explore.add_argument("--library-key", help="column of obs with the section of each spot (library_id if it exists)")
     explore.add_argument("--title", help="title of the page (the name of the file)")
     explore.add_argument("--no-image", action="store_true", help="leave out the tissue images")
+    explore.add_argument(
+        "--report", type=Path, help="page of `spared-sc benchmark report`, for the catalogue to link to"
+    )
     explore.add_argument("--max-mb", type=float, default=200.0, help="largest size of the folder in MB (200)")
 
 
@@ -259,6 +262,8 @@ def _messages_in_options() -> Iterator[None]:
 
 
 def _explore(options: argparse.Namespace) -> int:
+    if options.paths and options.report:
+        raise Unusable("--report is an option of the catalogue: leave out the PATH")
     page = _sections_page(options) if options.paths else _catalogue_page(options)
     print(f"written to {page.folder}/, open {page.address}", flush=True)
     if not options.no_open and not page.open():
@@ -301,7 +306,8 @@ def _catalogue_page(options: argparse.Namespace) -> Page:
     if given:
         raise Unusable(f"--{given[0].replace('_', '-')} is an option of sections: give the PATH of a file, too")
     folder = place(options.export)
-    write_catalogue(catalogue_page(), folder)
+    report = None if options.report is None else options.report.read_bytes()
+    write_catalogue(catalogue_page(report=report is not None), folder, report)
     return Page(folder, LocalServer(folder) if options.serve else None)
 
 

@@ -84,6 +84,19 @@ def test_details_and_published_scores(opened):
     assert best == f"{ours['value'].min():.3f}"
 
 
+def test_what_is_wrong_with_a_split_is_told(opened):
+    opened.page.click(f"{ROWS} button:text-is('MMBR')")
+    assert "of the test split of MMBR are in the train split of MMBP2" in opened.page.inner_text("#details")
+
+
+def test_the_report_of_a_benchmark_lies_beside(chrome, opened, tmp_path):
+    assert opened.page.locator("#report").is_hidden()
+    write_catalogue(catalogue_page(report=True), tmp_path / "site", b"<!doctype html><title>Benchmark</title>")
+    with visit(chrome, (tmp_path / "site" / "index.html").as_uri()) as visited:
+        visited.page.click("#report a")
+        assert visited.page.title() == "Benchmark"
+
+
 def test_sums_by_tissue(opened):
     table = sp.datasets.catalogue()
     cells = opened.page.locator("#tissues tbody tr", has_text="Prostate cancer").first.locator("td").all_inner_texts()

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from spared_sc._explorer.collect import Collection, Column, Section
 
-INDEX = "index.html"
+INDEX, REPORT = "index.html", "report.html"
 _BOKEH = ("bokeh.min.js", "bokeh-gl.min.js", "bokeh-api.min.js")
 _PAGE = ("explorer.css", "data.js", "colours.js", "maps.js", "page.js")
 _CATALOGUE = ("explorer.css", "data.js", "catalogue.js")
 # Every name that is ever written; a folder with others is somebody else's.
 _OURS = re.compile(
-    rf"{INDEX}|assets|assets/({'|'.join(map(re.escape, (*_BOKEH, *_PAGE, *_CATALOGUE)))})|data|data/[a-z]+(-\d+)?\.js"
+    rf"{INDEX}|{REPORT}|assets|assets/({'|'.join(map(re.escape, (*_BOKEH, *_PAGE, *_CATALOGUE)))})|data|data/[a-z]+(-\d+)?\.js"
 )
 _QUALITY = 82  # of JPEG
 _AROUND, _ENDS = 100, 64  # most bytes of a gene's file around its values: of the script, and of a panel's range
@@ -54,10 +54,10 @@ def write_page(collection: Collection, folder: Path, title: str, *, image_side: 
     write_files(folder, chain(genes, fixed.items()))
 
 
-def write_catalogue(table: dict[str, Any], folder: Path) -> None:
-    """Write the page of the catalogue, given what it shows."""
-    contents = own_files("catalogue.html", *_CATALOGUE)
-    write_files(folder, [("data/page.js", encode.piece("page", table)), *contents.items()])
+def write_catalogue(table: dict[str, Any], folder: Path, report: bytes | None = None) -> None:
+    """Write the page of the catalogue, given what it shows, and beside it the report of a benchmark."""
+    contents = own_files("catalogue.html", *_CATALOGUE) | {"data/page.js": encode.piece("page", table)}
+    write_files(folder, (contents | ({} if report is None else {REPORT: report})).items())
 
 
 def own_files(index: str, *assets: str) -> dict[str, bytes]:

@@ -48,6 +48,7 @@
   const filters = {};
 
   function setUp() {
+    $("report").hidden = !page.report;
     const search = make("input", { type: "search", placeholder: "Search", ariaLabel: "Search names, tissues and citations" });
     search.oninput = update;
     filters.text = search;
