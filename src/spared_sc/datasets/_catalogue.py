@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spared_sc._core.arguments import checks_arguments
+from spared_sc._core.keys import Key
 from spared_sc._core.names import check_file_name, check_library_name
 from spared_sc._core.validate import listing
-from spared_sc.datasets._entries import SPLITS, DataSet, SectionEntry
+from spared_sc.datasets._entries import DataSet, SectionEntry
 from spared_sc.datasets._sources import check_source, check_texts, page_of
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _row(entry: DataSet) -> dict[str, Any]:
         **{name: getattr(entry, name) for name in ("name", "title", "collection", "organism", "tissue", "technology")},
         "n_sections": len(entry.sections),
         "n_subjects": len({section.subject for section in entry.sections.values()}),
-        **{split: splits.count(split) for split in SPLITS},
+        **{split: splits.count(split) for split in Key.splits},
         **{
             name: printed.get(name) for name in ("spots", "genes", "corrupt", "missing_before", "missing_after", "task")
         },
@@ -214,8 +215,10 @@ def _section(name: str, values: Any, where: str) -> SectionEntry:
     check_file_name(name, where)
     if not values.get("subject"):
         raise ValueError(f"{where} lacks 'subject': give the donor, or the section's own name.")
-    if values.get("split", "train") not in SPLITS:
-        raise ValueError(f"{where} has split = {values['split']!r}: choose from {listing(SPLITS)}, or leave it out.")
+    if values.get("split", "train") not in Key.splits:
+        raise ValueError(
+            f"{where} has split = {values['split']!r}: choose from {listing(Key.splits)}, or leave it out."
+        )
     check_texts(values.get("extra", []), f"{where} extra")
     for role, number in values.get("ids", {}).items():
         if not isinstance(number, int) or isinstance(number, bool):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from spared_sc._core.keys import Key
 from spared_sc._core.validate import listing
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class DataSet:
 
     def statements(self) -> dict[str, tuple[str, str]]:
         """What the catalogue says, field by field, each with how it is known."""
-        splits = {split: [one.name for one in self.sections.values() if one.split == split] for split in SPLITS}
+        splits = {split: [one.name for one in self.sections.values() if one.split == split] for split in Key.splits}
         subjects = dict.fromkeys(section.subject for section in self.sections.values())
         said = {
             "title": self.title,
@@ -91,11 +91,13 @@ class DataSet:
 
     def digest(self, path: str) -> str | None:
         """`"sha256:..."` of a file by its path or its name, where it is on record."""
-        if not hasattr(self, "_digests"):
-            by_name = {key.rpartition("/")[2]: value for key, value in self.sha256.items()}
-            object.__setattr__(self, "_digests", by_name)
-        found = self._digests.get(path.rpartition("/")[2])  # type: ignore[attr-defined]
+        found = self._digests.get(path.rpartition("/")[2])
         return None if found is None else f"sha256:{found}"
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        """sha256 by the name of the file alone."""
+        return {path.rpartition("/")[2]: digest for path, digest in self.sha256.items()}
 
 
 def _listed(values: Mapping[str, Any]) -> str:
