@@ -333,6 +333,24 @@ def test_a_page_opens_unless_in_a_notebook(adata, tmp_path, monkeypatch, kernel,
     assert addresses == [page.address]  # what was asked for
 
 
+def test_bins_are_squares_that_a_lasso_selects(collection, chrome, tmp_path):
+    adata = collection(n_libraries=1, lattice="grid", shape=(8, 8), n_genes=3, depth=300)
+    sp.pp.normalize_tpm(adata, gene_lengths=None)
+    factors = next(iter(adata.uns["spatial"].values()))["scalefactors"]
+    factors |= {"bin_size_um": 8.0, "spot_diameter_fullres": 100.0}  # as wide as they lie apart
+    page = sp.explore(adata, tmp_path / "site", img=False, open_browser=False, **KEY)
+    with visit(chrome, page.address) as visited:
+        visited.page.fill("#spot-size", "100")
+        visited.wait("true")
+        (left, top), (right, bottom) = np.array(visited.page.evaluate(PLACES)).reshape(8, 8, 2)[[0, -1], [0, -1]]
+        step, picture = (right - left) / 7, visited.picture()
+        corner = [(round(left + (i + 0.45) * step), round(top + (i + 0.45) * step)) for i in range(8)]
+        assert all(picture[y + 1, x + 1].min() < 250 for x, y in corner)  # where circles would leave white
+        lasso(visited)
+        assert 10 < int(visited.page.inner_text("#selection-heading").split()[0]) < 40
+        assert not visited.complaints
+
+
 def test_a_served_page_works_like_the_folder(adata, chrome, tmp_path):
     page = sp.explore(adata, tmp_path / "site", layers="log2tpm", serve=True, open_browser=False, **KEY)
     with visit(chrome, page.address) as visited:

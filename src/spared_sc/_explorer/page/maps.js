@@ -79,17 +79,19 @@ SparedExplorer.maps = (() => {
     }
 
     #addSpots(figure, i, mapper, outlined, look) {
-      const size = this.section.size * look.size;
-      const form = this.section.square
-        ? { width: { value: size }, height: { value: size } }
-        : { radius: { value: size / 2 } };
       const style = {
-        source: this.source, x: { field: "x" }, y: { field: "y" }, ...form,
+        source: this.source, x: { field: "x" }, y: { field: "y" }, radius: { value: this.#radius(look) },
         fill_color: { field: `v${i}`, transform: mapper }, fill_alpha: { value: look.spots },
         line_color: { value: INK }, line_width: { value: 1 }, line_alpha: outlined ? { field: "mark" } : { value: 0 },
         nonselection_fill_alpha: { value: UNSELECTED * look.spots }, nonselection_line_alpha: { value: 0 },
       };
-      return this.section.square ? figure.rect(style) : figure.circle(style);
+      // Squares as polygons of four corners, which a lasso can select.
+      return this.section.square ? figure.ngon({ ...style, n: { value: 4 }, angle: { value: Math.PI / 4 } }) : figure.circle(style);
+    }
+
+    /** From the middle of a spot to its edge, or to a corner of a square. */
+    #radius(look) {
+      return (this.section.size / 2) * look.size * (this.section.square ? Math.SQRT2 : 1);
     }
 
     /** A ring around the spot under the pointer, on a layer of its own: the spots are not drawn anew. */
@@ -136,12 +138,10 @@ SparedExplorer.maps = (() => {
     }
 
     setLook(look) {
-      const size = this.section.size * look.size;
       for (const { picture, spots } of this.figures) {
         if (picture) picture.glyph.global_alpha = { value: look.image };
         for (const glyph of [spots.glyph, spots.selection_glyph, spots.nonselection_glyph]) {
-          if (this.section.square) glyph.setv({ width: { value: size }, height: { value: size } });
-          else glyph.radius = { value: size / 2 };
+          glyph.radius = { value: this.#radius(look) };
           glyph.fill_alpha = { value: glyph === spots.nonselection_glyph ? UNSELECTED * look.spots : look.spots };
         }
       }
