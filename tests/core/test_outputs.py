@@ -7,6 +7,13 @@ import pytest
 from spared_sc._core.outputs import Unusable, complete_or_absent
 
 
+def write_then(place, then, **options) -> None:
+    """Write an output, and do something else before it is complete."""
+    with complete_or_absent(place, **options) as part:
+        part.write_text("new")
+        then()
+
+
 def everything(folder) -> dict[str, str]:
     return {path.name: path.read_text() if path.is_file() else "" for path in folder.rglob("*")}
 
@@ -21,9 +28,12 @@ def test_an_output_appears_when_it_is_complete(tmp_path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_nothing_is_left_after_an_error(tmp_path, error):
     (tmp_path / "out").write_text("old")
-    with pytest.raises(error), complete_or_absent(tmp_path / "out", replaceable=lambda _: True) as part:
-        part.write_text("new")
+
+    def fail():
         raise error
+
+    with pytest.raises(error):
+        write_then(tmp_path / "out", fail, replaceable=lambda _: True)
     assert everything(tmp_path) == {"out": "old"}
 
 
@@ -41,9 +51,8 @@ def test_only_what_is_replaceable_is_replaced(tmp_path):
 
 
 def test_what_appears_meanwhile_stays(tmp_path):
-    with pytest.raises(Unusable, match="exists"), complete_or_absent(tmp_path / "out") as part:
-        part.write_text("new")
-        (tmp_path / "out").write_text("mine")
+    with pytest.raises(Unusable, match="exists"):
+        write_then(tmp_path / "out", lambda: (tmp_path / "out").write_text("mine"))
     assert everything(tmp_path) == {"out": "mine"}
 
 
