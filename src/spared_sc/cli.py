@@ -102,9 +102,16 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="complete missing expression, on real sections if they are found")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write (demo_output)")
     predict = commands.add_parser("predict", help="expression of a slide from its image, with a saved predictor")
-    predict.add_argument("image", type=Path, help="image file of the slide")
+    predict.add_argument("images", type=Path, nargs="+", metavar="SLIDE", help="image file of a slide, or several")
     predict.add_argument("--model", type=Path, required=True, help="folder that FittedPredictor.save wrote")
-    predict.add_argument("-o", "--output", type=Path, required=True, help="new file to write, .h5ad or .zarr")
+    predict.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="new file to write, .h5ad or .zarr; for several slides a folder, whose finished slides are skipped",
+    )
+    _add_cluster(predict)
     predict.add_argument("--mpp", type=float, help="micrometres per pixel, if the file does not say")
     predict.add_argument("--pitch", type=float, default=100.0, help="distance between spots in micrometres (100)")
     predict.add_argument("--spot-diameter", type=float, default=65.0, help="of a spot, in micrometres (65)")
@@ -174,11 +181,7 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--shard", metavar="I/N", help="only this part of the plan, such as 2/8")
     run.add_argument("--cell", action="append", metavar="ID", help="only this cell; may be given several times")
     run.add_argument("--retry", action="store_true", help="run failed cells again, too")
-    cluster = run.add_mutually_exclusive_group()
-    cluster.add_argument("--workers", type=int, metavar="N", help="so many dask workers on this machine")
-    cluster.add_argument(
-        "--scheduler", metavar="ADDRESS", help="a dask cluster that runs already, such as tcp://host:8786"
-    )
+    _add_cluster(run)
     report = steps.add_parser("report", help="write tests, figures and tables as one page of HTML")
     report.add_argument("folder", type=Path, help="folder of the benchmark")
     report.add_argument("-o", "--output", type=Path, help="file to write (report.html in the folder)")
@@ -226,15 +229,76 @@ def _fail(options: argparse.Namespace, text: str, code: int) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     output = as_path(str(options.output), "--output")
-    if output.suffix not in _FORMATS:
-        return _fail(options, f"the output {options.output} must end in .h5ad or .zarr", 2)
+    several = len(options.images) > 1
+    if several != (output.suffix not in _FORMATS):
+        wanted = "be a folder, for several slides" if several else "end in .h5ad or .zarr"
+        return _fail(options, f"the output {options.output} must {wanted}", 2)
+    if several:
+        return _predict_all(options, output)
+    _predict_slide(options.images[0], output, options)
+    return 0
+
+
+def _predict_slide(image: Path, output: Path, options: argparse.Namespace) -> None:
+    """Predict one slide into a new file."""
     with _messages_in_options(), complete_or_absent(output) as part:
-        result, key = _predicted_slide(options)
+        result, key = _predicted_slide(image, options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the file formats' versions
             (result.write_h5ad if output.suffix == ".h5ad" else result.write_zarr)(part)
-    _tell_result(result, key, options.output)
-    return 0
+    _tell_result(result, key, output)
+
+
+def _predict_all(options: argparse.Namespace, folder: Path) -> int:
+    """Predict the slides that are not done yet, each a task of its own; one that fails does not stop the others."""
+    import spared_sc as sp
+
+    outputs = {image: folder / f"{_library_name(image)}.h5ad" for image in options.images}
+    twice = [image for image, output in outputs.items() if list(outputs.values()).count(output) > 1]
+    if twice or len(outputs) < len(options.images):
+        return _fail(options, f"two slides would be written to one file ({(twice or options.images)[0]})", 2)
+    _check_inputs(sp.tl.load_predictor(options.model), options.model)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    todo = [image for image, output in outputs.items() if not output.exists()]
+    print(f"{len(todo)} of {len(outputs)} slides to predict", file=sys.stderr)
+    failed = 0
+    with _cluster(options) as client:
+        for image, problem in _predicted_slides({image: outputs[image] for image in todo}, options, client):
+            failed += bool(problem)
+            if problem:
+                print(f"spared-sc predict: {image}: {problem}", file=sys.stderr)
+    print(f"{len(todo) - failed} slides predicted, {failed} failed, {len(outputs) - len(todo)} were done")
+    return 1 if failed else 0
+
+
+def _predicted_slides(
+    outputs: Mapping[Path, Path], options: argparse.Namespace, client: Any
+) -> Iterator[tuple[Path, str]]:
+    """Every slide with what went wrong, in the order in which they end."""
+    if client is None:
+        for image, output in outputs.items():
+            yield image, _slide_task(image, output, options)
+        return
+    from distributed import as_completed
+
+    resources = {"GPU": 1} if (options.device or "").startswith("cuda") else None
+    images = {
+        client.submit(_slide_task, image.absolute(), output, options, pure=False, resources=resources): image
+        for image, output in outputs.items()
+    }
+    for future in as_completed(images):
+        error = future.exception()
+        yield images[future], future.result() if error is None else f"{type(error).__name__}: {error}"
+
+
+def _slide_task(image: Path, output: Path, options: argparse.Namespace) -> str:
+    """Predict a slide, and return what went wrong; nothing if all is well."""
+    try:
+        _predict_slide(image, output, options)
+    except _ERRORS as error:
+        return in_options(str(error.args[0] if isinstance(error, KeyError) and error.args else error)) or repr(error)
+    return ""
 
 
 @contextmanager
@@ -319,7 +383,7 @@ def _library_name(image: Path) -> str:
         return file_name(image.stem)
 
 
-def _predicted_slide(options: argparse.Namespace) -> tuple[AnnData, str]:
+def _predicted_slide(image: Path, options: argparse.Namespace) -> tuple[AnnData, str]:
     """Spots x genes with the predictions in `X`, and in `obsm` under the name that is returned."""
     import spared_sc as sp
 
@@ -327,16 +391,16 @@ def _predicted_slide(options: argparse.Namespace) -> tuple[AnnData, str]:
     _check_inputs(fitted, options.model)
     print(f"model      {fitted}", file=sys.stderr)
     adata = sp.pp.tile_slide(
-        options.image,
+        image,
         mpp=options.mpp,
         spot_diameter=options.spot_diameter,
         pitch=options.pitch,
         kind=options.kind,
         min_tissue=options.min_tissue,
-        library_id=_library_name(options.image),
+        library_id=_library_name(image),
         library_key=_LIBRARY_KEY,
     )
-    print(f"slide      {adata.n_obs:,} spots on the tissue of {options.image}", file=sys.stderr)
+    print(f"slide      {adata.n_obs:,} spots on the tissue of {image}", file=sys.stderr)
     key = f"predicted_{fitted.name}"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*with such gene names cannot be written")  # see below
@@ -524,6 +588,15 @@ def _score(options: argparse.Namespace) -> int:
     if options.output is not None:
         print(f"scores of single genes and sections: {options.output}")
     return 0
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Options of what runs on a cluster."""
+    cluster = parser.add_mutually_exclusive_group()
+    cluster.add_argument("--workers", type=int, metavar="N", help="so many dask workers on this machine")
+    cluster.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a dask cluster that runs already, such as tcp://host:8786"
+    )
 
 
 @contextmanager
