@@ -95,6 +95,13 @@ def test_spots_are_found_in_any_order_under_any_name(truth, scheme):
     assert "24 of 24 predicted spots" in result.words
 
 
+def test_a_spot_without_a_library_is_not_given_one(truth):
+    predicted, columns = named(truth, "library in a column")
+    columns.iloc[:4, 0] = np.nan
+    result = found(predicted, truth, columns)
+    assert result.rows.tolist() == [False] * 4 + [True] * 20
+
+
 def test_a_shared_barcode_of_another_library_is_no_match(truth):
     truth.obs_names = [name.partition("_")[0] for name in truth.obs_names[:12]] + list(truth.obs_names[12:])
     predicted, columns = named(truth, "library in a column")

@@ -234,7 +234,9 @@ def _libraries_of(names: pd.Index, columns: pd.DataFrame, libraries: Sequence[st
     known = {_plain(name): name for name in libraries}
     best = np.full(len(names), None, dtype=object)
     for column in columns.columns:
-        codes, values = pd.factorize(columns[column].astype(str))
+        codes, values = pd.factorize(
+            columns[column].astype(object).map(lambda value: "" if pd.isna(value) else str(value))
+        )
         if len(values) > _MOST_PER_LIBRARY * len(libraries):  # such as counts, which no library is called after
             continue
         found = np.array([known.get(_plain(value)) for value in values], dtype=object)[codes]

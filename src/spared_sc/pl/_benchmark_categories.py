@@ -92,8 +92,8 @@ def _groups(facts: pd.DataFrame, best: pd.Series, name: str) -> dict[str, np.nda
     import pandas as pd
 
     known = facts[name] if name in facts else pd.Series("", index=best.index)
-    texts = known.astype(str).replace({"": "not known", "nan": "not known", "<NA>": "not known"})
-    texts = texts.str.removesuffix(".0").str.lower()
+    texts = known.map(lambda value: "" if pd.isna(value) else str(value).removesuffix(".0").lower()).astype(object)
+    texts = texts.replace("", "not known")
     found = {str(value): best[texts == value].dropna().to_numpy() for value in dict.fromkeys(texts)}
     found = {value: values for value, values in found.items() if len(values)}
     return dict(sorted(found.items(), key=lambda item: -item[1].mean()))

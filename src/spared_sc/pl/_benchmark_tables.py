@@ -53,7 +53,7 @@ def relative(means: Means) -> tuple[pd.DataFrame, str]:
     """Values relative to the best of each data set, and what they are: a ratio of errors, else a difference."""
     values = means.values
     best = values.max(axis=1) if means.higher_is_better else values.min(axis=1)
-    if not means.higher_is_better and (values.stack() > 0).all():
+    if not means.higher_is_better and (values.fillna(1) > 0).all(axis=None):
         return values.div(best, axis=0), f"{means.choice.metric} over the lowest of the data set"
     return values.sub(best, axis=0), f"{means.choice.metric} minus the best of the data set"
 
