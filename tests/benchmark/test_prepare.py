@@ -64,6 +64,21 @@ def test_the_same_content_has_the_same_hash(adata, tmp_path):
     assert about(prepared(tmp_path, {"path": "a.h5ad"}))["dataset_hash"] != one
 
 
+def test_a_set_of_the_catalogue_is_loaded_by_its_name(adata, tmp_path, monkeypatch):
+    """With its own recipe, but for what the manifest says."""
+    asked = []
+    monkeypatch.setattr(sp.datasets, "load", lambda name, **options: asked.append((name, options)) or adata.copy())
+    few = {"real_data_share": 0.1, "spot_counts": [1, 1000000], "gene_lengths": None}
+    manifest = {"catalogue": "VLO", "sections": ["V19D02-088_A1"], "images": None, "genes": 5, "recipe": few}
+    found = prepared(tmp_path, manifest)
+    options = {"sections": ["V19D02-088_A1"], "images": None, "library_key": "library_id"}
+    assert asked == [("VLO", options)]
+    params = found.uns["spared_sc"]["spared_filter"]["params"]
+    assert params["real_data_share"] == 0.1
+    assert list(params["gene_counts"]) == sp.datasets.catalogue()["recipe"]["VLO"]["gene_counts"]
+    assert found.var["spared_selected"].sum() == 5
+
+
 @pytest.mark.parametrize(
     ("dataset", "error"),
     [
