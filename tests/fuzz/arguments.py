@@ -141,6 +141,12 @@ OWN: dict[str, dict[str, list[Any]]] = {
     },
 }
 
+OF_BENCHMARKS = (
+    *(f"pl.benchmark_{what}" for what in ("categories", "data_sets", "methods", "parameters", "wins")),
+    "benchmark.compare",
+)
+OWN |= {name: {"metric": ["mse", "pcc"], "loss": [None], "alpha": [0.05]} for name in OF_BENCHMARKS}
+
 # Always given, so that a call takes moments.
 FIXED: dict[str, dict[str, Any]] = {
     "pp.tile_slide": {"mpp": 1.0, "pitch": 20.0, "spot_diameter": 10.0},
@@ -158,6 +164,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "tl.fit_predictor": {"target": "log2tpm"},
     "pl.predicted": {"gene": "Gene002"},
     "pl.spatial_compare": {"gene": "Gene002"},
+    **{name: {"published": True, "metric": "mse"} for name in OF_BENCHMARKS},
 }
 
 NETWORK = {"backbone": "torchvision:shufflenet_v2_x0_5", "weights": "random", "n_steps": 2, "train_batch_size": 4}
@@ -215,5 +222,5 @@ def draw(name: str, rng: np.random.Generator) -> Arguments:
     return Arguments(values, wrong)
 
 
-FIRST = ("adata", "scores", "image", "folder")
+FIRST = ("adata", "scores", "table", "comparison", "image", "folder")
 QUIET = {"device": "cpu", "show_progress_bar": False}

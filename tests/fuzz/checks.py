@@ -16,7 +16,7 @@ import pandas as pd
 from anndata import AnnData
 
 from fuzz import relations
-from fuzz.arguments import function, parameters
+from fuzz.arguments import FIRST, function, parameters
 from helpers import dense
 from properties.calls import check_refusal, snapshot
 
@@ -178,7 +178,7 @@ def check_finite(case: Input, outcome: Outcome) -> None:
 
 
 def takes_first(name: str) -> bool:
-    return next(iter(inspect.signature(function(name)).parameters), "") in ("adata", "scores", "image", "folder")
+    return next(iter(inspect.signature(function(name)).parameters), "") in FIRST
 
 
 def explore(case: Input) -> Outcome:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODULES = ("pp", "tl", "get", "pl")
-FUNCTIONS = [f"{module}.{name}" for module in MODULES for name in getattr(sp, module).__all__]
+FUNCTIONS = [f"{module}.{name}" for module in MODULES for name in getattr(sp, module).__all__] + ["benchmark.compare"]
 SLOW = {
     "tl.compare_targets": 0.1,
     "tl.evaluate_completion": 0.3,
@@ -38,6 +38,8 @@ TABLES = {
     "get.compare_completions": "completion",
     "pl.gene_scores": "prediction",
     "get.prediction_summary": "prediction",
+    "pl.catalogue": "catalogue",
+    **{name: "benchmark" for name in FUNCTIONS if "benchmark" in name},
 }
 AREAS = {
     "sections": [name for name in FUNCTIONS if name not in IMAGES | PREDICTION],
@@ -74,7 +76,12 @@ class Input:
             base = sections.hidden(self.kind) if self.name == "pl.completion_scatter" else sections.ready(self.kind)
             adata, self.changes = change(base.copy(), self.rng)
             return adata
-        if first == "scores":
+        if first == "comparison":
+            if self.rng.random() < 0.8:
+                return sections.comparison()
+            self.changes = ["a table of it"]
+            return sections.comparison().pairs
+        if first in ("scores", "table"):
             return self._scores(sections.tables(self.kind)[TABLES[self.name]].copy())
         if first == "image":
             slide = next(iter(sections.ready(self.kind).uns["spatial"].values()))

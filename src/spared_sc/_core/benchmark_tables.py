@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spared_sc._core.validate import check_table, listing
+from spared_sc._core.validate import check_number, check_numbers, check_table, listing
 
 CALL = "sp.benchmark.results(out)"
 ALL = "all"
@@ -19,8 +19,9 @@ DONE = "done"
 CHOICES = ("task", "protocol", "regime", "share")
 _COLUMNS = (
     *("dataset", "source", "label", "target", "loss", "seed", "status", "task", "protocol", "regime", "share"),
-    *("limit", "role", "library", "subject", "gene", "metric", "value"),
+    *("limit", "role", "library", "subject", "gene", "metric", "value", "higher_is_better"),
 )
+_NUMBERS = ("share", "seed", "value", "n_parameters", "n_genes")  # the last two where they are there
 _UNITS = ["dataset", "subject", "library"]
 
 
@@ -107,7 +108,7 @@ def data_set_means(scores: pd.DataFrame, choice: Choice) -> Means:
 
 def chosen_rows(scores: pd.DataFrame, choice: Choice) -> pd.DataFrame:
     """Rows of all genes and of one kind, those of cells without a score among them; limits are left out."""
-    check_table(scores, [name for name in _COLUMNS if name not in ("share", "seed", "value")], CALL)
+    _check(scores, choice)
     rows = _of_origin(scores, choice.published)
     rows = rows[(rows["limit"] == "") & rows["gene"].isin([ALL, ""])]
     has_metric = rows["metric"] == choice.metric
@@ -130,17 +131,25 @@ def chosen_rows(scores: pd.DataFrame, choice: Choice) -> pd.DataFrame:
     return rows
 
 
+def _check(scores: pd.DataFrame, choice: Choice) -> None:
+    """Refuse what is no such table, and a share that is no number."""
+    check_table(scores, [name for name in _COLUMNS if name not in _NUMBERS], CALL)
+    check_numbers(scores, [name for name in _NUMBERS if name in (*_COLUMNS, *scores)], CALL)
+    if not scores["higher_is_better"].dropna().isin([True, False]).all():
+        raise TypeError(f"the column 'higher_is_better' holds no truth values: pass the table that `{CALL}` returns.")
+    if choice.share is not None:
+        check_number("share", choice.share, 0.0, 1.0)
+    if scores.empty:
+        raise ValueError(f"the table is empty: pass the one that `{CALL}` returns, with all of its rows.")
+
+
 def _of_origin(scores: pd.DataFrame, published: bool) -> pd.DataFrame:
     """Published scores, or all others: they never enter one test together."""
     is_published = scores["status"] == PUBLISHED
     rows = scores[is_published == published]
     if rows.empty:
-        if published or scores.empty:
-            raise ValueError(
-                "the table has no published scores: leave out `published=True`."
-                if len(scores)
-                else "the table is empty."
-            )
+        if published:
+            raise ValueError("the table has no published scores: leave out `published=True`.")
         raise ValueError("the table has published scores only: pass `published=True` to compare them.")
     return rows
 
@@ -191,7 +200,9 @@ def _facts(rows: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     """What is known of every data set."""
     names = [name for name in ("source", "organism", "tissue", "generalisation", "n_genes") if name in rows]
     facts = rows.groupby("dataset", sort=False)[names].first()
-    facts["role"] = scored.groupby("dataset")["role"].agg(lambda roles: ", ".join(sorted(set(roles) - {""})))
+    facts["role"] = scored.groupby("dataset")["role"].agg(
+        lambda roles: ", ".join(sorted(set(roles.astype(str)) - {""}))
+    )
     facts["n_libraries"] = scored.groupby("dataset")["library"].nunique()
     facts["n_subjects"] = scored.groupby("dataset")["subject"].nunique()
     facts["role"] = facts["role"].fillna("")

@@ -6,7 +6,7 @@ import numpy as np
 
 from spared_sc._core import docs
 from spared_sc._core.arguments import checks_arguments
-from spared_sc._core.validate import check_table
+from spared_sc._core.validate import check_numbers, check_table
 from spared_sc.pl._benchmark_tables import ROW
 from spared_sc.pl._marks import OKABE_ITO, finish, make_panels, name_rows
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMNS = ("organism", "tissue")
+_COLUMNS = ("organism", "tissue", "n_sections", "spots")
 
 
 @checks_arguments
@@ -54,6 +54,7 @@ def catalogue(table: pd.DataFrame, *, figsize: tuple[float, float] | None = None
     check_table(table, _COLUMNS, "sp.datasets.catalogue()")
     if table.empty:
         raise ValueError("the table has no data set: pass the table of `sp.datasets.catalogue()`.")
+    check_numbers(table, ("n_sections", "spots"), "sp.datasets.catalogue()")
     numbers = _numbers(table)
     tissues = numbers.groupby("tissue")[["sets", "sections", "spots"]].sum()
     order = tissues.sort_values(["sets", "spots"], ascending=False, kind="stable").index.tolist()
@@ -73,16 +74,12 @@ def _numbers(table: pd.DataFrame) -> pd.DataFrame:
     """Organism, tissue, and the numbers of sets, sections and spots of every data set; NaN where one is not known."""
     import pandas as pd
 
-    def column(name: str) -> pd.Series:
-        values = table[name] if name in table else pd.Series(np.nan, index=table.index)
-        return pd.to_numeric(values).astype(float)
-
     return pd.DataFrame({
         "organism": table["organism"].astype(str),
         "tissue": table["tissue"].astype(str),
         "sets": 1.0,
-        "sections": column("n_sections"),
-        "spots": column("spots"),
+        "sections": table["n_sections"].astype(float),
+        "spots": table["spots"].astype(float),
     })  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spared_sc._core import docs
+from spared_sc._core.arguments import checks_arguments
 from spared_sc._core.comparisons import Comparison
 from spared_sc.pl._benchmark_tables import title
 from spared_sc.pl._marks import BLUE, VERMILION, finish, make_axes
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _GROUPS = 0.45  # of a row, between two bars of methods that do not differ
 
 
+@checks_arguments
 @docs.fill()
 def critical_difference(
     comparison: Comparison,
