@@ -153,6 +153,18 @@ def test_spots_lie_on_the_image_and_have_the_size_of_spots_or_bins(adata):
     assert collected(adata, img=False).sections[0].image is None
 
 
+def test_sections_that_a_predictor_knows_are_named(collection):
+    adata = collection(n_libraries=3, shape=(8, 8), n_genes=30, depth=200, recipe={"n_genes": 8})
+    adata.obs["split"] = adata.obs["library_id"].map({"library_1": "train", "library_2": "train", "library_3": "test"})
+    sp.tl.predict_expression(adata, model="position_only", **KEY)
+    made = collected(adata)
+    (at,) = [i for i, panel in enumerate(made.panels) if panel.kind == PREDICTED]
+    assert made.fitted == [{at: "the model was fitted to this section"}] * 2 + [{}]
+    del adata.obsm["predicted_position_only"], adata.obs["split"]
+    sp.tl.predict_expression(adata, model="position_only", **KEY)
+    assert collected(adata).fitted == [{}, {}, {}]
+
+
 def test_nothing_to_show_is_said(adata):
     raw = adata.copy()
     raw.layers.clear()

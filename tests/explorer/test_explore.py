@@ -351,6 +351,19 @@ def test_bins_are_squares_that_a_lasso_selects(collection, chrome, tmp_path):
         assert not visited.complaints
 
 
+def test_a_section_that_the_model_was_fitted_to_is_marked(collection, chrome, tmp_path):
+    adata = collection(n_libraries=2, shape=(8, 8), n_genes=20, depth=300, recipe={"n_genes": 4})
+    adata.obs["split"] = adata.obs["library_id"].map({"library_1": "train", "library_2": "test"})
+    sp.tl.predict_expression(adata, model="position_only", **KEY)
+    page = sp.explore(adata, tmp_path / "site", open_browser=False, **KEY)
+    with visit(chrome, page.address) as visited:
+        marked = visited.page.locator(".map:has(.warning) .plot").evaluate_all(
+            "(all) => all.map((one) => one.ariaLabel)"
+        )
+        assert marked == ["predicted (position_only), library_1"]
+        assert not visited.complaints
+
+
 def test_a_served_page_works_like_the_folder(adata, chrome, tmp_path):
     page = sp.explore(adata, tmp_path / "site", layers="log2tpm", serve=True, open_browser=False, **KEY)
     with visit(chrome, page.address) as visited:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
+from anndata.tests.helpers import assert_equal
 
 import spared_sc as sp
 from helpers import KEY
@@ -35,6 +37,18 @@ def test_the_folder_holds_all_that_the_page_loads(adata, tmp_path):
     assert len(list(page.folder.glob("data/gene-*.js"))) == 10
     assert not re.search(r"https?://", page.index.read_text())
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_data_are_left_as_they_were(adata, tmp_path):
+    before = adata.copy()
+    explore(adata, tmp_path / "site")
+    assert_equal(adata, before, exact=True)
+
+
+def test_without_bokeh_the_error_says_what_to_install(adata, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bokeh.settings", None)
+    with pytest.raises(ImportError, match=r"pip install \"spared-sc\[explore\]\""):
+        explore(adata, tmp_path / "site")
 
 
 def test_an_earlier_page_is_replaced_and_nothing_else(adata, tmp_path):

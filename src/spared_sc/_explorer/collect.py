@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from spared_sc._core.completions import completed_layers, denoised_layers, descr
 from spared_sc._core.keys import Key
 from spared_sc._core.lineage import unit_of
 from spared_sc._core.predictions import prediction_keys, predicts_zeros
-from spared_sc._core.record import records_of
+from spared_sc._core.record import by_library, records_of
 from spared_sc._core.slides import entry_of
 from spared_sc._core.validate import check_adata, dense, gene_mask, get_counts, get_detected, get_layer, listing
 
@@ -29,6 +29,12 @@ MEASURED, GIVEN, DENOISED, SD, PREDICTED, OTHER = (
     "layer",
 )
 MOST_CATEGORIES = 60
+# The part of a section in the fit of a predictor -> the warning beside its map.
+_KNOWN = {
+    "train": "the model was fitted to this section",
+    "val": "the fit was chosen on this section",
+    "seen": "the target was made with this section",
+}
 # Metrics of predictions, of which the first one in the table is shown -> its label.
 _SCORES = {"pcc_given_depth": "correlation given depth", "skill": "skill", "pcc": "correlation"}
 _MOST_COLUMNS = 40
@@ -82,7 +88,8 @@ class Collection:
     columns: list[Column]
     gene_numbers: dict[str, np.ndarray]  # label -> (n_genes,), NaN where there is none
     verdicts: list[str] | None  # of every gene
-    differences: list[tuple[int, int]] = field(default_factory=list)  # panels to subtract: the first minus the second
+    differences: list[tuple[int, int]]  # panels to subtract: the first minus the second
+    fitted: list[dict[int, str]]  # of every section: panels whose model knows it, and how
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -151,15 +158,17 @@ def collect(
     check_adata(adata, genes=False)
     panels = find_panels(adata, layers)
     names = find_genes(adata, genes, panels)
+    sections = _sections(adata, library_key, libraries, spatial_key, img=img)
     return Collection(
         adata=adata,
-        sections=_sections(adata, library_key, libraries, spatial_key, img=img),
+        sections=sections,
         panels=panels,
         genes=names,
         columns=_columns(adata, obs, library_key),
         gene_numbers=_gene_numbers(adata, names, panels, scores),
         verdicts=_verdicts(adata, names, panels),
         differences=_differences(panels),
+        fitted=_fitted(adata, panels, sections),
     )
 
 
@@ -242,6 +251,14 @@ def _differences(panels: list[Panel]) -> list[tuple[int, int]]:
             beside.insert(0, first(DENOISED, panel.scale))
         pairs += [(i, other) for other in beside if other is not None]
     return pairs
+
+
+def _fitted(adata: AnnData, panels: list[Panel], sections: list[Section]) -> list[dict[int, str]]:
+    """What a predictor knew of each section, where it was not held out: its map says nothing about the predictor."""
+    predicted = {i: panel.name for i, panel in enumerate(panels) if panel.kind == PREDICTED}
+    roles = {i: by_library(records_of(adata)[name]["roles"]) for i, name in predicted.items()}
+    words = [{i: _KNOWN.get(of.get(section.name, ""), "") for i, of in roles.items()} for section in sections]
+    return [{i: word for i, word in known.items() if word} for known in words]
 
 
 def find_genes(adata: AnnData, genes: Sequence[str] | None, panels: list[Panel]) -> list[str]:

@@ -162,7 +162,7 @@ def _pieces(collection: Collection, title: str, image_side: int) -> Iterator[tup
         image = jpeg(section, image_side)
         if image is not None:
             yield f"image-{i}", encode.piece(f"image-{i}", {"place": image.place}, image.content)
-        sections.append(_described(section, start, image is not None))
+        sections.append(_described(section, start, image is not None) | {"fitted": collection.fitted[i]})
         start += len(section.rows)
     for i, column in enumerate(collection.columns):
         yield f"column-{i}", _column_piece(column, collection.rows, f"column-{i}")

@@ -75,6 +75,12 @@
     return { ...panel, outlined, note: outlined ? "" : "not detected" };
   }
 
+  /** The panel of a map whose model may know the section. */
+  function knower(id) {
+    const [kind, i] = partsOf(id);
+    return kind === "difference" ? page.differences[i][0] : kind === "panel" ? i : -1;
+  }
+
   /** Whether two panels can be compared in all spots: a measured zero is no level of expression to differ from. */
   const isEverywhere = (...compared) => compared.every(({ zeros }) => zeros);
 
@@ -285,6 +291,8 @@
         if (about.categories) below.append(legend(about, i, id));
         else if (about.note) below.append(make("div", { className: "legend" }, chip(colours.PALE), about.note));
         else if (about.outlined) below.append(make("div", { className: "legend outlined" }, make("span", { className: "chip ring" }), "not detected"));
+        const warning = page.sections[i].fitted[knower(id)];
+        if (warning) below.append(make("p", { className: "legend warning", textContent: `▲ ${warning}` }));
         const heading = make("h3", { textContent: about.title, title: about.about ?? about.title });
         grid.append(make("div", { className: "map" }, heading, plot, below));
         plot.setAttribute("role", "img");
