@@ -134,6 +134,7 @@ def screenshot(path: Path, adata: AnnData, folder: Path) -> None:
         seen.page.set_viewport_size({"width": 1240, "height": 750})
         for box in seen.page.locator("#sections input").all()[2:]:
             box.uncheck()
+        seen.page.evaluate("document.querySelector('aside').scrollTop = 0")
         seen.page.wait_for_timeout(3000)
         seen.page.screenshot(path=str(path))
     Image.open(path).convert("RGB").save(path, optimize=True)
