@@ -97,6 +97,8 @@ def namespace(sections, disk, tmp_path, monkeypatch) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore")  # of far too little data
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_run(page, namespace, tmp_path):
+    if page.stem == "explore":
+        pytest.importorskip("bokeh")
     if page.stem == "spatialdata":
         sdata = as_spatialdata(namespace["adata"])
         sdata.tables["table"].var["gene_ids"] = namespace["adata"].var["gene_ids"]
