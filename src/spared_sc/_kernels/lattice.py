@@ -100,6 +100,8 @@ def nearest_on_grids(lattice: Lattice, position: np.ndarray, library: np.ndarray
     Arguments are as of `from_array`, `lattice` its result. An edge leads from a spot to its nearest, and not always
     back. Of spots at the same distance the first by row, then by column, is taken.
     """
+    if not len(position):
+        return lattice
     at = _at(position, library)
     spots = np.flatnonzero(lattice.kinds == "grid")
     taken = np.zeros(len(spots), dtype=int)
