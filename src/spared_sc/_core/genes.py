@@ -270,7 +270,7 @@ def mitochondrial(names: Any, ids: Any = None) -> np.ndarray:
     for organism, start in (("human", "ENSG"), ("mouse", "ENSMUSG")):
         if own_ids.str.startswith(start, na=False).any():
             table = load_gene_table(organism)
-            found |= own_ids.isin(_ensembl_ids(table.loc[table["chromosome"] == "chrM", "gene_id"])).to_numpy()
+            found = found | own_ids.isin(_ensembl_ids(table.loc[table["chromosome"] == "chrM", "gene_id"])).to_numpy()
     return found
 
 
