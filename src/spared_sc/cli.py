@@ -614,7 +614,7 @@ def _cluster(options: argparse.Namespace) -> Iterator[Any]:
     if options.workers < 1:
         raise Unusable(f"--workers {options.workers}: give a number from 1")
     # A worker only waits for the process of its cell: the memory of that is watched there.
-    local = LocalCluster(n_workers=options.workers, threads_per_worker=1, memory_limit=None, dashboard_address=None)
+    local = LocalCluster(n_workers=options.workers, threads_per_worker=1, memory_limit=None, dashboard_address=":0")
     with local as cluster, Client(cluster) as client:
         yield client
 

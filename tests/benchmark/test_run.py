@@ -171,7 +171,7 @@ def test_shards_in_folders_of_their_own(manifest, whole, prepared, tmp_path):
 def test_on_a_cluster(workers, manifest, whole, prepared):
     from distributed import Client, LocalCluster
 
-    options = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": None}
+    options = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": ":0"}
     with LocalCluster(n_workers=workers, **options) as cluster, Client(cluster) as client:
         sp.benchmark.run(manifest, prepared, client=client, **QUIET)
     assert hash_of_scores(prepared) == hash_of_scores(whole)
@@ -184,7 +184,7 @@ def test_cells_on_a_gpu_wait_for_a_worker_that_has_one(prepared, tmp_path):
 
     head = {"model": "head", "params": {"n_steps": 2, "validate_every": 1}, "device": "cuda:9"}
     manifest = write_manifest(tmp_path, models=[head], completion=None)
-    options = {"processes": False, "memory_limit": None, "dashboard_address": None}
+    options = {"processes": False, "memory_limit": None, "dashboard_address": ":0"}
     with LocalCluster(n_workers=1, threads_per_worker=1, resources={"GPU": 1}, **options) as cluster:
         with Client(cluster) as client:
             cells = sp.benchmark.run(manifest, prepared, client=client, **QUIET)
@@ -198,7 +198,7 @@ def test_a_worker_of_the_cluster_is_killed(manifest, whole, prepared):
 
     from distributed import Client, LocalCluster
 
-    options = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": None}
+    options = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": ":0"}
     with LocalCluster(n_workers=2, **options) as cluster, Client(cluster) as client:
         process = next(iter(client.run(os.getpid).values()))
 
