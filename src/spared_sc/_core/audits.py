@@ -50,6 +50,6 @@ def audit_table(adata: AnnData, key: str) -> pd.DataFrame:
         )
     if table.empty:
         raise ValueError("no gene was audited: run `sp.tl.audit_completion(adata)` on genes of this object.")
-    table["verdict"] = pd.Categorical(table["verdict"], categories=VERDICTS, ordered=True)
+    table["verdict"] = pd.Categorical(table["verdict"].astype(object), categories=VERDICTS, ordered=True)
     score = "skill" if table["skill"].notna().any() else "gain"
     return table.sort_values(["verdict", score], ascending=[True, False], kind="stable")

@@ -179,7 +179,7 @@ def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     kinds: dict[str, Any] = {"int64": "Int64", "double": "float64"}
     for column in CELLS:
         frame[column.name] = (
-            frame[column.name].fillna("").astype(object)
+            frame[column.name].astype(object).where(frame[column.name].notna(), "")
             if column.kind == "string"
             else frame[column.name].astype(kinds[column.kind])
         )

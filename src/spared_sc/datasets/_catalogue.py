@@ -61,6 +61,8 @@ CLAIMS = (
     "files",
     "sha256",
 )
+_COUNTED = ("n_sections", "n_subjects", *Key.splits)  # numbers in the table
+_PRINTED = ("spots", "genes", "corrupt", "missing_before", "missing_after")
 _SAID = re.compile(r"(?:un)?verified: \S")
 _VALUES = {"organism": ("human", "mouse"), "technology": ("visium", "st")}
 
@@ -110,7 +112,9 @@ def catalogue(path: str | Path | None = None) -> pd.DataFrame:
 
     rows = {key: _row(entry) for key, entry in entries(path).items()}
     table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.rename_axis("data set").convert_dtypes(convert_string=False, convert_boolean=False)
+    numbers = list(table.columns.intersection([*_COUNTED, *_PRINTED]))
+    table[numbers] = table[numbers].convert_dtypes()
+    return table.rename_axis("data set")
 
 
 def _row(entry: DataSet) -> dict[str, Any]:
@@ -121,9 +125,7 @@ def _row(entry: DataSet) -> dict[str, Any]:
         "n_sections": len(entry.sections),
         "n_subjects": len({section.subject for section in entry.sections.values()}),
         **{split: splits.count(split) for split in Key.splits},
-        **{
-            name: printed.get(name) for name in ("spots", "genes", "corrupt", "missing_before", "missing_after", "task")
-        },
+        **{name: printed.get(name) for name in (*_PRINTED, "task")},
         "recipe": dict(entry.recipe),
         "combat": entry.combat,
         "source": page_of(entry),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -297,8 +298,9 @@ def _check_header(files: MtxFiles, n_genes: int, n_spots: int) -> int:
 def _entries(path: Path, n_values: int, n_genes: int, n_spots: int) -> sps.csr_matrix:
     import scipy.io
 
+    kind: dict[str, Any] = {"spmatrix": False} if "spmatrix" in signature(scipy.io.mmread).parameters else {}
     with open_bytes(path) as file:
-        read = scipy.io.mmread(file)
+        read = scipy.io.mmread(file, **kind)
     values = sps.csr_matrix(sps.coo_matrix(read).T, shape=(n_spots, n_genes))
     if values.nnz != n_values:
         raise ContentError("it has several values for one gene in one spot")

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"^X?(\d+(?:\.\d+)?)x(\d+(?:\.\d+)?)$")
 _SPOT_COLUMNS = ("x", "y", "pixel_x", "pixel_y")
 _ENDINGS = (".gz", ".tsv", ".csv", ".txt")
+# Pandas reads numbers exactly from version 3.1 on, where asking for it is deprecated.
+_EXACT: dict[str, Any] = (
+    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+)
 _LONGEST = 2000  # pixels of the longer side of the hires image, as Space Ranger makes it
 _MOST_PLACES, _MOST_PIXELS = 1e6, 1e8
 _ST_ARRAY = 40  # places of the first arrays (33 x 35) in a row, and some for their rim
@@ -184,7 +188,7 @@ def read_places(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A table with one row per spot, indexed by the rounded `x` and `y`; `pixel_*`, `x` and `y` are numbers."""
     with reading(path, f"the columns {listing(columns)}"):
         with open_text(path) as file:
-            table = pd.read_csv(file, sep=_separator(path), float_precision="round_trip")
+            table = pd.read_csv(file, sep=_separator(path), **_EXACT)
         missing = [column for column in columns if column not in table]
         if missing:
             raise ContentError(f"it lacks {listing(missing)} and has {listing(table.columns)}")
