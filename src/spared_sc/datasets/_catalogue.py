@@ -105,8 +105,8 @@ def catalogue(path: str | Path | None = None) -> pd.DataFrame:
     --------
     >>> import spared_sc as sp
     >>> table = sp.datasets.catalogue()
-    >>> table.loc["VLO", ["organism", "tissue", "n_sections", "spots"]].tolist()
-    ['human', 'Lung organoid', 4, 1832]
+    >>> table.loc["VLO", ["organism", "tissue"]].tolist()
+    ['human', 'Lung organoids']
     """
     import pandas as pd
 
