@@ -112,7 +112,7 @@ def test_her2st_offline_names_files_and_folder(sources: Server, tmp_path: Path):
 
 
 def test_her2st_with_the_wrong_content(sources: Server, tmp_path: Path):
-    base = "/raw.githubusercontent.com/almaan/her2st/master/data/ST-cnts"
+    base = "/raw.githubusercontent.com/almaan/her2st/9f2260c6aa8347996955d53f0a5f06ac14c93470/data/ST-cnts"
     sources.files[f"{base}/A2.tsv.gz"] = b"<html>log in</html>"
     with pytest.raises(ConnectionError, match=r"A2.tsv.gz is not the expected file"):
         sp.datasets.her2st("A2")

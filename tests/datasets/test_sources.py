@@ -132,7 +132,9 @@ def test_zenodo_and_github(server: Server, monkeypatch: pytest.MonkeyPatch):
     assert all(one.known_hash.startswith("md5:") for one in found)
     counts, image = sorted(listed("HER2ST"), key=lambda one: one.path)
     assert counts.path == "ST-cnts/A1.tsv.gz"
-    assert counts.urls == ("https://raw.githubusercontent.com/almaan/her2st/master/data/ST-cnts/A1.tsv.gz",)
+    assert counts.urls == (
+        "https://raw.githubusercontent.com/almaan/her2st/9f2260c6aa8347996955d53f0a5f06ac14c93470/data/ST-cnts/A1.tsv.gz",
+    )
     assert image.urls[0].endswith("/data/ST-imgs/A/A1/slide%207_A1.jpg")  # its name is on record
     assert not server.asked[1:]
     section = [entry_of("HER2ST").sections["E1"]]
