@@ -214,7 +214,7 @@ def try_damaged(seed: int, place: Path) -> str:
     return "right" if error is None else "refused"
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:The 'mode.chained_assignment' option is deprecated")
 @pytest.mark.parametrize("part", range(4))
 def test_folders_of_any_layout(tmp_path: Path, part: int):
     """Without damage: exactly the truth."""

@@ -167,7 +167,8 @@ def test_sections_that_a_predictor_knows_are_named(collection):
 
 def test_nothing_to_show_is_said(adata):
     raw = adata.copy()
-    raw.layers.clear()
+    for name in list(raw.layers):
+        del raw.layers[name]
     del raw.obsm["predicted_position_only"]
     with pytest.raises(ValueError, match=r"nothing to show.*recipe_spared"):
         collected(raw)
