@@ -243,7 +243,8 @@ def renamed_libraries(case: Input) -> Other | None:
             return result
         texts = [name for name in result if result[name].dtype.kind not in "biufc"]
         named = result.assign(**{name: result[name].astype(object).map(former) for name in texts})
-        return named.rename(index=former, columns=former)
+        named = named.rename(columns=former)
+        return named if isinstance(named.index, pd.RangeIndex) else named.rename(index=former)
 
     return Other(adata, renamed(case.arguments.values), restore=restore)
 
