@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 import spared_sc as sp
 from helpers.completion_plots import BEST_FIRST, SHOWN, VERMILION, artist, hidden, of_libraries, table
 from helpers.figures import assert_nothing_is_cut_off, legend_texts
+from spared_sc._kernels.metrics import FLOORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -308,3 +309,9 @@ def test_given_axes_hold_one_panel():
         sp.pl.completion_curve(table(sets=["A", "B"], shares=(0.1, 0.3)), ax=ax)
     with pytest.raises(ValueError, match=r"one panel, but 2 layers.*key="):
         sp.pl.completion_scatter(hidden(), key=["median", "good"], ax=ax)
+
+
+def test_floors_without_a_method_are_refused():
+    scores = table()
+    with pytest.raises(ValueError, match="no score of a method"):
+        sp.pl.completion_scores(scores[scores["method"].isin(FLOORS)])

@@ -78,6 +78,10 @@ def completion_scores(
     table = tables.section_scores(scores, metric, regime, genes, methods)
     table = table[table["share"] == _one_share(table, share)]
     order = tables.ranked(table, metric)
+    if not order:
+        raise ValueError(
+            "the table has no score of a method that can be drawn: pass the table that `sp.tl.evaluate_completion` returns, whole."
+        )
     sets = list(dict.fromkeys(table["set"]))
     regimes = list(dict.fromkeys(table["regime"] if regime is None or isinstance(regime, str) else regime))
     check_panels(ax, len(sets) * len(regimes), f"{len(sets)} data sets x {len(regimes)} regimes", "`regime=`")
