@@ -311,7 +311,8 @@ def test_given_axes_hold_one_panel():
         sp.pl.completion_scatter(hidden(), key=["median", "good"], ax=ax)
 
 
-def test_floors_without_a_method_are_refused():
+def test_floors_without_a_method_at_their_share_are_refused():
     scores = table()
+    scores["share"] = np.where(scores["method"].isin(FLOORS), 0.3, 0.9)
     with pytest.raises(ValueError, match="no score of a method"):
-        sp.pl.completion_scores(scores[scores["method"].isin(FLOORS)])
+        sp.pl.completion_scores(scores)
