@@ -133,8 +133,8 @@ def chosen_rows(scores: pd.DataFrame, choice: Choice) -> pd.DataFrame:
 
 def _check(scores: pd.DataFrame, choice: Choice) -> None:
     """Refuse what is no such table, and a share that is no number."""
-    check_table(scores, [name for name in _COLUMNS if name not in _NUMBERS], CALL)
-    check_numbers(scores, [name for name in _NUMBERS if name in (*_COLUMNS, *scores)], CALL)
+    check_table(scores, _COLUMNS, CALL)
+    check_numbers(scores, [name for name in _NUMBERS if name in scores], CALL)
     if not scores["higher_is_better"].dropna().isin([True, False]).all():
         raise TypeError(f"the column 'higher_is_better' holds no truth values: pass the table that `{CALL}` returns.")
     if choice.share is not None:

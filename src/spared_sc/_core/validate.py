@@ -593,10 +593,8 @@ def check_table(table: Any, columns: Iterable[str], source: str) -> None:
 
 
 def check_numbers(table: pd.DataFrame, columns: Iterable[str], source: str) -> None:
-    """Refuse a table in which one of the columns is absent or holds no numbers; missing numbers are allowed."""
+    """Refuse a checked table in which one of the columns holds no numbers; missing numbers are allowed."""
     for column in columns:
-        if column not in table:
-            raise KeyError(f"the table has no column {column!r}: pass the table that `{source}` returns.")
         if not pd.api.types.is_numeric_dtype(table[column]):
             raise TypeError(
                 f"the column {column!r} of the table holds {table[column].dtype} values and no numbers: pass the table that "
